@@ -1,0 +1,1 @@
+//! Custom resources of the group `hsm-operator.io`.

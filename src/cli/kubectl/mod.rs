@@ -1,0 +1,21 @@
+//! `kubectl hsm …`.
+
+use clap::Subcommand;
+
+/// Arguments of `kubectl hsm`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {}
+
+/// Runs one `kubectl hsm` command.
+///
+/// # Errors
+/// Whatever stopped it, for a person to read.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {}
+}

@@ -1,0 +1,1 @@
+//! Reconcilers, run by the replica that holds the lease.

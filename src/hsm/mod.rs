@@ -1,0 +1,1 @@
+//! Keys behind PKCS#11 as gateway and controller see them.

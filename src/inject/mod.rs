@@ -1,0 +1,1 @@
+//! Putting the sidecar into a pod: a pure function over manifests.

@@ -1,0 +1,21 @@
+//! hsm-operator: keys in a hardware security module as ordinary Kubernetes objects.
+//!
+//! Dependencies between the modules point one way:
+//! `cli → {controller, gateway, sidecar, inject} → service → {hsm, auth, attestation} → api → model`.
+//! `token_host` knows only `hsm::protocol` and `model`; `server` and `telemetry` know nothing of the domain.
+
+pub mod api;
+pub mod attestation;
+pub mod auth;
+pub mod cli;
+pub mod controller;
+pub mod gateway;
+pub mod hsm;
+pub mod inject;
+pub mod model;
+pub mod public_key;
+pub mod server;
+pub mod service;
+pub mod sidecar;
+pub mod telemetry;
+pub mod token_host;

@@ -1,0 +1,1 @@
+//! Public keys: reading, writing and checking signatures with them, outside any token.

@@ -1,0 +1,1 @@
+//! Listeners: TLS with reload, admin port, limits, graceful shutdown. Knows nothing of the domain.

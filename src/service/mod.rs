@@ -1,0 +1,1 @@
+//! What can be done with keys: the one path for REST and reconcilers.

@@ -1,0 +1,1 @@
+//! The sidecar: plain HTTP on loopback, TLS to the gateways.

@@ -1,0 +1,1 @@
+//! The child process that alone loads a PKCS#11 module.
