@@ -1,5 +1,6 @@
 //! Subcommands; the only place where the parts are wired together.
 
+pub mod crd;
 pub mod kubectl;
 
 use clap::{Parser, Subcommand};
@@ -14,6 +15,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Print the CustomResourceDefinitions.
+    Crd(crd::Args),
     /// Tools for a person's shell; installed as `kubectl-hsm` they are `kubectl hsm …`.
     Kubectl(kubectl::Args),
 }
@@ -24,6 +27,7 @@ enum Command {
 /// Whatever stopped it, with its causes, for a person to read.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
+        Command::Crd(args) => crd::run(&args),
         Command::Kubectl(args) => kubectl::run(args),
     }
 }

@@ -12,9 +12,10 @@ pub mod name;
 pub mod payload;
 pub mod secret;
 pub mod signature;
-mod vocabulary;
+pub(crate) mod vocabulary;
 
 pub use algorithm::KeyAlgorithm;
 pub use attributes::{KeyAttributes, RequestedAttributes};
 pub use name::{KeyId, KeyLabel};
 pub use signature::{SignatureAlgorithm, SignatureType};
+pub(crate) use vocabulary::vocabulary as vocabulary_enum;
