@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Sourced by every script in e2e/: places, progress and failure messages.
 set -euo pipefail
+# Files in images and caches must not depend on who makes them.
+umask 022
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # What is expensive to make and the same for every checkout lives outside target/.
@@ -20,6 +22,12 @@ die() {
 now_ms() { local t=${EPOCHREALTIME/[.,]/}; printf '%s' "${t::-3}"; }
 seconds_since() { local ms=$(($(now_ms) - $1)); printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100)); }
 
+# An interrupted script takes its running step along; EXIT traps follow.
+step_pid=
+stop_step() { [[ -z $step_pid ]] || kill -TERM -- "-$step_pid" 2>/dev/null || true; }
+trap 'stop_step; exit 130' INT
+trap 'stop_step; exit 143' TERM
+
 # run NAME HINT COMMAND...: output goes to a log; a long step says that it is
 # alive; a failed one shows the end of its log and HINT.
 run() {
@@ -27,8 +35,11 @@ run() {
   shift 2
   log=$logs/${name//[^A-Za-z0-9]/-}.log
   started=$(now_ms)
+  set -m # a process group of its own, to be ended as one
   "$@" >"$log" 2>&1 </dev/null &
+  set +m
   pid=$!
+  step_pid=$pid
   next=$((started + 15000))
   while kill -0 "$pid" 2>/dev/null; do
     # Short at first so that a warm step costs nothing, then rarely.
@@ -40,6 +51,7 @@ run() {
     fi
   done
   wait "$pid" || status=$?
+  step_pid=
   if ((status != 0)); then
     say "failed: $name (exit $status after $(seconds_since "$started")); the end of $log:"
     tail -n 30 "$log" | sed 's/^/    /' >&2
