@@ -21,8 +21,12 @@ build() {
   [[ $tool != kubernetes ]] || flags+=" $(kubernetes_flags)"
   made=$(mktemp -d "$target.XXXXXX")
   # A half-built folder never gets the name that callers look for.
-  (cd "$root/e2e/tools/$tool" && go build -buildvcs=false -ldflags "$flags" -o "$made/" tool) &&
-    mv -T "$made" "$target" || { rm -rf "$made"; return 1; }
+  if (cd "$root/e2e/tools/$tool" && go build -buildvcs=false -ldflags "$flags" -o "$made/" tool); then
+    mv -T "$made" "$target"
+  else
+    rm -rf "$made"
+    return 1
+  fi
 }
 
 (($# > 0)) || set -- etcd coredns helm kubeconform kubernetes
