@@ -12,7 +12,7 @@ use crate::api;
 pub struct Args {
     /// Write one file per resource into this folder instead of printing.
     #[arg(long, value_name = "FOLDER")]
-    out: Option<PathBuf>,
+    output: Option<PathBuf>,
 }
 
 /// Prints or writes the CRDs.
@@ -22,7 +22,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     for crd in api::all_crds() {
         let yaml = serde_saphyr::to_string(&crd).context("a CRD is plain data")?;
-        match &args.out {
+        match &args.output {
             None => print!("---\n{yaml}"),
             Some(folder) => {
                 std::fs::create_dir_all(folder)?;

@@ -1,0 +1,197 @@
+//! Errors of the REST contract: one table of status, `errorCode` and `reason`.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use crate::{
+    auth::{Denied, Refused},
+    hsm::protocol::{HsmError, Kind},
+    service::sign::SignError,
+};
+
+/// Reasons of the contract that are used here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Something of ours went wrong.
+    General,
+    /// The caller may not do this.
+    NotAllowed,
+    /// No access token.
+    MissingToken,
+    /// A bad access token.
+    InvalidToken,
+    /// A value that is not allowed.
+    Validation,
+    /// A key size that is not allowed.
+    KeySize,
+    /// Attributes that do not go together.
+    Attributes,
+    /// Key and algorithm do not fit.
+    AlgorithmNotSupportedByKey,
+    /// The name is taken.
+    KeyExists,
+    /// Not a name.
+    KeyName,
+    /// Not served.
+    Unsupported,
+    /// Not a payload for this.
+    Payload,
+    /// Not a key for this.
+    KeyType,
+    /// The key's attributes forbid it.
+    Forbidden,
+    /// A number out of range.
+    Range,
+    /// Not JSON.
+    Json,
+    /// Not base64 or hexadecimal.
+    Encoding,
+    /// No such key.
+    NoKey,
+    /// The HSM is not there.
+    Subsystem,
+    /// The HSM failed.
+    Hsm,
+    /// Nothing here answers to that path.
+    NoRoute,
+    /// The path does not know the method.
+    Method,
+    /// The body is too large.
+    TooLarge,
+    /// The HSM is busy or away, and comes back.
+    Busy,
+    /// The HSM did not answer in time.
+    Timeout,
+}
+
+impl Code {
+    /// Status, code and reason on the wire.
+    const fn wire(self) -> (StatusCode, u16, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::General => (S::NOT_IMPLEMENTED, 103, "res.error.general"),
+            Self::NotAllowed => (S::FORBIDDEN, 400, "res.error.security.not.allowed"),
+            Self::MissingToken => (S::UNAUTHORIZED, 406, "res.error.missing.access.token"),
+            Self::InvalidToken => (S::UNAUTHORIZED, 617, "res.error.invalid.access.token"),
+            Self::Validation => (S::BAD_REQUEST, 600, "res.error.input.validation.failed"),
+            Self::KeySize => (S::BAD_REQUEST, 603, "res.error.input.keysize"),
+            Self::Attributes => (S::BAD_REQUEST, 606, "res.error.key.attributes.invalid"),
+            Self::AlgorithmNotSupportedByKey => (S::BAD_REQUEST, 607, "res.error.algorithm.not.supported.by.key"),
+            Self::KeyExists => (S::BAD_REQUEST, 608, "res.error.key.already.existing"),
+            Self::KeyName => (S::BAD_REQUEST, 610, "res.error.invalid.key.name"),
+            Self::Unsupported => (S::BAD_REQUEST, 611, "res.error.unsupported.operation"),
+            Self::Payload => (S::BAD_REQUEST, 612, "res.error.invalid.payload"),
+            Self::KeyType => (S::BAD_REQUEST, 613, "res.error.invalid.key.type"),
+            Self::Forbidden => (S::BAD_REQUEST, 614, "res.error.operation.forbidden.for.key"),
+            Self::Range => (S::BAD_REQUEST, 619, "res.error.invalid.number.range"),
+            Self::Json => (S::BAD_REQUEST, 621, "res.error.invalid.json"),
+            Self::Encoding => (S::BAD_REQUEST, 635, "res.error.encoding.exception"),
+            Self::NoKey => (S::NOT_FOUND, 650, "res.error.key.not.existent"),
+            Self::Subsystem => (S::INTERNAL_SERVER_ERROR, 700, "res.error.in.subystem"),
+            Self::Hsm => (S::INTERNAL_SERVER_ERROR, 701, "res.error.in.hsm"),
+            Self::NoRoute => (S::NOT_FOUND, 611, "res.error.unsupported.operation"),
+            Self::Method => (S::METHOD_NOT_ALLOWED, 611, "res.error.unsupported.operation"),
+            Self::TooLarge => (S::PAYLOAD_TOO_LARGE, 612, "res.error.invalid.payload"),
+            Self::Busy => (S::SERVICE_UNAVAILABLE, 700, "res.error.in.subystem"),
+            Self::Timeout => (S::GATEWAY_TIMEOUT, 701, "res.error.in.hsm"),
+        }
+    }
+}
+
+/// An error as a client sees it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// Which row of the table.
+    pub code: Code,
+    /// A sentence for whoever reads the client's log.
+    pub message: String,
+}
+
+impl ApiError {
+    /// An error of the table.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// No key of that name that the caller could name.
+    #[must_use]
+    pub fn no_key(label: &str) -> Self {
+        Self::new(Code::NoKey, format!("A key with the name '{label}' does not exist."))
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    error_code: u16,
+    reason: &'static str,
+    message: &'a str,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, error_code, reason) = self.code.wire();
+        let mut response = (status, Json(Body { error_code, reason, message: &self.message })).into_response();
+        if matches!(self.code, Code::Busy) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let code = match &refused {
+            Refused::Missing => Code::MissingToken,
+            Refused::Invalid(_) => Code::InvalidToken,
+            Refused::NotServiceAccount(_) => Code::NotAllowed,
+            Refused::Unavailable => Code::Busy,
+        };
+        Self::new(code, refused.to_string())
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        let code = match &denied {
+            Denied::Forbidden(_) => Code::NotAllowed,
+            Denied::Unavailable => Code::Busy,
+        };
+        Self::new(code, denied.to_string())
+    }
+}
+
+impl From<HsmError> for ApiError {
+    fn from(error: HsmError) -> Self {
+        let code = match error.kind {
+            Kind::LibraryNotLoaded | Kind::TokenNotFound | Kind::PinRejected | Kind::PinLocked => Code::Subsystem,
+            Kind::KeyNotFound => Code::NoKey,
+            Kind::Unsupported => Code::Unsupported,
+            Kind::Invalid => Code::Payload,
+            Kind::Forbidden => Code::Forbidden,
+            Kind::Busy | Kind::Unavailable | Kind::Lost => Code::Busy,
+            Kind::Timeout => Code::Timeout,
+            Kind::Ambiguous | Kind::Full | Kind::Crashed | Kind::Device => Code::Hsm,
+        };
+        Self::new(code, error.message)
+    }
+}
+
+impl From<SignError> for ApiError {
+    fn from(error: SignError) -> Self {
+        let code = match &error {
+            SignError::Mismatch(_) => Code::AlgorithmNotSupportedByKey,
+            SignError::Payload(_) => Code::Payload,
+            SignError::NoPublicKey => Code::KeyType,
+            SignError::Wrong(_) => Code::Hsm,
+            SignError::Hsm(error) => return error.clone().into(),
+        };
+        Self::new(code, error.to_string())
+    }
+}

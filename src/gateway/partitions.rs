@@ -1,0 +1,145 @@
+//! Partitions as the data plane sees them: which namespace may use which, and how to reach its token.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, RwLock},
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{Resource, ResourceExt, core::Selector};
+
+use super::error::{ApiError, Code};
+use crate::{
+    api::{HsmPartition, condition},
+    hsm::Hsm,
+};
+
+/// Annotation on the partition that `POST /v1/key` chooses where a namespace may use several.
+pub const DEFAULT: &str = "hsm-operator.io/default";
+
+/// One partition.
+#[derive(Clone)]
+pub struct Known {
+    /// The object.
+    pub object: Arc<HsmPartition>,
+    /// Its token, once there was reason to start one.
+    pub hsm: Option<Arc<dyn Hsm>>,
+}
+
+/// All partitions, and the labels of all namespaces.
+#[derive(Default)]
+pub struct Partitions {
+    known: RwLock<BTreeMap<String, Known>>,
+    namespaces: RwLock<BTreeMap<String, BTreeMap<String, String>>>,
+}
+
+impl Partitions {
+    /// Takes a new or changed partition.
+    pub fn put(&self, known: Known) {
+        let name = known.object.name_any();
+        self.known.write().expect("no panic while it is held").insert(name, known);
+    }
+
+    /// Forgets a deleted partition.
+    pub fn remove(&self, name: &str) {
+        self.known.write().expect("no panic while it is held").remove(name);
+    }
+
+    /// Names of all partitions.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.known.read().expect("no panic while it is held").keys().cloned().collect()
+    }
+
+    /// Takes a namespace's labels; `None` forgets the namespace.
+    pub fn namespace(&self, name: &str, labels: Option<BTreeMap<String, String>>) {
+        let mut namespaces = self.namespaces.write().expect("no panic while it is held");
+        match labels {
+            Some(labels) => namespaces.insert(name.to_owned(), labels),
+            None => namespaces.remove(name),
+        };
+    }
+
+    /// The token of a partition.
+    ///
+    /// # Errors
+    /// 503 while it is not reached.
+    pub fn hsm(&self, partition: &str) -> Result<Arc<dyn Hsm>, ApiError> {
+        let known = self.known.read().expect("no panic while it is held");
+        known.get(partition).and_then(|known| known.hsm.clone()).ok_or_else(|| {
+            ApiError::new(Code::Busy, format!("the token of partition {partition} is not reached at the moment"))
+        })
+    }
+
+    /// The partition on which a namespace's keys are made: the only one that allows it, or the one annotated as
+    /// default.
+    ///
+    /// # Errors
+    /// 403 when none allows it, 400 when several do and none is the default.
+    pub fn for_namespace(&self, namespace: &str) -> Result<(String, Arc<dyn Hsm>), ApiError> {
+        let name = {
+            let known = self.known.read().expect("no panic while it is held");
+            let namespaces = self.namespaces.read().expect("no panic while it is held");
+            let empty = BTreeMap::new();
+            let labels = namespaces.get(namespace).unwrap_or(&empty);
+            let open: Vec<_> = known
+                .iter()
+                .filter(|(_, one)| allows(&one.object.spec.allowed_namespaces, labels))
+                .filter(|(_, one)| one.object.meta().deletion_timestamp.is_none())
+                .collect();
+            let default = open
+                .iter()
+                .find(|(_, one)| one.object.annotations().get(DEFAULT).is_some_and(|value| value == "true"));
+            match (open.as_slice(), default) {
+                ([], _) => {
+                    return Err(ApiError::new(
+                        Code::NotAllowed,
+                        format!("no HsmPartition allows the namespace {namespace}: see its allowedNamespaces"),
+                    ));
+                }
+                (_, Some((name, _))) | ([(name, _)], None) => (*name).clone(),
+                (several, None) => {
+                    let names: Vec<_> = several.iter().map(|(name, _)| name.as_str()).collect();
+                    return Err(ApiError::new(
+                        Code::Unsupported,
+                        format!(
+                            "the namespace {namespace} may use several partitions ({}): annotate one with {DEFAULT}: \"true\"",
+                            names.join(", ")
+                        ),
+                    ));
+                }
+            }
+        };
+        let hsm = self.hsm(&name)?;
+        Ok((name, hsm))
+    }
+
+    /// The attestation chain of a partition, PEM, leaf first.
+    #[must_use]
+    pub fn attestation_chain(&self, partition: &str) -> Option<String> {
+        let known = self.known.read().expect("no panic while it is held");
+        let status = known.get(partition)?.object.status.as_ref()?;
+        Some(status.attestation.as_ref()?.chain.clone())
+    }
+
+    /// Whether some partition is Ready and none that should be is without its token.
+    ///
+    /// # Errors
+    /// Says which partition is missing.
+    pub fn readiness(&self) -> Result<(), String> {
+        for (name, known) in self.known.read().expect("no panic while it is held").iter() {
+            let status = known.object.status.as_ref();
+            let ready = status.is_some_and(|status| condition::is_true(&status.conditions, condition::READY));
+            if ready && known.hsm.as_ref().is_none_or(|hsm| hsm.token().is_none()) {
+                return Err(format!("the token of partition {name} is not reached yet"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a selector selects these labels. A selector that cannot be read selects nothing.
+#[must_use]
+pub fn allows(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels))
+}

@@ -1,0 +1,171 @@
+//! Bodies of the key endpoints.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::HsmKey,
+    gateway::error::{ApiError, Code},
+    model::{KeyAlgorithm, KeyAttributes, KeyLabel, RequestedAttributes, algorithm::InvalidParameter, curve},
+};
+
+/// Body of `POST /v1/key`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreateBody {
+    label: String,
+    password: Option<Password>,
+    id: Option<String>,
+    algorithm: Option<String>,
+    algorithm_oid: Option<String>,
+    curve_oid: Option<String>,
+    key_size: Option<i64>,
+    address_format: Option<serde_json::Value>,
+    attributes: RequestedAttributes,
+    policy: Option<serde_json::Value>,
+}
+
+/// A password, which published clients send as characters or as a string. Only whether there is one matters.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub enum Password {
+    Text(String),
+    Characters(Vec<String>),
+}
+
+impl Password {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::Characters(characters) => characters.is_empty(),
+        }
+    }
+}
+
+/// A key to make, checked.
+pub struct NewKey {
+    pub label: KeyLabel,
+    pub algorithm: KeyAlgorithm,
+    pub key_size: Option<u32>,
+    pub curve_oid: Option<String>,
+    pub attributes: RequestedAttributes,
+}
+
+impl CreateBody {
+    /// Checks everything that can be checked without asking a token.
+    pub fn checked(self) -> Result<NewKey, ApiError> {
+        let unsupported = |what: &str| Err(ApiError::new(Code::Unsupported, format!("{what} are not served yet")));
+        if self.password.is_some_and(|password| !password.is_empty()) {
+            return unsupported("key passwords");
+        }
+        if self.policy.is_some_and(|policy| !policy.is_null()) {
+            return unsupported("key policies");
+        }
+        if self.address_format.is_some_and(|format| !format.is_null()) {
+            return unsupported("crypto-currency addresses");
+        }
+        if self.id.is_some_and(|id| !id.is_empty()) {
+            return unsupported("ids chosen by the caller");
+        }
+        let label = KeyLabel::new(self.label).map_err(|error| ApiError::new(Code::KeyName, error.to_string()))?;
+        let algorithm = match (self.algorithm.as_deref(), self.algorithm_oid.as_deref()) {
+            (Some(name), _) => name.parse().map_err(|error| {
+                ApiError::new(Code::Validation, format!("Unsupported algorithm: {error}"))
+            })?,
+            (None, Some(oid)) => *KeyAlgorithm::ALL
+                .iter()
+                .find(|one| one.row().oid == oid)
+                .ok_or_else(|| ApiError::new(Code::Validation, format!("Unsupported algorithm: '{oid}'")))?,
+            (None, None) => return Err(ApiError::new(Code::Validation, "algorithm or algorithmOid is missing")),
+        };
+        // Published clients send 0 for algorithms without sizes.
+        let key_size = match self.key_size {
+            None | Some(0) => None,
+            Some(size) => Some(u32::try_from(size).map_err(|_| {
+                ApiError::new(Code::KeySize, format!("keySize {size} does not fit {algorithm}"))
+            })?),
+        };
+        let curve_oid = self.curve_oid.filter(|oid| !oid.is_empty());
+        algorithm.check(key_size, curve_oid.as_deref()).map_err(|error| {
+            let code = if matches!(error, InvalidParameter::Size { .. }) { Code::KeySize } else { Code::Validation };
+            ApiError::new(code, error.to_string())
+        })?;
+        let row = algorithm.row();
+        Ok(NewKey {
+            label,
+            algorithm,
+            key_size: key_size.filter(|_| {
+                !matches!(row.parameter, crate::model::algorithm::Parameter::Curve | crate::model::algorithm::Parameter::Ed25519)
+            }),
+            curve_oid: curve_oid.and_then(|oid| curve::by_oid(&oid)).map(|curve| curve.oid.to_owned()),
+            attributes: self.attributes,
+        })
+    }
+}
+
+/// Body of the endpoints that name a key.
+#[derive(Deserialize)]
+pub struct NameBody {
+    pub label: String,
+}
+
+/// A key's attributes with their attestation: answer of three endpoints.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedKeyAttributes {
+    xml: String,
+    json: Json,
+    xml_signature: String,
+    attestation_key_name: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Json {
+    label: String,
+    id: Option<String>,
+    uuid: Option<String>,
+    algorithm: &'static str,
+    algorithm_oid: &'static str,
+    curve_oid: Option<String>,
+    derived_attributes: Option<String>,
+    key_size: Option<i32>,
+    key_usage_count: i32,
+    create_time: String,
+    attest_time: String,
+    public_key: Option<String>,
+    address_truncated: Option<String>,
+    attributes: KeyAttributes,
+    policy: Option<String>,
+}
+
+impl SignedKeyAttributes {
+    /// From what a Ready object says; `None` where it does not say enough.
+    pub fn of(key: &HsmKey) -> Option<Self> {
+        let status = key.status.clone()?;
+        let attestation = status.attestation?;
+        let row = key.spec.algorithm.row();
+        Some(Self {
+            json: Json {
+                label: status.label.unwrap_or_else(|| key.label()),
+                // Always null: published clients stop at anything else.
+                id: None,
+                uuid: None,
+                algorithm: row.echo,
+                algorithm_oid: row.oid,
+                curve_oid: status.curve_oid,
+                derived_attributes: None,
+                key_size: status.key_size,
+                key_usage_count: 0,
+                create_time: status.create_time.unwrap_or_default(),
+                attest_time: attestation.attest_time,
+                public_key: status.public_key,
+                address_truncated: None,
+                attributes: status.attributes.unwrap_or_default(),
+                policy: None,
+            },
+            xml: attestation.xml,
+            xml_signature: attestation.xml_signature,
+            attestation_key_name: attestation.attestation_key_name,
+        })
+    }
+}

@@ -1,0 +1,341 @@
+//! Keys: create, list, describe, delete, attest.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, PostParams, Preconditions},
+    core::ObjectMeta,
+};
+use tokio::time::timeout;
+
+use super::key_body::{CreateBody, NameBody, NewKey, SignedKeyAttributes};
+use crate::{
+    api::{
+        HsmKey, LocalRef, condition,
+        key::{DeletionPolicy, HsmKeySpec},
+    },
+    attestation::bundle,
+    auth::{self, Action},
+    gateway::{
+        Shared,
+        error::{ApiError, Code},
+        extract::{Caller, JsonBody},
+    },
+    service::directory::{Entry, Usable},
+};
+
+/// How long a request waits for a key to be made: RSA-8192 takes a token a minute.
+const CREATE_WAIT: Duration = Duration::from_secs(80);
+/// How long a request waits for a key to be destroyed.
+const DELETE_WAIT: Duration = Duration::from_secs(30);
+
+/// `POST /v1/key`: makes an HsmKey in the caller's namespace and answers when it is Ready.
+pub async fn create(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    JsonBody(body): JsonBody<CreateBody>,
+) -> Result<(StatusCode, Json<SignedKeyAttributes>), ApiError> {
+    let new = body.checked()?;
+    allowed(&state, &caller, "create", "").await?;
+    let (partition, hsm) = state.partitions.for_namespace(&caller.namespace)?;
+    if let Some(token) = hsm.token()
+        && !token.capabilities.generates(new.algorithm, new.key_size)
+    {
+        let size = new.key_size.map_or_else(String::new, |size| format!(" {size}"));
+        return Err(ApiError::new(
+            Code::Unsupported,
+            format!(
+                "the token '{}' of partition {partition} makes no {}{size} keys; it makes {}",
+                token.label,
+                new.algorithm,
+                token.capabilities.summary()
+            ),
+        ));
+    }
+    let taken = || ApiError::new(Code::KeyExists, "Could not create key. The key name is already in use.");
+    if state.directory.claimed(&partition, new.label.as_str()) {
+        return Err(taken());
+    }
+    let api = Api::<HsmKey>::namespaced(client(&state)?, &caller.namespace);
+    let made = match api.create(&PostParams::default(), &object(&new, partition, &caller)).await {
+        Ok(made) => made,
+        Err(kube::Error::Api(status)) if status.code == 409 => return Err(taken()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
+            return Err(ApiError::new(Code::Validation, status.message.clone()));
+        }
+        Err(error) => return Err(api_error(&error)),
+    };
+    state.metrics.wrote("HsmKey", "create");
+    let name = made.name_any();
+    let outcome = settled(&state, &caller.namespace, &name).await;
+    match outcome {
+        Settled::Ready(answer) => Ok((StatusCode::CREATED, Json(*answer))),
+        Settled::Stalled(error) => {
+            // Nothing was made on the token, so nothing may be left in the cluster either.
+            take_back(&state, &api, &made).await;
+            Err(error)
+        }
+        Settled::Late => Err(ApiError::new(
+            Code::Timeout,
+            format!("the key '{}' is still being made; HsmKey {}/{name} says how far it is", new.label, caller.namespace),
+        )),
+    }
+}
+
+fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
+    let label = new.label.as_str();
+    let name = new.label.object_name();
+    // A key that may be destroyed is destroyed when it is deleted over REST, as the contract has it.
+    let destroyable = new.attributes.destroyable == Some(true);
+    let mut key = HsmKey::new(
+        &name,
+        HsmKeySpec {
+            partition_ref: LocalRef { name: partition },
+            label: (label != name).then(|| label.to_owned()),
+            algorithm: new.algorithm,
+            key_size: new.key_size.and_then(|size| i32::try_from(size).ok()),
+            curve_oid: new.curve_oid.clone(),
+            attributes: new.attributes.clone(),
+            adopt: false,
+            deletion_policy: if destroyable { DeletionPolicy::Destroy } else { DeletionPolicy::Retain },
+            public_key_secret_name: None,
+        },
+    );
+    key.metadata = ObjectMeta {
+        namespace: Some(caller.namespace.clone()),
+        annotations: Some([("hsm-operator.io/created-by".to_owned(), caller.username.clone())].into()),
+        ..key.metadata
+    };
+    key
+}
+
+enum Settled {
+    Ready(Box<SignedKeyAttributes>),
+    Stalled(ApiError),
+    Late,
+}
+
+/// Waits until a key is Ready or a person must act.
+async fn settled(state: &Shared, namespace: &str, name: &str) -> Settled {
+    let mut changes = state.directory.changes();
+    let wait = async {
+        loop {
+            changes.borrow_and_update();
+            if let Some(entry) = state.directory.by_name(namespace, name) {
+                if entry.usable.is_some()
+                    && let Some(answer) = SignedKeyAttributes::of(&entry.object)
+                {
+                    return Settled::Ready(Box::new(answer));
+                }
+                if let Some(error) = stalled(&entry.object) {
+                    return Settled::Stalled(error);
+                }
+            }
+            if changes.changed().await.is_err() {
+                return Settled::Late;
+            }
+        }
+    };
+    timeout(CREATE_WAIT, wait).await.unwrap_or(Settled::Late)
+}
+
+/// Why a key will not become Ready by itself.
+fn stalled(key: &HsmKey) -> Option<ApiError> {
+    let conditions = &key.status.as_ref()?.conditions;
+    let stalled = condition::find(conditions, condition::STALLED).filter(|found| found.status == "True")?;
+    let code = match stalled.reason.as_str() {
+        "Conflict" | "SecretConflict" => Code::KeyExists,
+        "Unsupported" => Code::Unsupported,
+        "InvalidSpec" => Code::Validation,
+        "NamespaceNotAllowed" => Code::NotAllowed,
+        _ => Code::Hsm,
+    };
+    Some(ApiError::new(code, stalled.message.clone()))
+}
+
+async fn take_back(state: &Shared, api: &Api<HsmKey>, made: &HsmKey) {
+    let only_this = Preconditions { uid: made.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
+    state.metrics.wrote("HsmKey", "delete");
+    if let Err(error) = api.delete(&made.name_any(), &params).await {
+        tracing::warn!(name = made.name_any(), error = %crate::telemetry::logs::chain(&error), "cannot take back a refused key");
+    }
+}
+
+/// `GET /v1/key`: labels of the caller's namespace.
+pub async fn list(State(state): State<Shared>, Caller(caller): Caller) -> Result<Json<Vec<String>>, ApiError> {
+    allowed(&state, &caller, "list", "").await?;
+    Ok(Json(state.directory.labels(&caller.namespace)))
+}
+
+/// `POST /v1/key/attributes`.
+pub async fn attributes(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    JsonBody(body): JsonBody<NameBody>,
+) -> Result<Json<SignedKeyAttributes>, ApiError> {
+    describe(&state, &caller, &body.label).await
+}
+
+/// `GET /v1/key/{name}/attributes`, the deprecated form.
+pub async fn attributes_of(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    Path(name): Path<String>,
+) -> Result<Json<SignedKeyAttributes>, ApiError> {
+    describe(&state, &caller, &name).await
+}
+
+async fn describe(state: &Shared, caller: &auth::Caller, label: &str) -> Result<Json<SignedKeyAttributes>, ApiError> {
+    let entry = lookup(state, caller, label).await?;
+    allowed(state, caller, "get", &entry.object.name_any()).await?;
+    usable(&entry)?;
+    SignedKeyAttributes::of(&entry.object)
+        .map(Json)
+        .ok_or_else(|| ApiError::new(Code::Busy, format!("the key '{label}' is not attested yet")))
+}
+
+/// `POST /v1/key/keyAttestation`: the attestation as a zip.
+pub async fn attestation(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    JsonBody(body): JsonBody<NameBody>,
+) -> Result<Response, ApiError> {
+    let entry = lookup(&state, &caller, &body.label).await?;
+    allowed(&state, &caller, "get", &entry.object.name_any()).await?;
+    let usable = usable(&entry)?;
+    let incomplete = || ApiError::new(Code::Busy, format!("the key '{}' is not attested yet", body.label));
+    let statement = entry.object.status.as_ref().and_then(|status| status.attestation.as_ref()).ok_or_else(incomplete)?;
+    let chain = state.partitions.attestation_chain(&usable.partition).ok_or_else(incomplete)?;
+    let zip = bundle::of_statement(&entry.label, statement, &chain).map_err(|error| {
+        tracing::error!(key = entry.label, %error, "cannot pack an attestation");
+        ApiError::new(Code::General, "the attestation cannot be packed")
+    })?;
+    let file = entry.object.name_any();
+    let headers = [
+        (header::CONTENT_TYPE, "application/zip".to_owned()),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{file}-attestation.zip\"")),
+    ];
+    Ok((headers, zip).into_response())
+}
+
+/// `DELETE /v1/key/{name}`.
+pub async fn remove(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    delete(&state, &caller, &name).await
+}
+
+/// `POST /v1/key/deleteKey`.
+pub async fn remove_by_body(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    JsonBody(body): JsonBody<NameBody>,
+) -> Result<StatusCode, ApiError> {
+    delete(&state, &caller, &body.label).await
+}
+
+async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<StatusCode, ApiError> {
+    let entry = lookup(state, caller, label).await?;
+    let name = entry.object.name_any();
+    allowed(state, caller, "delete", &name).await?;
+    let spec = &entry.object.spec;
+    if spec.attributes.destroyable != Some(true) {
+        return Err(ApiError::new(Code::Forbidden, format!("the key '{label}' is not destroyable")));
+    }
+    if spec.deletion_policy == DeletionPolicy::Retain {
+        return Err(ApiError::new(
+            Code::Forbidden,
+            format!("HsmKey {}/{name} has deletionPolicy Retain: set it to Destroy, or delete the object to let go of the key", caller.namespace),
+        ));
+    }
+    let api = Api::<HsmKey>::namespaced(client(state)?, &caller.namespace);
+    let only_this = Preconditions { uid: entry.object.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
+    match api.delete(&name, &params).await {
+        Ok(_) => state.metrics.wrote("HsmKey", "delete"),
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
+        Err(error) => return Err(api_error(&error)),
+    }
+    // Gone means gone from the token too: the object's finalizer goes after the key.
+    let mut changes = state.directory.changes();
+    let uid = entry.object.uid();
+    let gone = async {
+        loop {
+            changes.borrow_and_update();
+            let still = state.directory.by_name(&caller.namespace, &name);
+            if still.is_none_or(|other| other.object.uid() != uid) || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    match timeout(DELETE_WAIT, gone).await {
+        Ok(()) => Ok(StatusCode::OK),
+        Err(_) => Err(ApiError::new(
+            Code::Timeout,
+            format!("the key '{label}' is still being destroyed; HsmKey {}/{name} says why", caller.namespace),
+        )),
+    }
+}
+
+/// The key of a label in the caller's namespace. Another replica may have made it a moment ago, so the API
+/// server is asked before it is said not to exist.
+pub async fn lookup(state: &Shared, caller: &auth::Caller, label: &str) -> Result<Arc<Entry>, ApiError> {
+    let known = state.directory.find(&caller.namespace, label);
+    if let Some(entry) = &known
+        && entry.usable.is_some()
+    {
+        return Ok(Arc::clone(entry));
+    }
+    let Ok(checked) = crate::model::KeyLabel::new(label) else {
+        return Err(ApiError::no_key(label));
+    };
+    if let Some(client) = &state.client {
+        let api = Api::<HsmKey>::namespaced(client.clone(), &caller.namespace);
+        match api.get_opt(&checked.object_name()).await {
+            Ok(Some(found)) if found.label() == label => state.directory.put(Arc::new(found)),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(error = %crate::telemetry::logs::chain(&error), "cannot look a key up"),
+        }
+    }
+    state.directory.find(&caller.namespace, label).or(known).ok_or_else(|| ApiError::no_key(label))
+}
+
+/// What is needed to use a key, or why it cannot be used.
+pub fn usable(entry: &Entry) -> Result<&Usable, ApiError> {
+    entry.usable.as_ref().ok_or_else(|| {
+        stalled(&entry.object).unwrap_or_else(|| {
+            let ready = entry
+                .object
+                .status
+                .as_ref()
+                .and_then(|status| condition::find(&status.conditions, condition::READY));
+            let why = ready.map_or_else(|| "it was not looked at yet".into(), |found| found.message.clone());
+            ApiError::new(Code::Busy, format!("the key '{}' is not ready: {why}", entry.label))
+        })
+    })
+}
+
+async fn allowed(state: &Shared, caller: &auth::Caller, verb: &'static str, name: &str) -> Result<(), ApiError> {
+    let action =
+        Action { verb, resource: "hsmkeys", namespace: caller.namespace.clone(), name: name.to_owned() };
+    Ok(state.authorize.authorize(caller, &action).await?)
+}
+
+fn client(state: &Shared) -> Result<Client, ApiError> {
+    state.client.clone().ok_or_else(|| ApiError::new(Code::General, "there is no API server"))
+}
+
+fn api_error(error: &kube::Error) -> ApiError {
+    tracing::warn!(error = %crate::telemetry::logs::chain(error), "the API server did not do as asked");
+    ApiError::new(Code::Busy, "the Kubernetes API server did not answer; keys can be used but not made or deleted")
+}

@@ -1,0 +1,71 @@
+//! Routes, one file per group of endpoints.
+
+mod key_body;
+mod keys;
+mod operations;
+mod service;
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::HeaderValue,
+    middleware::{Next, from_fn_with_state},
+    response::Response,
+    routing::{delete, get, post},
+};
+
+use super::{
+    Shared,
+    error::{ApiError, Code},
+    extract::RequestId,
+    limited,
+};
+use crate::telemetry::metrics::{HttpRequest, Route};
+
+/// Every route of the gateway.
+pub fn router(state: Shared) -> Router {
+    let routes = Router::new()
+        .route("/v1/versionInfo", get(service::version))
+        .route("/v1/licenseInfo", get(service::license))
+        .route("/v1/keystore/statistics", get(service::statistics))
+        .route("/v1/generateRandom/{length}", get(service::random))
+        .route("/v1/key", post(keys::create).get(keys::list))
+        .route("/v1/key/attributes", post(keys::attributes))
+        .route("/v1/key/{name}/attributes", get(keys::attributes_of))
+        .route("/v1/key/{name}", delete(keys::remove))
+        .route("/v1/key/deleteKey", post(keys::remove_by_body))
+        .route("/v1/key/keyAttestation", post(keys::attestation))
+        .route("/v1/synchronousSign", post(operations::sign))
+        .route("/v1/verify", post(operations::verify))
+        .fallback(async |request: Request| {
+            ApiError::new(Code::NoRoute, format!("{} is not served", request.uri().path()))
+        })
+        .method_not_allowed_fallback(async |request: Request| {
+            ApiError::new(Code::Method, format!("{} does not take {}", request.uri().path(), request.method()))
+        });
+    limited(routes).layer(from_fn_with_state(Arc::clone(&state), observe)).with_state(state)
+}
+
+/// Gives every request an id, and counts and times it.
+async fn observe(State(state): State<Shared>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id: Arc<str> = uuid::Uuid::now_v7().to_string().into();
+    let header = HeaderValue::from_str(&id).expect("a UUID is a header value");
+    let method = match *request.method() {
+        axum::http::Method::GET => "GET",
+        axum::http::Method::POST => "POST",
+        axum::http::Method::DELETE => "DELETE",
+        _ => "other",
+    };
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    request.extensions_mut().insert(RequestId(Arc::clone(&id)));
+    let mut response = next.run(request).await;
+    response.headers_mut().insert("x-request-id", header);
+    let status = response.status().as_u16();
+    state.metrics.requests.get_or_create(&HttpRequest { route: route.clone(), method, status }).inc();
+    state.metrics.request_duration.get_or_create(&Route { route }).observe(started.elapsed().as_secs_f64());
+    tracing::debug!(request_id = %id, status, elapsed_ms = started.elapsed().as_millis(), "answered");
+    response
+}

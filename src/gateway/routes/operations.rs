@@ -1,0 +1,172 @@
+//! Synchronous operations: sign and verify.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    auth::{self, Action},
+    gateway::{
+        Shared,
+        error::{ApiError, Code},
+        extract::{Caller, JsonBody, RequestId},
+    },
+    model::{
+        SignatureAlgorithm, SignatureType,
+        payload::{InvalidPayload, PayloadType},
+    },
+    public_key::verify::VerifyError,
+    service::{audit::Use, directory::Entry, sign::Job},
+};
+
+use super::keys::lookup;
+
+/// Body of `POST /v1/synchronousSign`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignBody {
+    sign_request: SignRequest,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SignRequest {
+    payload: String,
+    payload_type: Option<PayloadType>,
+    sign_key_name: String,
+    signature_algorithm: SignatureAlgorithm,
+    signature_type: Option<SignatureType>,
+    signed_approvals: Option<Vec<String>>,
+}
+
+/// Answer of `POST /v1/synchronousSign`; strict clients refuse a further member.
+#[derive(Serialize)]
+pub struct SignAnswer {
+    signature: String,
+}
+
+/// `POST /v1/synchronousSign`.
+pub async fn sign(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    RequestId(request_id): RequestId,
+    JsonBody(body): JsonBody<SignBody>,
+) -> Result<Json<SignAnswer>, ApiError> {
+    let request = body.sign_request;
+    let payload = request.payload_type.unwrap_or_default().decode(&request.payload).map_err(bad_payload)?;
+    if request.signed_approvals.is_some_and(|approvals| !approvals.is_empty()) {
+        return Err(ApiError::new(Code::Unsupported, "signedApprovals are not served yet"));
+    }
+    let entry = lookup(&state, &caller, &request.sign_key_name).await?;
+    let record = Use {
+        caller: &caller.username,
+        namespace: &caller.namespace,
+        key: &entry.label,
+        operation: "sign",
+        algorithm: Some(request.signature_algorithm),
+        payload: &payload,
+        request_id: &request_id,
+    };
+    if let Err(denied) = may_use(&state, &caller, &entry).await {
+        record.record(Some(&denied.message));
+        return Err(denied);
+    }
+    let usable = super::keys::usable(&entry)?;
+    let hsm = state.partitions.hsm(&usable.partition)?;
+    record.record(None);
+    let job = Job {
+        algorithm: request.signature_algorithm,
+        form: request.signature_type.unwrap_or_default(),
+        payload: payload.clone().into(),
+    };
+    let signature = state.signer.sign(hsm.as_ref(), usable, job).await?;
+    Ok(Json(SignAnswer { signature: STANDARD.encode(signature) }))
+}
+
+/// Body of `POST /v1/verify`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyBody {
+    verify_signature_request: Option<VerifyRequest>,
+    verify_hmac_request: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VerifyRequest {
+    sign_key_name: String,
+    signature_algorithm: SignatureAlgorithm,
+    payload: String,
+    signature: String,
+}
+
+/// Answer of `POST /v1/verify`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyAnswer {
+    signature_valid: bool,
+}
+
+/// `POST /v1/verify`: done with the public key, outside the token.
+pub async fn verify(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    RequestId(request_id): RequestId,
+    JsonBody(body): JsonBody<VerifyBody>,
+) -> Result<Json<VerifyAnswer>, ApiError> {
+    let Some(request) = body.verify_signature_request else {
+        return Err(match body.verify_hmac_request {
+            Some(_) => ApiError::new(Code::Unsupported, "HMAC keys are not served yet"),
+            None => ApiError::new(Code::Validation, "verifySignatureRequest is missing"),
+        });
+    };
+    let payload = PayloadType::Unspecified.decode(&request.payload).map_err(bad_payload)?;
+    let signature = STANDARD
+        .decode(&request.signature)
+        .map_err(|_| ApiError::new(Code::Encoding, "The 'signature' is not valid 'base64' encoded."))?;
+    let entry = lookup(&state, &caller, &request.sign_key_name).await?;
+    let record = Use {
+        caller: &caller.username,
+        namespace: &caller.namespace,
+        key: &entry.label,
+        operation: "verify",
+        algorithm: Some(request.signature_algorithm),
+        payload: &payload,
+        request_id: &request_id,
+    };
+    if let Err(denied) = may_use(&state, &caller, &entry).await {
+        record.record(Some(&denied.message));
+        return Err(denied);
+    }
+    let usable = super::keys::usable(&entry)?;
+    record.record(None);
+    let public = usable.public.as_ref().ok_or_else(|| {
+        ApiError::new(Code::KeyType, format!("the {} key '{}' has no public half", usable.algorithm, entry.label))
+    })?;
+    let public = Arc::clone(public);
+    let answer = public.verify(request.signature_algorithm, &payload, &signature);
+    answer.map(|signature_valid| Json(VerifyAnswer { signature_valid })).map_err(|error| {
+        let code = match &error {
+            VerifyError::Mismatch { .. } => Code::AlgorithmNotSupportedByKey,
+            VerifyError::DigestLength(_) => Code::Payload,
+            VerifyError::Unsupported(_) => Code::Unsupported,
+        };
+        ApiError::new(code, error.to_string())
+    })
+}
+
+async fn may_use(state: &Shared, caller: &auth::Caller, entry: &Entry) -> Result<(), ApiError> {
+    let name = entry.object.metadata.name.clone().unwrap_or_default();
+    let action = Action { verb: "use", resource: "hsmkeys", namespace: caller.namespace.clone(), name };
+    Ok(state.authorize.authorize(caller, &action).await?)
+}
+
+fn bad_payload(error: InvalidPayload) -> ApiError {
+    let code = match &error {
+        InvalidPayload::TooLarge(_) => Code::Payload,
+        InvalidPayload::Base64 | InvalidPayload::HexLength | InvalidPayload::HexDigits => Code::Encoding,
+    };
+    ApiError::new(code, error.to_string())
+}

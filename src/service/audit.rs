@@ -1,0 +1,43 @@
+//! The audit record: one line for every use of a key, allowed or refused (target `audit`).
+
+use sha2::{Digest, Sha256};
+
+use crate::model::SignatureAlgorithm;
+
+/// A use of a key, about to be decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Use<'a> {
+    /// Who uses it: a user name.
+    pub caller: &'a str,
+    /// Namespace of the key.
+    pub namespace: &'a str,
+    /// Label of the key.
+    pub key: &'a str,
+    /// What is done.
+    pub operation: &'static str,
+    /// With which algorithm.
+    pub algorithm: Option<SignatureAlgorithm>,
+    /// What for; only its SHA-256 is recorded.
+    pub payload: &'a [u8],
+    /// Request that asked.
+    pub request_id: &'a str,
+}
+
+impl Use<'_> {
+    /// Records the decision; `refused` says why it was refused.
+    pub fn record(&self, refused: Option<&str>) {
+        tracing::info!(
+            target: "audit",
+            caller = self.caller,
+            namespace = self.namespace,
+            key = self.key,
+            operation = self.operation,
+            algorithm = self.algorithm.map(SignatureAlgorithm::name),
+            payload_sha256 = %hex::encode(Sha256::digest(self.payload)),
+            decision = if refused.is_some() { "refused" } else { "allowed" },
+            reason = refused,
+            request_id = self.request_id,
+            "key use"
+        );
+    }
+}

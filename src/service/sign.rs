@@ -1,0 +1,125 @@
+//! Signing and verifying: the same for REST and for SigningRequests.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::sync::Cache;
+
+use super::directory::Usable;
+use crate::{
+    hsm::{
+        Hsm,
+        protocol::{HsmError, Kind, Reply, Request},
+    },
+    model::{KeyId, SignatureAlgorithm, SignatureType},
+    public_key::{PublicKey, encoding},
+};
+
+/// A signature to make.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// How.
+    pub algorithm: SignatureAlgorithm,
+    /// In which form.
+    pub form: SignatureType,
+    /// Of what, decoded.
+    pub payload: Bytes,
+}
+
+/// Why there is no signature.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignError {
+    /// Keys of this kind do not sign so, or not in this form.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The payload does not fit the algorithm.
+    #[error("{0}")]
+    Payload(String),
+    /// The key has no public half to check signatures with.
+    #[error("the key has no public half")]
+    NoPublicKey,
+    /// The token answered with something else than a signature of the payload.
+    #[error(
+        "the token answered {0} with something that is not a signature of the payload; it is not handed out. The token ignores a parameter of the algorithm, or is broken"
+    )]
+    Wrong(SignatureAlgorithm),
+    /// The token did not sign.
+    #[error(transparent)]
+    Hsm(#[from] HsmError),
+}
+
+/// Makes signatures, and checks the first one of every key and algorithm before it is handed out: tokens exist
+/// that answer with a valid signature of something else.
+pub struct Signer {
+    checked: Cache<(KeyId, SignatureAlgorithm), ()>,
+}
+
+impl Default for Signer {
+    fn default() -> Self {
+        let checked = Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_secs(24 * 3600)).build();
+        Self { checked }
+    }
+}
+
+impl Signer {
+    /// Signs `job` with `key`.
+    ///
+    /// # Errors
+    /// [`SignError`]; what can be refused is refused before the token is asked.
+    pub async fn sign(&self, hsm: &dyn Hsm, key: &Usable, job: Job) -> Result<Vec<u8>, SignError> {
+        let Job { algorithm, form, payload } = job;
+        let mismatch = || {
+            let fitting: Vec<_> =
+                SignatureAlgorithm::ALL.iter().filter(|one| one.fits(key.algorithm)).map(|one| one.name()).collect();
+            SignError::Mismatch(format!(
+                "{algorithm} is not a signature algorithm of {} keys; these are: {}",
+                key.algorithm,
+                if fitting.is_empty() { "none".into() } else { fitting.join(", ") }
+            ))
+        };
+        if !algorithm.fits(key.algorithm) {
+            return Err(mismatch());
+        }
+        let public = key.public.as_deref().ok_or(SignError::NoPublicKey)?;
+        encoding::check_form(form, algorithm, public).map_err(|error| SignError::Mismatch(error.to_string()))?;
+        algorithm.prepare(&payload).map_err(|error| SignError::Payload(error.to_string()))?;
+
+        let request = Request::Sign { key: key.id.clone(), algorithm, payload: payload.clone() };
+        let signature = match hsm.call(request).await {
+            Ok(Reply::Signature(signature)) => signature,
+            Ok(other) => return Err(unexpected(&other).into()),
+            Err(error) if error.kind == Kind::Invalid => return Err(SignError::Payload(error.message)),
+            Err(error) => return Err(error.into()),
+        };
+        let pair = (key.id.clone(), algorithm);
+        if !self.checked.contains_key(&pair) {
+            if !is_right(public, algorithm, &payload, &signature) {
+                tracing::error!(key_id = %key.id, %algorithm, "the token signed something else");
+                return Err(SignError::Wrong(algorithm));
+            }
+            self.checked.insert(pair, ());
+        }
+        encoding::encode(&signature, form, algorithm, public, &payload)
+            .map_err(|error| SignError::Mismatch(error.to_string()))
+    }
+}
+
+fn is_right(public: &PublicKey, algorithm: SignatureAlgorithm, payload: &[u8], signature: &[u8]) -> bool {
+    matches!(public.verify(algorithm, payload, signature), Ok(true))
+}
+
+/// An answer that does not belong to its request.
+#[must_use]
+pub fn unexpected(reply: &Reply) -> HsmError {
+    let name = match reply {
+        Reply::Opened(_) => "Opened",
+        Reply::Done => "Done",
+        Reply::Key(_) => "Key",
+        Reply::Keys(_) => "Keys",
+        Reply::Inventory(_) => "Inventory",
+        Reply::Signature(_) => "Signature",
+        Reply::Random(_) => "Random",
+        Reply::Certificate(_) => "Certificate",
+    };
+    HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
+}
