@@ -187,3 +187,88 @@ pub fn check_form(
         SignatureType::Der | SignatureType::Raw | SignatureType::Eth => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of EIP-155: a transaction of the key 4646…46, and its signature.
+    const TRANSACTION: &str =
+        "ec098504a817c800825208943535353535353535353535353535353535353535880de0b6b3a764000080018080";
+    const R: &str = "28ef61340bd939bc2195fe537567866003e1a15d3c71ff63e1590620aa636276";
+    const S: &str = "67cbe9d8997f761aecb703304b3800ccf555c9f3dc64214b297fb1966a3b6d83";
+    const KEY: &str = "3056301006072a8648ce3d020106052b8104000a034200044bc2a31265153f07e70e0bab08724e6b85e217f8cd628ceb62974247bb493382ce28cab79ad7119ee1ad3ebcdb98a16805211530ecc6cfefa1b88e6dff99232a";
+    const KECCAK: SignatureAlgorithm = SignatureAlgorithm::Keccak256WithEcdsa;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        hex::decode(hex).unwrap()
+    }
+
+    fn key() -> PublicKey {
+        PublicKey::from_spki(&bytes(KEY)).unwrap()
+    }
+
+    #[test]
+    fn the_signature_of_eip_155_gets_its_recovery_byte_from_either_s() {
+        let (key, payload) = (key(), bytes(TRANSACTION));
+        let n = "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141";
+        let high = BigUint::parse_bytes(n.as_bytes(), 16).unwrap() - BigUint::from_bytes_be(&bytes(S));
+        for s in [bytes(S), high.to_bytes_be()] {
+            let raw = [bytes(R), s].concat();
+            let eth = encode(&raw, SignatureType::Eth, KECCAK, &key, &payload).unwrap();
+            assert_eq!(hex::encode(eth), format!("{R}{S}1b"));
+        }
+    }
+
+    #[test]
+    fn the_ethereum_form_is_refused_for_anything_else() {
+        let raw = bytes(&format!("{R}{S}"));
+        let error = encode(&raw, SignatureType::Eth, SignatureAlgorithm::Sha256WithEcdsa, &key(), b"");
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "signatureType ETH is for KECCAK256_WITH_ECDSA with a key on secp256k1 only, not for SHA256_WITH_ECDSA with secp256k1"
+        );
+        let other_payload = encode(&raw, SignatureType::Eth, KECCAK, &key(), b"something else");
+        assert_eq!(other_payload, Err(EncodeError::NotRecoverable));
+    }
+
+    #[test]
+    fn only_one_der_form_of_a_signature_is_read() {
+        assert_eq!(ecdsa_der_to_raw(&bytes("3006020101020102"), 2).unwrap(), [0, 1, 0, 2]);
+        assert_eq!(ecdsa_der_to_raw(&bytes("300702020080020101"), 1).unwrap(), [0x80, 1]);
+        for bad in [
+            "",
+            "30",
+            "3000",
+            "3003020101",             // one number
+            "300602010102010200",     // a byte behind it
+            "3009020101020102020103", // a third number
+            "30810602010102010200",   // long form of a short length
+            "308106020101020102",
+            "308006020101020102",   // indefinite length
+            "30070202000102010200", // leading zero
+            "300702020001020102",
+            "3006020181020102", // negative
+            "30050200020102",   // empty number
+            "3106020101020102", // SET
+            "3006020101030102", // BIT STRING
+        ] {
+            let der = bytes(bad);
+            assert!(ecdsa_der_to_raw(&der, 32).is_err(), "{bad}");
+        }
+        assert!(ecdsa_der_to_raw(&bytes("300702020100020101"), 1).is_err());
+        assert!(ecdsa_der_to_raw(&bytes("3007020201000201ff"), 2).is_err());
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_no_signature() {
+        let n = "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141";
+        let zero = "00".repeat(32);
+        for raw in [format!("{zero}{S}"), format!("{R}{zero}"), format!("{n}{S}"), format!("{R}{n}")] {
+            let raw = bytes(&raw);
+            assert_eq!(key().verify(KECCAK, &bytes(TRANSACTION), &raw), Ok(false));
+            let encoded = encode(&raw, SignatureType::Der, KECCAK, &key(), b"");
+            assert_eq!(encoded, Err(EncodeError::Malformed { half: 32, given: 64 }));
+        }
+    }
+}

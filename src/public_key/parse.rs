@@ -88,3 +88,51 @@ fn ed25519_key(parameters: Option<AnyRef<'_>>, bytes: &[u8]) -> Result<Kind, Par
     }
     Ok(Kind::Ed25519)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P256: &str = "3059301306072a8648ce3d020106082a8648ce3d030107034200046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+
+    fn read(hex: &str) -> Result<PublicKey, ParseError> {
+        PublicKey::from_spki(&hex::decode(hex).unwrap())
+    }
+
+    #[test]
+    fn a_point_off_its_curve_is_refused() {
+        assert!(read(P256).is_ok());
+        assert_eq!(read(&P256.replace("51f5", "51f4")).unwrap_err(), ParseError::Point("P-256"));
+        // The same point, its x written as x + p would not fit; y = p is out of the field.
+        let y_is_p =
+            format!("{}{}", &P256[..118], "ffffffff00000001000000000000000000000000ffffffffffffffffffffffff");
+        assert_eq!(read(&y_is_p).unwrap_err(), ParseError::Point("P-256"));
+    }
+
+    #[test]
+    fn another_encoding_of_a_good_key_is_refused() {
+        let long_form = format!("308159{}", &P256[4..]);
+        let unused_bits = P256.replace("03420004", "03420104");
+        let trailing = format!("{P256}00");
+        for bad in [long_form, unused_bits, trailing, String::new()] {
+            assert!(read(&bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_even_modulus_or_exponent_is_refused() {
+        let key = |last_of_modulus: &str, exponent: &str| {
+            let numbers = format!("0282010100c0{}{last_of_modulus}{exponent}", "5a".repeat(254));
+            let numbers = format!("3082{:04x}{numbers}", numbers.len() / 2);
+            let string = format!("0382{:04x}00{numbers}", numbers.len() / 2 + 1);
+            let info = format!("300d06092a864886f70d0101010500{string}");
+            read(&format!("3082{:04x}{info}", info.len() / 2))
+        };
+        assert_eq!(key("01", "0203010001").unwrap().bits(), 2048);
+        for (modulus, exponent) in
+            [("02", "0203010001"), ("01", "020101"), ("01", "0203010000"), ("01", "0206010000000001")]
+        {
+            assert_eq!(key(modulus, exponent).unwrap_err(), ParseError::Rsa, "{modulus} {exponent}");
+        }
+    }
+}
