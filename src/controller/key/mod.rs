@@ -1,0 +1,234 @@
+//! Reconciler of HsmKeys: gather, plan, act, report.
+
+mod gather;
+mod plan;
+mod publish;
+mod report;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::controller::Action,
+};
+use serde_json::json;
+
+use self::{
+    gather::{Seen, gather},
+    plan::{Refusal, Step, plan},
+    report::{Done, report},
+};
+use super::{
+    context::{Context, Guarded},
+    error::Error,
+};
+use crate::{
+    api::{HsmKey, KEY_FINALIZER, condition, key::DeletionPolicy},
+    hsm::{
+        Hsm,
+        protocol::{KeyFacts, KeyTemplate, Kind, Reply, Request},
+    },
+    model::{KeyId, KeyLabel, curve},
+    service::sign::unexpected,
+};
+
+/// How often an object is looked at when nothing happens.
+pub const RESYNC: Duration = Duration::from_secs(3600);
+
+/// Brings one key to what its spec asks for.
+///
+/// # Errors
+/// Whatever stopped it; it is tried again.
+pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let key = match &key.0 {
+        Ok(key) => key,
+        Err(invalid) => {
+            super::malformed::report::<HsmKey>(&ctx, invalid).await;
+            return Ok(Action::await_change());
+        }
+    };
+    if key.metadata.deletion_timestamp.is_some() {
+        return release(key, &ctx).await;
+    }
+    if !key.finalizers().iter().any(|one| one == KEY_FINALIZER) {
+        set_finalizer(key, &ctx, true).await?;
+        // The change of the object wakes us again.
+        return Ok(Action::await_change());
+    }
+
+    let seen = gather(key, &ctx).await?;
+    let step = plan(key, &seen);
+    let done = match act(&step, key, &seen, &ctx).await {
+        Ok(done) => done,
+        // What a token refuses for good is said on the object; everything else is tried again.
+        Err(Error::Hsm { source, .. }) if matches!(source.kind, Kind::Unsupported | Kind::Invalid) => {
+            Done::Refused(Refusal::hsm(&source))
+        }
+        Err(error) => {
+            let waiting = Done::Waiting(error.hsm().map_or("Retrying", |hsm| super::error::reason(hsm.kind)), crate::telemetry::logs::chain(&error));
+            write(key, &ctx, &step, &waiting).await?;
+            return Err(error);
+        }
+    };
+    write(key, &ctx, &step, &done).await?;
+    Ok(match done {
+        Done::Complete { .. } => Action::requeue(super::jittered(RESYNC)),
+        // A watch wakes us: on the object, its partition, its namespace. The rest is seen by the resync.
+        Done::Refused(_) | Done::Waiting(..) => Action::requeue(super::jittered(Duration::from_secs(300))),
+    })
+}
+
+async fn write(key: &HsmKey, ctx: &Context, step: &Step, done: &Done) -> Result<(), Error> {
+    let old = key.status.clone().unwrap_or_default();
+    let new = report(key, &old, step, done, ctx.now());
+    if new != old {
+        ctx.write_status(&ctx.api_of(key), key, &new, false).await?;
+        if let Done::Refused(refusal) = done
+            && condition::find(&old.conditions, condition::STALLED).is_none_or(|stalled| stalled.reason != refusal.reason)
+        {
+            ctx.event(key, true, refusal.reason, "Refuse", refusal.message.clone()).await;
+        }
+    }
+    Ok(())
+}
+
+async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Done, Error> {
+    match step {
+        Step::Refuse(refusal) => Ok(Done::Refused(refusal.clone())),
+        Step::Wait(reason, message) => Ok(Done::Waiting(reason, message.clone())),
+        Step::Keep => {
+            let status = key.status.clone().unwrap_or_default();
+            match publish::secret(key, &status, ctx).await? {
+                Some(refusal) => Ok(Done::Refused(refusal)),
+                None => Ok(Done::Complete { status: Box::new(status), reason: "Ready" }),
+            }
+        }
+        Step::Generate => {
+            let hsm = seen.hsm()?;
+            let template = template(key)?;
+            let facts = match hsm.call(Request::Generate(template)).await {
+                Ok(Reply::Key(facts)) => *facts,
+                Ok(other) => return Err(Error::Hsm { operation: "key generation", source: unexpected(&other) }),
+                Err(source) => return Err(Error::Hsm { operation: "key generation", source }),
+            };
+            ctx.event(key, false, "KeyGenerated", "Generate", format!("made {} on the token", describe(&facts))).await;
+            complete(key, seen, ctx, &facts, "Generated").await
+        }
+        Step::Describe(facts) => complete(key, seen, ctx, facts, "Generated").await,
+        Step::Adopt(facts) => {
+            ctx.event(key, false, "KeyAdopted", "Adopt", format!("took over {} on the token", describe(facts))).await;
+            complete(key, seen, ctx, facts, "Adopted").await
+        }
+    }
+}
+
+/// Attests the key and publishes its public half.
+async fn complete(
+    key: &HsmKey,
+    seen: &Seen,
+    ctx: &Context,
+    facts: &KeyFacts,
+    reason: &'static str,
+) -> Result<Done, Error> {
+    if let Some(refusal) = plan::differs(key, facts) {
+        return Ok(Done::Refused(refusal));
+    }
+    let mut status = report::facts(key, facts, ctx.now());
+    let partition = seen.partition.as_ref().ok_or(Error::Incomplete("partition"))?;
+    let create_time = status.create_time.clone().unwrap_or_default();
+    let attestation =
+        ctx.attestor.attest(seen.hsm()?.as_ref(), partition, facts, key.spec.algorithm, &create_time, ctx.now()).await?;
+    status.attestation = Some(attestation);
+    match publish::secret(key, &status, ctx).await? {
+        Some(refusal) => Ok(Done::Refused(refusal)),
+        None => Ok(Done::Complete { status: Box::new(status), reason }),
+    }
+}
+
+fn template(key: &HsmKey) -> Result<KeyTemplate, Error> {
+    let bad = |text: String| Error::Hsm {
+        operation: "key generation",
+        source: crate::hsm::protocol::HsmError::new(Kind::Invalid, text),
+    };
+    let size = key.spec.key_size.and_then(|size| u32::try_from(size).ok());
+    Ok(KeyTemplate {
+        id: derived_id(key)?,
+        label: KeyLabel::new(key.label()).map_err(|error| bad(error.to_string()))?,
+        algorithm: key.spec.algorithm,
+        key_size: size,
+        curve_oid: key.spec.curve_oid.as_deref().and_then(curve::by_oid).map(|curve| curve.oid.to_owned()),
+        attributes: key.spec.attributes.resolved(),
+    })
+}
+
+/// The identifier of the key that is made for an object.
+fn derived_id(key: &HsmKey) -> Result<KeyId, Error> {
+    let uid = key.uid().and_then(|uid| uid.parse().ok()).ok_or(Error::Incomplete("uid"))?;
+    let namespace = key.namespace().ok_or(Error::Incomplete("namespace"))?;
+    Ok(KeyId::for_object(uid, &namespace, &key.name_any()))
+}
+
+fn describe(facts: &KeyFacts) -> String {
+    let id = facts.id.as_ref().map_or_else(|| "without id".into(), |id| format!("with id {id}"));
+    format!("key '{}' {id}", facts.label)
+}
+
+/// The object is being deleted: the token first, then the finalizer.
+async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
+    if !key.finalizers().iter().any(|one| one == KEY_FINALIZER) {
+        return Ok(Action::await_change());
+    }
+    let recorded = key.status.as_ref().and_then(|status| status.key_id.clone()).and_then(|id| KeyId::try_from(id).ok());
+    let destroy = key.spec.deletion_policy == DeletionPolicy::Destroy && key.spec.attributes.destroyable == Some(true);
+    if destroy {
+        // Only what is ours: the recorded key, or one whose making was interrupted before it was recorded. An
+        // object that lost a conflict has neither.
+        let id = match recorded {
+            Some(id) => id,
+            None => derived_id(key)?,
+        };
+        let partition = &key.spec.partition_ref.name;
+        let Some(hsm) = ctx.registry.get(partition) else {
+            let message = format!("the key is destroyed when partition {partition} is reachable");
+            write(key, ctx, &Step::Wait("PartitionNotReady", message.clone()), &Done::Waiting("PartitionNotReady", message)).await?;
+            return Ok(Action::requeue(super::jittered(Duration::from_secs(30))));
+        };
+        match hsm.call(Request::Destroy(id.clone())).await {
+            Ok(_) => {
+                ctx.event(key, false, "KeyDestroyed", "Destroy", format!("destroyed the key with id {id}")).await;
+            }
+            Err(source) if source.kind == Kind::Forbidden => {
+                let note = format!("the token refuses to destroy the key, which stays: {source}");
+                ctx.event(key, true, "KeyRetained", "Destroy", note).await;
+            }
+            Err(source) => {
+                let waiting = Done::Waiting(super::error::reason(source.kind), format!("cannot destroy the key: {source}"));
+                write(key, ctx, &Step::Wait("Destroying", String::new()), &waiting).await?;
+                return Err(Error::Hsm { operation: "key destruction", source });
+            }
+        }
+    } else if let Some(id) = recorded {
+        ctx.event(key, false, "KeyRetained", "Release", format!("the key with id {id} stays on the token")).await;
+    }
+    set_finalizer(key, ctx, false).await?;
+    Ok(Action::await_change())
+}
+
+async fn set_finalizer(key: &HsmKey, ctx: &Context, present: bool) -> Result<(), Error> {
+    let mut finalizers: Vec<String> = key.finalizers().iter().filter(|one| *one != KEY_FINALIZER).cloned().collect();
+    if present {
+        finalizers.push(KEY_FINALIZER.into());
+    }
+    // The resourceVersion makes sure that nobody else's finalizer is lost.
+    let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": key.resource_version() } });
+    let api: Api<HsmKey> = ctx.api_of(key);
+    match api.patch(&key.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => {
+            ctx.metrics.wrote("HsmKey", "patch");
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(source) => Err(Error::Write { name: key.name_any(), source: Box::new(source) }),
+    }
+}

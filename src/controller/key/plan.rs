@@ -1,0 +1,280 @@
+//! Decides what to do. Pure. Never guesses: a key that was there once is not made again.
+
+use super::gather::{Presence, Seen};
+use crate::{
+    api::{HsmKey, condition},
+    hsm::protocol::{HsmError, KeyFacts},
+    model::{KeyLabel, curve},
+};
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing changed: see that the Secret is there.
+    Keep,
+    /// Make the key.
+    Generate,
+    /// The key is there and not reported yet: a run was interrupted.
+    Describe(Box<KeyFacts>),
+    /// Take over the key that is there.
+    Adopt(Box<KeyFacts>),
+    /// Wait for something that passes by itself: reason and sentence.
+    Wait(&'static str, String),
+    /// A person must act.
+    Refuse(Refusal),
+}
+
+/// Why a person must act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The condition's reason.
+    pub reason: &'static str,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    /// What a token refused for good.
+    pub fn hsm(error: &HsmError) -> Self {
+        Self::new(crate::controller::error::reason(error.kind), error.message.clone())
+    }
+
+    /// A Secret of that name belongs to somebody else.
+    pub fn secret(name: &str) -> Self {
+        Self::new(
+            "SecretConflict",
+            format!(
+                "Secret {name} exists and is not ours: delete or rename it, or choose another name by publicKeySecretName"
+            ),
+        )
+    }
+}
+
+/// Decides what to do.
+pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
+    let spec = &key.spec;
+    let refuse = |reason, message: String| Step::Refuse(Refusal::new(reason, message));
+    let size = spec.key_size.and_then(|size| u32::try_from(size).ok());
+    if let Err(error) = spec.algorithm.check(size, spec.curve_oid.as_deref()) {
+        return refuse("InvalidSpec", error.to_string());
+    }
+    if let Err(error) = KeyLabel::new(key.label()) {
+        return refuse("InvalidSpec", error.to_string());
+    }
+    let partition = &spec.partition_ref.name;
+    if seen.partition.is_none() {
+        return Step::Wait("PartitionNotFound", format!("there is no HsmPartition {partition}"));
+    }
+    if !seen.allowed {
+        return refuse(
+            "NamespaceNotAllowed",
+            format!("HsmPartition {partition} does not allow this namespace: see its allowedNamespaces"),
+        );
+    }
+    if let Some(rival) = &seen.older_claim {
+        return refuse(
+            "Conflict",
+            format!("HsmKey {rival} is older and has the label '{}' on this partition: choose another label", key.label()),
+        );
+    }
+    let generated = key
+        .status
+        .as_ref()
+        .is_some_and(|status| condition::is_true(&status.conditions, condition::GENERATED));
+    match &seen.presence {
+        Presence::NotAsked => {
+            Step::Wait("PartitionNotReady", format!("HsmPartition {partition} is not Ready; its conditions say why"))
+        }
+        Presence::Recorded => Step::Keep,
+        Presence::Ours(keys) | Presence::Labelled(keys) if keys.len() > 1 || keys.iter().any(|one| one.twins > 1) => refuse(
+            "DuplicateObject",
+            format!("the token has several keys with this id or label ('{}'): destroy all but one", key.label()),
+        ),
+        Presence::Ours(keys) => match keys.first() {
+            Some(facts) if complete(key) => differs(key, facts).map_or(Step::Keep, Step::Refuse),
+            Some(facts) => Step::Describe(Box::new(facts.clone())),
+            None => refuse("MissingOnToken", missing(key)),
+        },
+        Presence::Labelled(_) if generated => refuse("MissingOnToken", missing(key)),
+        Presence::Labelled(keys) => match keys.first() {
+            None if key.spec.adopt => refuse(
+                "NothingToAdopt",
+                format!("adopt is true and the token has no key with the label '{}'", key.label()),
+            ),
+            None => match seen.hsm.as_ref().and_then(|hsm| hsm.token()) {
+                Some(token) if !token.capabilities.generates(spec.algorithm, size) => refuse(
+                    "Unsupported",
+                    format!(
+                        "the token '{}' makes no {}{} keys; it makes {}",
+                        token.label,
+                        spec.algorithm,
+                        size.map_or_else(String::new, |size| format!(" {size}")),
+                        token.capabilities.summary()
+                    ),
+                ),
+                _ => Step::Generate,
+            },
+            Some(facts) if key.spec.adopt => {
+                differs(key, facts).map_or_else(|| Step::Adopt(Box::new(facts.clone())), Step::Refuse)
+            }
+            Some(_) => refuse(
+                "Conflict",
+                format!(
+                    "the token already has a key with the label '{}': set adopt: true to take it over, or choose another label",
+                    key.label()
+                ),
+            ),
+        },
+    }
+}
+
+fn complete(key: &HsmKey) -> bool {
+    key.status.as_ref().is_some_and(|status| {
+        status.attestation.is_some() && condition::is_true(&status.conditions, condition::GENERATED)
+    })
+}
+
+fn missing(key: &HsmKey) -> String {
+    let id = key.status.as_ref().and_then(|status| status.key_id.clone()).unwrap_or_default();
+    format!(
+        "the key with id {id} was on the token and is gone. It is not made again: restore the token's backup, or delete this object and make a new key"
+    )
+}
+
+/// Whether the key on the token is another than the one described.
+pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
+    let spec = &key.spec;
+    let refuse = |what: String| Some(Refusal::new("AttributesDiffer", format!("the key on the token {what}")));
+    if facts.id.is_none() {
+        return refuse("has no CKA_ID, so that it cannot be told from others: give it one with the vendor's tools".into());
+    }
+    match facts.algorithm {
+        Some(algorithm) if algorithm == spec.algorithm => {}
+        Some(other) => return refuse(format!("is a {other} key, not {}", spec.algorithm)),
+        None => return refuse(format!("is of a kind that is not served, not {}", spec.algorithm)),
+    }
+    let size = spec.key_size.and_then(|size| u32::try_from(size).ok());
+    if let (Some(wanted), Some(found)) = (size, facts.key_size)
+        && wanted != found
+    {
+        return refuse(format!("has {found} bits, not {wanted}"));
+    }
+    let wanted = spec.curve_oid.as_deref().and_then(curve::by_oid).map(|curve| curve.oid);
+    if let (Some(wanted), Some(found)) = (wanted, facts.curve_oid.as_deref())
+        && wanted != found
+    {
+        return refuse(format!("is on the curve {found}, not {wanted}"));
+    }
+    if spec.algorithm.row().asymmetric && facts.public_key.is_none() {
+        return refuse("has no public half on the token, so that nobody could check its signatures".into());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        api::HsmPartition,
+        model::{KeyAlgorithm, KeyAttributes, KeyId},
+    };
+
+    fn key(adopt: bool) -> HsmKey {
+        let spec = serde_json::json!({
+            "partitionRef": {"name": "p"}, "algorithm": "EC", "curveOid": "1.2.840.10045.3.1.7", "adopt": adopt
+        });
+        HsmKey::new("k", serde_json::from_value(spec).unwrap())
+    }
+
+    fn generated() -> HsmKey {
+        let now = jiff::Timestamp::from_second(1).unwrap();
+        let report = condition::Report::new(condition::GENERATED, Some(true), "Generated", "");
+        let mut key = key(false);
+        key.status = Some(crate::api::key::HsmKeyStatus {
+            key_id: Some("aa".into()),
+            conditions: condition::apply(&[], &[report], None, now),
+            ..Default::default()
+        });
+        key
+    }
+
+    fn facts() -> KeyFacts {
+        KeyFacts {
+            id: Some(KeyId::from_bytes([7]).unwrap()),
+            label: "k".into(),
+            algorithm: Some(KeyAlgorithm::Ec),
+            key_size: None,
+            curve_oid: Some("1.2.840.10045.3.1.7".into()),
+            public_key: Some(bytes::Bytes::from_static(b"spki")),
+            attributes: KeyAttributes::default(),
+            local: Some(true),
+            twins: 1,
+        }
+    }
+
+    fn seen(presence: Presence) -> Seen {
+        let spec = serde_json::json!({
+            "pkcs11": {"library": "/x", "tokenLabel": "t", "pinSecretRef": {"name": "s"}}, "allowedNamespaces": {}
+        });
+        Seen {
+            partition: Some(Arc::new(HsmPartition::new("p", serde_json::from_value(spec).unwrap()))),
+            allowed: true,
+            hsm: None,
+            older_claim: None,
+            presence,
+        }
+    }
+
+    fn reason(step: &Step) -> &'static str {
+        match step {
+            Step::Refuse(refusal) => refusal.reason,
+            Step::Wait(reason, _) => reason,
+            Step::Keep => "Keep",
+            Step::Generate => "Generate",
+            Step::Describe(_) => "Describe",
+            Step::Adopt(_) => "Adopt",
+        }
+    }
+
+    #[test]
+    fn a_key_is_made_only_when_nothing_of_its_name_was_ever_there() {
+        assert_eq!(plan(&key(false), &seen(Presence::Labelled(vec![]))), Step::Generate);
+        assert_eq!(reason(&plan(&generated(), &seen(Presence::Labelled(vec![])))), "MissingOnToken");
+        assert_eq!(reason(&plan(&generated(), &seen(Presence::Labelled(vec![facts()])))), "MissingOnToken");
+    }
+
+    #[test]
+    fn a_key_of_somebody_else_is_taken_over_only_when_asked() {
+        assert_eq!(reason(&plan(&key(false), &seen(Presence::Labelled(vec![facts()])))), "Conflict");
+        assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![facts()])))), "Adopt");
+        assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![])))), "NothingToAdopt");
+        let other = KeyFacts { algorithm: Some(KeyAlgorithm::Rsa), ..facts() };
+        assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![other])))), "AttributesDiffer");
+    }
+
+    #[test]
+    fn a_key_whose_making_was_interrupted_is_described_and_not_made_again() {
+        assert_eq!(reason(&plan(&key(false), &seen(Presence::Ours(vec![facts()])))), "Describe");
+    }
+
+    #[test]
+    fn two_objects_with_one_id_are_never_used() {
+        let twins = KeyFacts { twins: 2, ..facts() };
+        assert_eq!(reason(&plan(&key(false), &seen(Presence::Ours(vec![twins])))), "DuplicateObject");
+        assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![facts(), facts()])))), "DuplicateObject");
+    }
+
+    #[test]
+    fn the_younger_claim_and_a_foreign_namespace_are_refused_before_the_token_is_asked() {
+        let rival = Seen { older_claim: Some("a/b".into()), ..seen(Presence::NotAsked) };
+        assert_eq!(reason(&plan(&key(false), &rival)), "Conflict");
+        let foreign = Seen { allowed: false, ..seen(Presence::NotAsked) };
+        assert_eq!(reason(&plan(&key(false), &foreign)), "NamespaceNotAllowed");
+    }
+}

@@ -1,0 +1,105 @@
+//! Turns what was done into a status. Pure.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
+
+use super::plan::{Refusal, Step};
+use crate::{
+    api::{
+        HsmKey,
+        condition::{self, Report},
+        key::HsmKeyStatus,
+    },
+    hsm::protocol::KeyFacts,
+    public_key::PublicKey,
+};
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Done {
+    /// The key is on the token, attested and published.
+    Complete {
+        /// The status, conditions aside.
+        status: Box<HsmKeyStatus>,
+        /// Reason of Ready and Generated.
+        reason: &'static str,
+    },
+    /// Something passes by itself.
+    Waiting(&'static str, String),
+    /// A person must act.
+    Refused(Refusal),
+}
+
+/// What the token says of a key, as a status.
+pub fn facts(key: &HsmKey, facts: &KeyFacts, now: Timestamp) -> HsmKeyStatus {
+    let old = key.status.clone().unwrap_or_default();
+    let public = facts.public_key.as_deref();
+    HsmKeyStatus {
+        key_id: facts.id.as_ref().map(ToString::to_string),
+        label: Some(facts.label.clone()),
+        public_key: public.map(|spki| STANDARD.encode(spki)),
+        fingerprint: public.and_then(|spki| PublicKey::from_spki(spki).ok()).map(|public| public.fingerprint()),
+        algorithm_oid: Some(key.spec.algorithm.row().oid.into()),
+        key_size: facts.key_size.and_then(|size| i32::try_from(size).ok()),
+        curve_oid: facts.curve_oid.clone(),
+        attributes: Some(facts.attributes.clone()),
+        create_time: old.create_time.clone().or_else(|| Some(now.to_string())),
+        ..old
+    }
+}
+
+/// The status after a step.
+pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: Timestamp) -> HsmKeyStatus {
+    let generation = key.metadata.generation;
+    let mut status = match done {
+        Done::Complete { status, .. } => (**status).clone(),
+        Done::Waiting(..) | Done::Refused(_) => old.clone(),
+    };
+    let was_ready = condition::is_true(&old.conditions, condition::READY);
+    let reports = match done {
+        Done::Complete { reason, .. } => {
+            // A later look at the same key says again how it came to be.
+            let reason = match condition::find(&old.conditions, condition::GENERATED) {
+                Some(before) if matches!(step, Step::Keep) && before.reason == "Adopted" => "Adopted",
+                _ if *reason == "Ready" => "Generated",
+                _ => reason,
+            };
+            vec![
+                Report::new(condition::READY, Some(true), "Ready", "the key can be used"),
+                Report::new(condition::GENERATED, Some(true), reason, "the key is on the token"),
+                Report::new(condition::ATTESTED, Some(true), "Attested", "the attestation is in status and Secret"),
+                Report::new(
+                    condition::PUBLISHED,
+                    Some(true),
+                    "Published",
+                    format!("Secret {} carries the public half", key.public_secret()),
+                ),
+            ]
+        }
+        // A key that works goes on working for the data plane while the controller cannot reach its token.
+        Done::Waiting(..) if was_ready && key.metadata.deletion_timestamp.is_none() => {
+            status.observed_generation = generation;
+            return status;
+        }
+        Done::Waiting(reason, message) => vec![Report::new(condition::READY, Some(false), reason, message)],
+        Done::Refused(refusal) => {
+            let mut all = vec![
+                Report::new(condition::READY, Some(false), refusal.reason, &refusal.message),
+                Report::new(condition::STALLED, Some(true), refusal.reason, &refusal.message),
+            ];
+            match refusal.reason {
+                "MissingOnToken" | "DuplicateObject" => {
+                    all.push(Report::new(condition::GENERATED, Some(true), refusal.reason, &refusal.message));
+                }
+                "SecretConflict" => {
+                    all.push(Report::new(condition::PUBLISHED, Some(false), refusal.reason, &refusal.message));
+                }
+                _ => {}
+            }
+            all
+        }
+    };
+    status.conditions = condition::apply(&old.conditions, &reports, generation, now);
+    status.observed_generation = generation;
+    status
+}
