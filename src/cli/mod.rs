@@ -1,6 +1,7 @@
 //! Subcommands; the only place where the parts are wired together.
 
 pub mod kubectl;
+pub mod sidecar;
 
 use clap::{Parser, Subcommand};
 
@@ -14,6 +15,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serves the HSM to a pod's other containers on loopback.
+    Sidecar(Box<sidecar::Args>),
     /// Tools for a person's shell; installed as `kubectl-hsm` they are `kubectl hsm …`.
     Kubectl(kubectl::Args),
 }
@@ -24,6 +27,7 @@ enum Command {
 /// Whatever stopped it, with its causes, for a person to read.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
+        Command::Sidecar(args) => sidecar::run(*args),
         Command::Kubectl(args) => kubectl::run(args),
     }
 }
