@@ -40,8 +40,10 @@ impl fmt::Display for Outcome {
 /// # Errors
 /// The input cannot be read, or the result not be written.
 pub fn inject_stream(input: &str, config: &InjectConfig) -> Result<(String, Vec<Outcome>), ManifestError> {
-    let mut documents: Vec<Value> =
-        serde_saphyr::from_multiple(input).map_err(|error| ManifestError::Read(Box::new(error)))?;
+    // As kubectl reads it: `defaultMode: 0644` is octal.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let mut documents: Vec<Value> = serde_saphyr::from_multiple_with_options(input, options)
+        .map_err(|error| ManifestError::Read(Box::new(error)))?;
     let mut outcomes = Vec::new();
     documents.retain(|document| !document.is_null());
     for document in &mut documents {
@@ -152,10 +154,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_mode_is_octal_as_kubectl_reads_it() {
+        let (output, _) = inject_stream("kind: X\nmode: 0644\n", &config_for_tests()).unwrap();
+        assert_eq!(output, "kind: X\nmode: 420\n");
+    }
+
+    #[test]
     fn text_that_looks_like_something_else_stays_text() {
         let input =
             "kind: ConfigMap\ndata: {a: \"true\", b: \"1e3\", c: \"0o7\", d: \"no\", e: \"~\", f: \"1.0\"}\n";
         let (output, _) = inject_stream(input, &config_for_tests()).unwrap();
+        assert!(output.contains("d: \"no\""), "kubectl reads YAML 1.1, where no is false: {output}");
         let read: Value = serde_saphyr::from_str(&output).unwrap();
         let before: Value = serde_saphyr::from_str(input).unwrap();
         assert_eq!(read, before);
