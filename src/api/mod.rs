@@ -1,1 +1,39 @@
-//! Custom resources of the group `hsm-operator.io`.
+//! Custom resources of the group `hsm-operator.io`: plain data and small accessors.
+
+pub mod condition;
+pub mod key;
+pub mod partition;
+pub mod signing_request;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{CustomResourceExt, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+pub use key::HsmKey;
+pub use partition::HsmPartition;
+pub use signing_request::SigningRequest;
+
+/// Group of every resource here.
+pub const GROUP: &str = "hsm-operator.io";
+/// Label on Secrets that carry a key's public half.
+pub const KEY_LABEL: &str = "hsm-operator.io/key";
+/// Finalizer on keys: the token is asked before the object goes.
+pub const KEY_FINALIZER: &str = "hsm-operator.io/key";
+/// Finalizer on partitions: none goes while keys refer to it.
+pub const PARTITION_FINALIZER: &str = "hsm-operator.io/partition";
+/// Audience of the tokens that the gateway accepts.
+pub const AUDIENCE: &str = "hsm-operator";
+
+/// Name of an object in the same namespace, or of a cluster-scoped one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+pub struct LocalRef {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Every CRD, in the order in which they are printed.
+#[must_use]
+pub fn all_crds() -> Vec<CustomResourceDefinition> {
+    vec![HsmPartition::crd(), HsmKey::crd(), SigningRequest::crd()]
+}

@@ -1,5 +1,6 @@
 //! Subcommands; the only place where the parts are wired together.
 
+pub mod crd;
 pub mod kubectl;
 pub mod sidecar;
 
@@ -17,6 +18,8 @@ pub struct Cli {
 enum Command {
     /// Serves the HSM to a pod's other containers on loopback.
     Sidecar(Box<sidecar::Args>),
+    /// Print the CustomResourceDefinitions.
+    Crd(crd::Args),
     /// Tools for a person's shell; installed as `kubectl-hsm` they are `kubectl hsm …`.
     Kubectl(kubectl::Args),
 }
@@ -28,6 +31,7 @@ enum Command {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Sidecar(args) => sidecar::run(*args),
+        Command::Crd(args) => crd::run(&args),
         Command::Kubectl(args) => kubectl::run(args),
     }
 }

@@ -1,1 +1,21 @@
 //! Keys behind PKCS#11 as gateway and controller see them.
+
+pub mod protocol;
+
+use async_trait::async_trait;
+use protocol::{HsmError, Reply, Request};
+
+pub use protocol::Kind;
+
+/// A token, however it is reached.
+#[async_trait]
+pub trait Hsm: Send + Sync {
+    /// Carries out one request, within the deadline that fits it.
+    ///
+    /// # Errors
+    /// [`HsmError`], whose kind says whether it may have been carried out all the same.
+    async fn call(&self, request: Request) -> Result<Reply, HsmError>;
+
+    /// The token as it presented itself when it was last opened; `None` before the first time.
+    fn token(&self) -> Option<std::sync::Arc<protocol::TokenFacts>>;
+}

@@ -1,1 +1,21 @@
 //! Words shared by CRD specs and REST bodies; no I/O, no Kubernetes, no PKCS#11.
+//!
+//! Algorithms, curves and signature algorithms are tables ([`algorithm`], [`curve`], [`signature`]):
+//! the whole vocabulary of the REST contract is there, and what a token can do with a row is found
+//! out by asking the token.
+
+pub mod algorithm;
+pub mod attributes;
+pub mod curve;
+pub mod digest;
+pub mod name;
+pub mod payload;
+pub mod secret;
+pub mod signature;
+pub(crate) mod vocabulary;
+
+pub use algorithm::KeyAlgorithm;
+pub use attributes::{KeyAttributes, RequestedAttributes};
+pub use name::{KeyId, KeyLabel};
+pub use signature::{SignatureAlgorithm, SignatureType};
+pub(crate) use vocabulary::vocabulary as vocabulary_enum;

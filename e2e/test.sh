@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Every test, from unit to end to end. The last line is "N passed, N failed".
+# KEEP_CLUSTER=1 leaves the cluster up for a look.
+here=$(dirname "${BASH_SOURCE[0]}")
+source "$here/lib.sh"
+cd "$root"
+export CLUSTER_NAME=test
+output=$logs/tests.log
+broken=0
+: >"$output"
+
+finish() {
+  local status=$? passed failed
+  trap - EXIT INT TERM
+  [[ -n ${KEEP_CLUSTER:-} ]] || "$here/cluster.sh" down || broken=$((broken + 1))
+  passed=$(sum passed)
+  failed=$(($(sum failed) + broken))
+  # A script that ended early did not run everything.
+  ((status == 0 || failed > 0)) || failed=1
+  say ''
+  printf '%d passed, %d failed\n' "$passed" "$failed"
+  ((passed > 0 && failed == 0)) || exit 1
+  exit 0
+}
+sum() { sed -n "s/^test result: .* \([0-9][0-9]*\) $1;.*/\1/p" "$output" | awk '{ n += $1 } END { print n + 0 }'; }
+
+# tests COMMAND...: shows and counts. A test binary that crashes prints no result.
+tests() {
+  local before after status=0
+  before=$(sum failed)
+  "$@" 2>&1 | tee -a "$output" || status=$?
+  after=$(sum failed)
+  ((status == 0 || after > before)) || {
+    say "failed without a result: $*"
+    broken=$((broken + 1))
+  }
+}
+
+# Test targets of the crate, except the end-to-end ones.
+test_targets() {
+  cargo metadata --no-deps --format-version 1 |
+    jq -r '.packages[].targets[] | select(.kind == ["test"]) | .name' | grep -vx e2e | sed 's/^/--test=/' || true
+}
+
+e2e_binary() {
+  cargo test --no-run --test e2e --message-format=json 2>/dev/null |
+    jq -r 'select(.reason == "compiler-artifact" and .target.name == "e2e" and .executable) | .executable'
+}
+
+trap finish EXIT
+
+"$here/setup.sh"
+"$here/tools/build.sh"
+HSM_TEST_KRYOPTIC=$("$here/kryoptic/build.sh")
+export HSM_TEST_KRYOPTIC HSM_TEST_SOFTHSM=/usr/lib/softhsm/libsofthsm2.so
+run 'build tests' 'cargo test --no-run shows all of it' cargo test --locked --no-run
+
+mapfile -t targets < <(test_targets)
+tests cargo test --locked --no-fail-fast --lib --bins "${targets[@]}"
+tests cargo test --locked --no-fail-fast --doc
+
+"$here/build.sh"
+"$here/cluster.sh" down
+"$here/cluster.sh" up
+"$here/operator.sh" install
+# shellcheck source=/dev/null
+source "$root/target/cluster-test/env"
+binary=$(e2e_binary)
+[[ -x $binary ]] || die 'no end-to-end test binary' 'cargo test --no-run --test e2e'
+# shellcheck disable=SC2086 # IN_CLUSTER is a prefix of several words
+CARGO_MANIFEST_DIR=$root tests $IN_CLUSTER "$binary"

@@ -1,0 +1,184 @@
+//! `HsmKey`: a key in a partition.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema, ResourceExt};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{LocalRef, condition};
+use crate::model::{KeyAlgorithm, KeyAttributes, RequestedAttributes, vocabulary_enum as vocabulary};
+
+/// A key that lives in an HSM partition; the cluster only ever sees its public half.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[kube(
+    group = "hsm-operator.io",
+    version = "v1alpha1",
+    kind = "HsmKey",
+    namespaced,
+    doc = "A key that lives in an HSM partition; the cluster only ever sees its public half.",
+    derive = "PartialEq",
+    status = "HsmKeyStatus",
+    shortname = "hk",
+    category = "hsm",
+    selectable = ".spec.partitionRef.name",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(name = "Partition", type_ = "string", json_path = ".spec.partitionRef.name"),
+    printcolumn(name = "Algorithm", type_ = "string", json_path = ".spec.algorithm"),
+    printcolumn(name = "Label", type_ = "string", json_path = ".status.label", priority = 1),
+    printcolumn(name = "Fingerprint", type_ = "string", json_path = ".status.fingerprint", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.label) == has(oldSelf.label) && (!has(self.label) || self.label == oldSelf.label)")
+    .message("label cannot change: it is the key's name on the HSM"))]
+#[x_kube(validation = Rule::new("has(self.keySize) == has(oldSelf.keySize) && (!has(self.keySize) || self.keySize == oldSelf.keySize)")
+    .message("keySize cannot change: make a new key"))]
+#[x_kube(validation = Rule::new("has(self.curveOid) == has(oldSelf.curveOid) && (!has(self.curveOid) || self.curveOid == oldSelf.curveOid)")
+    .message("curveOid cannot change: make a new key"))]
+#[x_kube(validation = Rule::new("self.deletionPolicy != 'Destroy' || (has(self.attributes.destroyable) && self.attributes.destroyable)")
+    .message("deletionPolicy Destroy needs attributes.destroyable: true"))]
+#[x_kube(validation = Rule::new("self.algorithm != 'EC' || has(self.curveOid)").message("algorithm EC needs a curveOid"))]
+#[x_kube(validation = Rule::new("!(self.algorithm in ['RSA', 'AES']) || has(self.keySize)")
+    .message("algorithms RSA and AES need a keySize"))]
+pub struct HsmKeySpec {
+    /// Partition that holds the key. Cannot change.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("partitionRef cannot change: make a new key"))]
+    pub partition_ref: LocalRef,
+    /// Name of the key on the HSM, unique on its partition. Default: the name of this object. Cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255), regex(pattern = "^[^/]*$"))]
+    pub label: Option<String>,
+    /// Algorithm, in the words of the REST API. Cannot change.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("algorithm cannot change: make a new key"))]
+    pub algorithm: KeyAlgorithm,
+    /// Size in bits, for algorithms that have sizes: RSA 2048 to 8192, AES 128, 192 or 256. Cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16384))]
+    pub key_size: Option<i32>,
+    /// Curve, for EC keys: `1.2.840.10045.3.1.7` is P-256, `1.3.132.0.10` secp256k1. Cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[0-9]+(\.[0-9]+)+$"))]
+    pub curve_oid: Option<String>,
+    /// What the key may do and how it is protected. Cannot change.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("attributes cannot change: make a new key"))]
+    pub attributes: RequestedAttributes,
+    /// Take over a key that is already on the HSM under this label, instead of making one.
+    #[serde(default)]
+    pub adopt: bool,
+    /// What happens to the key on the HSM when this object is deleted. Destroy needs `attributes.destroyable`.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+    /// Name of the Secret that receives public key and attestation. Default: `<name>-public`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub public_key_secret_name: Option<String>,
+}
+
+vocabulary! {
+    /// What happens to a key on the HSM when its object is deleted.
+    DeletionPolicy {
+        /// The key stays.
+        Retain = "Retain",
+        /// The key is destroyed, both halves.
+        Destroy = "Destroy",
+    }
+}
+
+#[expect(clippy::derivable_impls, reason = "the enum comes from a macro that derives no default")]
+impl Default for DeletionPolicy {
+    fn default() -> Self {
+        Self::Retain
+    }
+}
+
+/// What is known of a key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HsmKeyStatus {
+    /// Ready: the key can be used. Generated, Published, Attested: the steps to it. Stalled: a person must act.
+    #[serde(default)]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Identifier of the key on its token (CKA_ID), in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// Label of the key on its token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Public key: base64 of the SubjectPublicKeyInfo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// SHA-256 of the SubjectPublicKeyInfo, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// Identifier of the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm_oid: Option<String>,
+    /// Size in bits, for RSA and secret keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_size: Option<i32>,
+    /// Curve, for EC keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub curve_oid: Option<String>,
+    /// Attributes as the token reports them, which need not be those asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<KeyAttributes>,
+    /// When the operator first saw the key. Tokens do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create_time: Option<String>,
+    /// The signed statement about the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<Attestation>,
+    /// Uses are refused. Blocking comes with approvals.
+    #[serde(default)]
+    pub blocked: bool,
+}
+
+/// A signed statement about a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Attestation {
+    /// The statement: XML, to the byte.
+    pub xml: String,
+    /// Signature of its bytes, base64.
+    pub xml_signature: String,
+    /// Label of the key that signed.
+    pub attestation_key_name: String,
+    /// When it was made.
+    pub attest_time: String,
+    /// `Software`: the operator states what the token reported. `Vendor`: the HSM states it.
+    pub mode: String,
+}
+
+impl HsmKey {
+    /// The key's name on the HSM.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.spec.label.clone().unwrap_or_else(|| self.name_any())
+    }
+
+    /// Name of the Secret with the public half.
+    #[must_use]
+    pub fn public_secret(&self) -> String {
+        self.spec.public_key_secret_name.clone().unwrap_or_else(|| format!("{}-public", self.name_any()))
+    }
+
+    /// Whether the key can be used.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, condition::READY))
+    }
+}

@@ -1,0 +1,248 @@
+//! `HsmPartition`: a token and how it is reached.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::vocabulary_enum as vocabulary;
+
+/// A token behind a PKCS#11 library: an HSM partition, or anything that acts like one.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[kube(
+    group = "hsm-operator.io",
+    version = "v1alpha1",
+    kind = "HsmPartition",
+    doc = "A token behind a PKCS#11 library that holds keys: an HSM partition, or anything that acts like one.",
+    derive = "PartialEq",
+    status = "HsmPartitionStatus",
+    shortname = "hp",
+    category = "hsm",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(name = "Token", type_ = "string", json_path = ".status.token.label"),
+    printcolumn(name = "Model", type_ = "string", json_path = ".status.token.model"),
+    printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keyCount"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HsmPartitionSpec {
+    /// The PKCS#11 library, which of its tokens, and the PIN.
+    pub pkcs11: Pkcs11,
+    /// Namespaces whose HsmKeys may live here, by the namespaces' labels. `{}` allows every namespace; there is
+    /// no default, so that opening a partition is always a decision.
+    pub allowed_namespaces: LabelSelector,
+    /// Sessions that sign at the same time, in each process that uses the partition.
+    #[serde(default = "default_sessions")]
+    #[schemars(range(min = 1, max = 64))]
+    pub sessions: i32,
+    /// How keys are attested.
+    #[serde(default)]
+    pub attestation: AttestationSettings,
+}
+
+const fn default_sessions() -> i32 {
+    4
+}
+
+/// How a token is reached over PKCS#11.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.tokenLabel), has(self.serial), has(self.slot)].filter(given, given).size() == 1")
+    .message("exactly one of tokenLabel, serial and slot chooses the token"))]
+pub struct Pkcs11 {
+    /// Absolute path of the PKCS#11 library in the operator's containers.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = "^/"))]
+    pub library: String,
+    /// Chooses the token by its label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub token_label: Option<String>,
+    /// Chooses the token by its serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    pub serial: Option<String>,
+    /// Chooses the token by slot number, for modules whose numbers never change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub slot: Option<i64>,
+    /// Secret in the operator's namespace that holds the PIN of the token's user.
+    pub pin_secret_ref: SecretKeyRef,
+    /// Text that is handed to C_Initialize, for modules that are configured by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub init_args: Option<String>,
+    /// Environment of the process that loads the library. Never put a PIN here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub environment: Vec<Variable>,
+}
+
+/// An environment variable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Variable {
+    /// Its name.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// Its value.
+    #[schemars(length(max = 4096))]
+    pub value: String,
+}
+
+/// A key of a Secret in the operator's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in its data.
+    #[serde(default = "default_pin_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn default_pin_key() -> String {
+    "pin".into()
+}
+
+/// How keys are attested.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AttestationSettings {
+    /// Label of the attestation key on the token, made at first use.
+    #[serde(default = "default_attestation_key")]
+    #[schemars(length(min = 1, max = 64))]
+    pub key_name: AttestationKeyName,
+    /// Who attests: the token's vendor where the library offers it, or the operator.
+    #[serde(default)]
+    pub mode: AttestationMode,
+}
+
+/// Label of an attestation key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct AttestationKeyName(pub String);
+
+impl Default for AttestationKeyName {
+    fn default() -> Self {
+        Self("attestation-key".into())
+    }
+}
+
+fn default_attestation_key() -> AttestationKeyName {
+    AttestationKeyName::default()
+}
+
+vocabulary! {
+    /// Who attests keys.
+    AttestationMode {
+        /// The vendor where the library offers it, the operator otherwise.
+        Auto = "Auto",
+        /// The vendor, or nobody.
+        Vendor = "Vendor",
+        /// The operator.
+        Software = "Software",
+    }
+}
+
+#[expect(clippy::derivable_impls, reason = "the enum comes from a macro that derives no default")]
+impl Default for AttestationMode {
+    fn default() -> Self {
+        Self::Auto
+    }
+}
+
+/// What is known of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HsmPartitionStatus {
+    /// Ready: keys can be made and used. Reachable: the token answers. Stalled: a person must act.
+    #[serde(default)]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The token as it presents itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenStatus>,
+    /// HsmKeys that are on the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_count: Option<i32>,
+    /// Keys on the token that no HsmKey claims.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unclaimed: Option<Unclaimed>,
+    /// The operator's own attestation on this partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<AttestationStatus>,
+    /// Version of the PIN Secret that the token accepted. Gateways log in with no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_pin: Option<String>,
+    /// Version of the PIN Secret that the token refused; it is not tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_pin: Option<String>,
+}
+
+/// A token as it presents itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenStatus {
+    /// Label.
+    pub label: String,
+    /// Manufacturer.
+    pub manufacturer: String,
+    /// Model.
+    pub model: String,
+    /// Serial number.
+    pub serial: String,
+    /// Firmware version.
+    pub firmware: String,
+    /// Description and version of the library.
+    pub library: String,
+    /// Key algorithms that it makes, with sizes in bits.
+    pub key_algorithms: Vec<String>,
+    /// Signature algorithms that it makes.
+    pub signature_algorithms: Vec<String>,
+}
+
+/// Keys on the token that no HsmKey claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Unclaimed {
+    /// How many.
+    pub count: i32,
+    /// The first 20 of them.
+    pub keys: Vec<UnclaimedKey>,
+}
+
+/// A key that no HsmKey claims. Adopt it with an HsmKey of its label and `adopt: true`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnclaimedKey {
+    /// Identifier on the token, in hexadecimal.
+    pub id: String,
+    /// Label on the token.
+    pub label: String,
+}
+
+/// The operator's own attestation on a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AttestationStatus {
+    /// Who attests.
+    pub mode: String,
+    /// Label of the attestation key.
+    pub key_name: String,
+    /// SHA-256 of the root certificate, in upper-case hexadecimal with colons: the one thing to pin.
+    pub root_fingerprint: String,
+    /// Certificates, PEM, leaf first, root last.
+    pub chain: String,
+}

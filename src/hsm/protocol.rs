@@ -1,0 +1,351 @@
+//! What gateway or controller and token-host say to each other: all that the two processes share.
+//!
+//! A frame is a `u32` length, little-endian, of what follows, a `u64` id, little-endian, and a
+//! [postcard](https://postcard.jamesmunns.com/wire-format) message: a [`Request`] one way, a
+//! `Result<Reply, HsmError>` with the same id back. Requests are answered in any order. The first request
+//! is [`Request::Open`]; the PIN travels in it and nowhere else.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, SignatureAlgorithm, attributes::ResolvedAttributes,
+    secret::Pin,
+};
+
+/// Largest frame that is read; a payload, a key list page or a certificate is far below.
+pub const FRAME_MAX: usize = 16 * 1024 * 1024;
+
+/// How to reach one token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Open {
+    /// Path of the PKCS#11 library.
+    pub library: String,
+    /// Which of its tokens.
+    pub token: TokenSelector,
+    /// PIN of the token's user.
+    pub pin: Pin,
+    /// Text for `pReserved` of `C_Initialize`, which some modules are configured by.
+    pub init_args: Option<String>,
+    /// Sessions that sign, each on its own thread.
+    pub workers: u16,
+}
+
+/// Chooses a token. Slot numbers are the last resort: they may change when a token is initialised.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TokenSelector {
+    /// By `CK_TOKEN_INFO.label`, without trailing blanks.
+    Label(String),
+    /// By `CK_TOKEN_INFO.serialNumber`, without trailing blanks.
+    Serial(String),
+    /// By slot identifier.
+    Slot(u64),
+}
+
+/// Work for the token-host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Load the module, find the token, log in. Answered by [`Reply::Opened`].
+    Open(Open),
+    /// Answered by [`Reply::Done`], without touching the module.
+    Ping,
+    /// Make a key unless one with this id exists, which is then described. Answered by [`Reply::Key`].
+    Generate(KeyTemplate),
+    /// All keys with this id or label, at most [`FIND_MAX`]; several are the caller's problem to judge.
+    /// Answered by [`Reply::Keys`], empty only under a proven login.
+    Find(Find),
+    /// Every key of the token, without public keys and attributes. Answered by [`Reply::Inventory`].
+    Inventory,
+    /// Sign. Answered by [`Reply::Signature`], in the token's form: ECDSA is r‖s.
+    Sign {
+        /// The key.
+        key: KeyId,
+        /// What to do with the payload.
+        algorithm: SignatureAlgorithm,
+        /// The payload, decoded.
+        payload: Bytes,
+    },
+    /// Destroy every object of a key: both halves and certificates under its id. Answered by [`Reply::Done`],
+    /// also when there was nothing left to destroy.
+    Destroy(KeyId),
+    /// Random bytes from the token. Answered by [`Reply::Random`].
+    Random(u32),
+    /// Keep a certificate (DER) on the token under the id of its key, in place of an earlier one. Answered by
+    /// [`Reply::Done`].
+    PutCertificate {
+        /// Id of the key that the certificate is for.
+        key: KeyId,
+        /// `CKA_LABEL`.
+        label: String,
+        /// The certificate, DER.
+        der: Bytes,
+    },
+    /// The certificate under an id. Answered by [`Reply::Certificate`].
+    GetCertificate(KeyId),
+}
+
+/// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
+pub const FIND_MAX: usize = 4;
+
+/// What to look for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Find {
+    /// By `CKA_ID`.
+    Id(KeyId),
+    /// By `CKA_LABEL`.
+    Label(KeyLabel),
+}
+
+/// A key to make.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyTemplate {
+    /// `CKA_ID`, fixed by the caller before the key exists.
+    pub id: KeyId,
+    /// `CKA_LABEL`.
+    pub label: KeyLabel,
+    /// Algorithm.
+    pub algorithm: KeyAlgorithm,
+    /// Bits, where the algorithm has sizes.
+    pub key_size: Option<u32>,
+    /// Curve, where the algorithm has curves; the standard identifier.
+    pub curve_oid: Option<String>,
+    /// Attributes, all of them explicit.
+    pub attributes: ResolvedAttributes,
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// See [`Request::Open`].
+    Opened(Box<TokenFacts>),
+    /// It is done.
+    Done,
+    /// See [`Request::Generate`].
+    Key(Box<KeyFacts>),
+    /// See [`Request::Find`].
+    Keys(Vec<KeyFacts>),
+    /// See [`Request::Inventory`].
+    Inventory(Vec<InventoryEntry>),
+    /// See [`Request::Sign`].
+    Signature(Bytes),
+    /// See [`Request::Random`].
+    Random(Bytes),
+    /// See [`Request::GetCertificate`].
+    Certificate(Option<Bytes>),
+}
+
+/// A token as it presents itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenFacts {
+    /// `CK_TOKEN_INFO.label`.
+    pub label: String,
+    /// `CK_TOKEN_INFO.manufacturerID`.
+    pub manufacturer: String,
+    /// `CK_TOKEN_INFO.model`.
+    pub model: String,
+    /// `CK_TOKEN_INFO.serialNumber`.
+    pub serial: String,
+    /// `CK_TOKEN_INFO.firmwareVersion`, `major.minor`.
+    pub firmware: String,
+    /// `CK_INFO.libraryDescription` and version.
+    pub library: String,
+    /// The slot where it was found.
+    pub slot: u64,
+    /// What can be made and done on it, in the contract's words.
+    pub capabilities: Capabilities,
+}
+
+/// What a token can do, in the contract's words, from its list of mechanisms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Key algorithms it generates, with the sizes it names.
+    pub key_algorithms: Vec<KeyCapability>,
+    /// Signature algorithms it makes, some with a digest computed outside.
+    pub signature_algorithms: Vec<SignatureAlgorithm>,
+}
+
+/// One key algorithm that a token generates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyCapability {
+    /// The algorithm.
+    pub algorithm: KeyAlgorithm,
+    /// Smallest size in bits, as the token says; 0 where it says nothing useful.
+    pub min_bits: u32,
+    /// Largest size in bits, likewise.
+    pub max_bits: u32,
+}
+
+impl Capabilities {
+    /// Whether keys of `algorithm` with `bits` are generated, as far as the token's list tells.
+    #[must_use]
+    pub fn generates(&self, algorithm: KeyAlgorithm, bits: Option<u32>) -> bool {
+        self.key_algorithms.iter().any(|row| {
+            row.algorithm == algorithm
+                && bits.is_none_or(|bits| row.max_bits == 0 || (row.min_bits..=row.max_bits).contains(&bits))
+        })
+    }
+
+    /// A short list for a person: `RSA 512-16384, EC, AES 128-256`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let one = |row: &KeyCapability| match (row.min_bits, row.max_bits) {
+            (_, 0) => row.algorithm.to_string(),
+            (min, max) => format!("{} {min}-{max}", row.algorithm),
+        };
+        self.key_algorithms.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A key as its token reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFacts {
+    /// `CKA_ID`; `None` where the token has none, so the key cannot be addressed.
+    pub id: Option<KeyId>,
+    /// `CKA_LABEL`, lossily where it is not UTF-8.
+    pub label: String,
+    /// Algorithm; `None` for a key type that the contract does not have.
+    pub algorithm: Option<KeyAlgorithm>,
+    /// Bits of an RSA modulus or a secret key.
+    pub key_size: Option<u32>,
+    /// Curve of an EC key, as object identifier.
+    pub curve_oid: Option<String>,
+    /// SubjectPublicKeyInfo, DER.
+    pub public_key: Option<Bytes>,
+    /// Attributes of the private or secret key.
+    pub attributes: KeyAttributes,
+    /// `CKA_LOCAL`: made on the token, not brought there.
+    pub local: Option<bool>,
+    /// How many objects of the private or secret class carry this id; more than one is an error.
+    pub twins: u32,
+}
+
+/// One line of an inventory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryEntry {
+    /// `CKA_ID`, empty where there is none.
+    pub id: Vec<u8>,
+    /// `CKA_LABEL`, lossily.
+    pub label: String,
+    /// Private or secret key: something a caller could sign or decrypt with.
+    pub private: bool,
+}
+
+/// Why a request to a token failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct HsmError {
+    /// What kind of trouble it is; decides on retries and reasons.
+    pub kind: Kind,
+    /// The module's return value, if it was the module that refused.
+    pub code: Option<u64>,
+    /// A sentence for a person, with the code's name.
+    pub message: String,
+}
+
+impl HsmError {
+    /// An error of a kind, without a module's code.
+    #[must_use]
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, code: None, message: message.into() }
+    }
+}
+
+/// Kinds of trouble with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr)]
+pub enum Kind {
+    /// The library cannot be loaded. A person must act.
+    LibraryNotLoaded,
+    /// The library loads and has no such token. A person must act.
+    TokenNotFound,
+    /// The token refused the PIN, which is not tried again. A person must act.
+    PinRejected,
+    /// The PIN is locked. A person must act.
+    PinLocked,
+    /// No such key, under a proven login.
+    KeyNotFound,
+    /// Several objects claim one identity.
+    Ambiguous,
+    /// The token cannot do what was asked.
+    Unsupported,
+    /// What was asked makes no sense to the token: the caller's fault.
+    Invalid,
+    /// The token refuses: an attribute of the key forbids it.
+    Forbidden,
+    /// No room on the token.
+    Full,
+    /// A session, a login or a handle is gone; it is set right before the next call.
+    Lost,
+    /// Every worker is busy and the queue is full.
+    Busy,
+    /// No answer in time.
+    Timeout,
+    /// The token-host ended before it answered; whether the work was done is not known.
+    Crashed,
+    /// There is no token-host at the moment.
+    Unavailable,
+    /// The module failed and does not say why.
+    Device,
+}
+
+impl Kind {
+    /// Whether only a person can help; everything else may pass by itself.
+    #[must_use]
+    pub const fn needs_person(self) -> bool {
+        matches!(
+            self,
+            Self::LibraryNotLoaded
+                | Self::TokenNotFound
+                | Self::PinRejected
+                | Self::PinLocked
+                | Self::Unsupported
+        )
+    }
+
+    /// Whether the request was certainly not carried out.
+    #[must_use]
+    pub const fn not_done(self) -> bool {
+        matches!(
+            self,
+            Self::LibraryNotLoaded
+                | Self::TokenNotFound
+                | Self::PinRejected
+                | Self::PinLocked
+                | Self::Busy
+                | Self::Unavailable
+        )
+    }
+}
+
+impl Request {
+    /// Whether doing it twice is as good as once, so that it may be repeated after a crash.
+    #[must_use]
+    pub const fn repeatable(&self) -> bool {
+        match self {
+            Self::Ping
+            | Self::Find(_)
+            | Self::Inventory
+            | Self::Sign { .. }
+            | Self::Random(_)
+            | Self::GetCertificate(_)
+            | Self::Destroy(_) => true,
+            Self::Open(_) | Self::Generate(_) | Self::PutCertificate { .. } => false,
+        }
+    }
+
+    /// A fixed name for metrics and logs.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Open(_) => "open",
+            Self::Ping => "ping",
+            Self::Generate(_) => "generate",
+            Self::Find(_) => "find",
+            Self::Inventory => "inventory",
+            Self::Sign { .. } => "sign",
+            Self::Destroy(_) => "destroy",
+            Self::Random(_) => "random",
+            Self::PutCertificate { .. } => "put_certificate",
+            Self::GetCertificate(_) => "get_certificate",
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Attributes of keys: what is asked for when one is made, and what the token reports of it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a key shall be able to do and how it shall be protected, as `attributes` of `POST /v1/key`.
+///
+/// What is left out takes the contract's default; every value ends up explicitly in the key's template.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequestedAttributes {
+    /// The private or secret key decrypts. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decrypt: Option<bool>,
+    /// The private key signs. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sign: Option<bool>,
+    /// The key unwraps other keys. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unwrap: Option<bool>,
+    /// The public or secret key encrypts. Default: as `decrypt`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypt: Option<bool>,
+    /// The public or secret key verifies. Default: as `sign`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<bool>,
+    /// The public or secret key wraps other keys. Default: as `unwrap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wrap: Option<bool>,
+    /// Other keys can be derived from the key. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub derive: Option<bool>,
+    /// The key is the master of a BIP-32 tree. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bip32: Option<bool>,
+    /// The key is the master of a SLIP-10 tree. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slip10: Option<bool>,
+    /// The key may leave the token under another key. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extractable: Option<bool>,
+    /// Attributes may be hardened later. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modifiable: Option<bool>,
+    /// The key can be destroyed on the token. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destroyable: Option<bool>,
+    /// The key's value cannot be read in plain. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sensitive: Option<bool>,
+    /// The key may be copied. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copyable: Option<bool>,
+}
+
+impl RequestedAttributes {
+    /// The value of each attribute with the defaults filled in.
+    #[must_use]
+    pub fn resolved(&self) -> ResolvedAttributes {
+        let decrypt = self.decrypt.unwrap_or(false);
+        let sign = self.sign.unwrap_or(false);
+        let unwrap = self.unwrap.unwrap_or(false);
+        ResolvedAttributes {
+            decrypt,
+            sign,
+            unwrap,
+            encrypt: self.encrypt.unwrap_or(decrypt),
+            verify: self.verify.unwrap_or(sign),
+            wrap: self.wrap.unwrap_or(unwrap),
+            derive: self.derive.unwrap_or(false),
+            extractable: self.extractable.unwrap_or(false),
+            modifiable: self.modifiable.unwrap_or(true),
+            destroyable: self.destroyable.unwrap_or(false),
+            sensitive: self.sensitive.unwrap_or(true),
+            copyable: self.copyable.unwrap_or(false),
+        }
+    }
+}
+
+/// [`RequestedAttributes`] with every default filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    missing_docs,
+    reason = "one flag per attribute, named as in RequestedAttributes"
+)]
+pub struct ResolvedAttributes {
+    pub decrypt: bool,
+    pub sign: bool,
+    pub unwrap: bool,
+    pub encrypt: bool,
+    pub verify: bool,
+    pub wrap: bool,
+    pub derive: bool,
+    pub extractable: bool,
+    pub modifiable: bool,
+    pub destroyable: bool,
+    pub sensitive: bool,
+    pub copyable: bool,
+}
+
+/// Attributes of a key as its token reports them; `null` where it reports none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyAttributes {
+    /// The key decrypts.
+    pub decrypt: Option<bool>,
+    /// The key signs.
+    pub sign: Option<bool>,
+    /// Always null; the contract has the member.
+    pub eka_sign: Option<bool>,
+    /// The key unwraps other keys.
+    pub unwrap: Option<bool>,
+    /// Other keys can be derived from the key.
+    pub derive: Option<bool>,
+    /// The key's value cannot be read in plain.
+    pub sensitive: Option<bool>,
+    /// It never could.
+    pub always_sensitive: Option<bool>,
+    /// The key may leave the token under another key.
+    pub extractable: Option<bool>,
+    /// It never could.
+    pub never_extractable: Option<bool>,
+    /// Attributes can still be changed.
+    pub modifiable: Option<bool>,
+    /// The key may be copied.
+    pub copyable: Option<bool>,
+    /// The key can be destroyed.
+    pub destroyable: Option<bool>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_takes_the_safe_default() {
+        let resolved = RequestedAttributes { sign: Some(true), ..Default::default() }.resolved();
+        assert!(resolved.sign && resolved.verify && resolved.sensitive && resolved.modifiable);
+        assert!(!resolved.extractable && !resolved.destroyable && !resolved.decrypt && !resolved.copyable);
+    }
+
+    #[test]
+    fn unknown_attributes_and_nulls_are_ignored() {
+        let json = r#"{"sign":true,"decrypt":null,"neverExtractable":true}"#;
+        let parsed: RequestedAttributes = serde_json::from_str(json).unwrap();
+        assert_eq!(parsed, RequestedAttributes { sign: Some(true), ..Default::default() });
+    }
+}

@@ -1,0 +1,128 @@
+//! Hash functions of the contract, computed here and never on the token.
+
+use digest::Digest;
+
+/// Prefixes of the SHA-2 family differ in the last OID arc and two lengths only.
+macro_rules! sha2_prefix {
+    ($arc:literal, $total:literal, $len:literal) => {
+        &[
+            0x30, $total, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, $arc, 0x05,
+            0x00, 0x04, $len,
+        ]
+    };
+}
+
+/// A hash function of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hash {
+    /// SHA-1, for compatibility only.
+    Sha1,
+    /// SHA-224.
+    Sha224,
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+    /// SHA3-224.
+    Sha3_224,
+    /// SHA3-256.
+    Sha3_256,
+    /// SHA3-384.
+    Sha3_384,
+    /// SHA3-512.
+    Sha3_512,
+    /// Keccak-224 with the original padding.
+    Keccak224,
+    /// Keccak-256 with the original padding, as Ethereum uses it.
+    Keccak256,
+    /// Keccak-384 with the original padding.
+    Keccak384,
+    /// Keccak-512 with the original padding.
+    Keccak512,
+    /// SHA-256 of SHA-256, as Bitcoin uses it.
+    DoubleSha256,
+}
+
+impl Hash {
+    /// Hashes `message`.
+    #[must_use]
+    pub fn digest(self, message: &[u8]) -> Vec<u8> {
+        fn one<D: Digest>(message: &[u8]) -> Vec<u8> {
+            D::digest(message).to_vec()
+        }
+        match self {
+            Self::Sha1 => one::<sha1::Sha1>(message),
+            Self::Sha224 => one::<sha2::Sha224>(message),
+            Self::Sha256 => one::<sha2::Sha256>(message),
+            Self::Sha384 => one::<sha2::Sha384>(message),
+            Self::Sha512 => one::<sha2::Sha512>(message),
+            Self::Sha3_224 => one::<sha3::Sha3_224>(message),
+            Self::Sha3_256 => one::<sha3::Sha3_256>(message),
+            Self::Sha3_384 => one::<sha3::Sha3_384>(message),
+            Self::Sha3_512 => one::<sha3::Sha3_512>(message),
+            Self::Keccak224 => one::<sha3::Keccak224>(message),
+            Self::Keccak256 => one::<sha3::Keccak256>(message),
+            Self::Keccak384 => one::<sha3::Keccak384>(message),
+            Self::Keccak512 => one::<sha3::Keccak512>(message),
+            Self::DoubleSha256 => one::<sha2::Sha256>(&one::<sha2::Sha256>(message)),
+        }
+    }
+
+    /// Length of the digest in bytes.
+    #[must_use]
+    pub const fn len(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha224 | Self::Sha3_224 | Self::Keccak224 => 28,
+            Self::Sha256 | Self::Sha3_256 | Self::Keccak256 | Self::DoubleSha256 => 32,
+            Self::Sha384 | Self::Sha3_384 | Self::Keccak384 => 48,
+            Self::Sha512 | Self::Sha3_512 | Self::Keccak512 => 64,
+        }
+    }
+
+    /// The bytes before the digest in an RFC 8017 `DigestInfo`, where the contract signs one.
+    #[must_use]
+    pub const fn digest_info_prefix(self) -> Option<&'static [u8]> {
+        Some(match self {
+            Self::Sha1 => {
+                &[0x30, 0x21, 0x30, 0x09, 0x06, 0x05, 0x2b, 0x0e, 0x03, 0x02, 0x1a, 0x05, 0x00, 0x04, 0x14]
+            }
+            Self::Sha224 => sha2_prefix!(4, 0x2d, 28),
+            Self::Sha256 => sha2_prefix!(1, 0x31, 32),
+            Self::Sha384 => sha2_prefix!(2, 0x41, 48),
+            Self::Sha512 => sha2_prefix!(3, 0x51, 64),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_answers() {
+        let empty = |hash: Hash| hex::encode(hash.digest(b""));
+        assert_eq!(
+            empty(Hash::Keccak256),
+            "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470"
+        );
+        assert_eq!(empty(Hash::Sha3_256), "a7ffc6f8bf1ed76651c14756a061d662f580ff4de43b49fa82d80a4b80f8434a");
+        assert_eq!(
+            empty(Hash::DoubleSha256),
+            "5df6e0e2761359d30a8275058e299fcc0381534545f55cf43e41983f5d4c9456"
+        );
+    }
+
+    #[test]
+    fn a_digest_info_ends_with_the_length_of_its_digest() {
+        for hash in [Hash::Sha1, Hash::Sha224, Hash::Sha256, Hash::Sha384, Hash::Sha512] {
+            let prefix = hash.digest_info_prefix().unwrap();
+            assert_eq!(*prefix.last().unwrap() as usize, hash.len());
+            assert_eq!(prefix[1] as usize, prefix.len() - 2 + hash.len());
+            assert_eq!(hash.digest(b"x").len(), hash.len());
+        }
+    }
+}
