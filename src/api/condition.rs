@@ -35,7 +35,12 @@ pub struct Report {
 impl Report {
     /// A condition to report.
     #[must_use]
-    pub fn new(kind: &'static str, status: Option<bool>, reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(
+        kind: &'static str,
+        status: Option<bool>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         Self { kind, status, reason, message: message.into() }
     }
 }
@@ -43,10 +48,17 @@ impl Report {
 /// The conditions after a report: those reported replace their like, `Stalled` goes when it is not reported,
 /// others stay. `lastTransitionTime` moves only when a status flips.
 #[must_use]
-pub fn apply(old: &[Condition], reports: &[Report], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn apply(
+    old: &[Condition],
+    reports: &[Report],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let mut all: Vec<Condition> = old
         .iter()
-        .filter(|condition| condition.type_ != STALLED && reports.iter().all(|report| report.kind != condition.type_))
+        .filter(|condition| {
+            condition.type_ != STALLED && reports.iter().all(|report| report.kind != condition.type_)
+        })
         .cloned()
         .collect();
     for report in reports {

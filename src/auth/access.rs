@@ -44,7 +44,8 @@ impl Authorize for AccessReviews {
             async move {
                 match reviews.create(&PostParams::default(), &review).await {
                     Ok(answer) => {
-                        let allowed = answer.status.is_some_and(|status| status.allowed && status.denied != Some(true));
+                        let allowed =
+                            answer.status.is_some_and(|status| status.allowed && status.denied != Some(true));
                         Ok(if allowed { Ok(()) } else { Err(Denied::Forbidden(refusal)) })
                     }
                     Err(error) => {
@@ -56,7 +57,11 @@ impl Authorize for AccessReviews {
         };
         match self.memory.get(key, ask).await {
             Ok((answer, source)) => {
-                self.metrics.decided("authorize", if answer.is_ok() { "allowed" } else { "refused" }, source.name());
+                self.metrics.decided(
+                    "authorize",
+                    if answer.is_ok() { "allowed" } else { "refused" },
+                    source.name(),
+                );
                 answer
             }
             Err(error) => {
@@ -92,5 +97,9 @@ fn refusal(caller: &Caller, action: &Action) -> String {
     let Action { verb, resource, namespace, name } = action;
     let object = if name.is_empty() { (*resource).to_owned() } else { format!("{resource}/{name}") };
     let place = if namespace.is_empty() { String::new() } else { format!(" in namespace {namespace}") };
-    format!("{} may not {verb} {object}{place}: grant verb '{verb}' on {resource}.{} by RBAC", caller.username, api::GROUP)
+    format!(
+        "{} may not {verb} {object}{place}: grant verb '{verb}' on {resource}.{} by RBAC",
+        caller.username,
+        api::GROUP
+    )
 }

@@ -93,7 +93,10 @@ where
             let age = entry.at.elapsed();
             let fresh = if entry.answer.is_ok() { self.ages.grant } else { self.ages.refusal };
             if age < fresh {
-                if entry.answer.is_ok() && age > fresh.mul_f32(0.7) && !entry.refreshing.swap(true, Ordering::Relaxed) {
+                if entry.answer.is_ok()
+                    && age > fresh.mul_f32(0.7)
+                    && !entry.refreshing.swap(true, Ordering::Relaxed)
+                {
                     let (memory, asked) = (self.clone(), ask());
                     tokio::spawn(async move {
                         if let Ok(answer) = asked.await {
@@ -138,7 +141,10 @@ mod tests {
 
     type Asked = Result<Result<u32, &'static str>, &'static str>;
 
-    async fn answers(memory: &Memory<u8, u32, &'static str>, asked: Asked) -> Result<(Result<u32, &'static str>, Source), &'static str> {
+    async fn answers(
+        memory: &Memory<u8, u32, &'static str>,
+        asked: Asked,
+    ) -> Result<(Result<u32, &'static str>, Source), &'static str> {
         memory.get(1, || async move { asked }).await
     }
 

@@ -86,7 +86,9 @@ impl Authenticate for TokenReviews {
 
 fn judge(status: TokenReviewStatus, audience: &str) -> Result<Arc<Caller>, Refused> {
     if status.authenticated != Some(true) {
-        return Err(Refused::Invalid(status.error.unwrap_or_else(|| "the API server does not know it".into())));
+        return Err(Refused::Invalid(
+            status.error.unwrap_or_else(|| "the API server does not know it".into()),
+        ));
     }
     // An API server that does not understand audiences leaves the list empty: refuse, never assume.
     if !status.audiences.unwrap_or_default().iter().any(|one| one == audience) {
@@ -94,10 +96,11 @@ fn judge(status: TokenReviewStatus, audience: &str) -> Result<Arc<Caller>, Refus
     }
     let user = status.user.unwrap_or_default();
     let username = user.username.unwrap_or_default();
-    let namespace = match username.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => namespace.to_owned(),
-        _ => return Err(Refused::NotServiceAccount(username)),
-    };
+    let namespace =
+        match username.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => namespace.to_owned(),
+            _ => return Err(Refused::NotServiceAccount(username)),
+        };
     let (uid, groups) = (user.uid.unwrap_or_default(), user.groups.unwrap_or_default());
     Ok(Arc::new(Caller { username, uid, groups, namespace }))
 }

@@ -2,6 +2,7 @@
 
 pub mod crd;
 pub mod kubectl;
+pub mod sidecar;
 
 use clap::{Parser, Subcommand};
 
@@ -15,6 +16,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serves the HSM to a pod's other containers on loopback.
+    Sidecar(Box<sidecar::Args>),
     /// Print the CustomResourceDefinitions.
     Crd(crd::Args),
     /// Tools for a person's shell; installed as `kubectl-hsm` they are `kubectl hsm …`.
@@ -27,6 +30,7 @@ enum Command {
 /// Whatever stopped it, with its causes, for a person to read.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
+        Command::Sidecar(args) => sidecar::run(*args),
         Command::Crd(args) => crd::run(&args),
         Command::Kubectl(args) => kubectl::run(args),
     }

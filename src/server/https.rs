@@ -9,7 +9,9 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use axum::{Router, body::Body};
-use hyper::{Request, Response, body::Incoming, header::CONNECTION, header::HeaderValue, service::service_fn};
+use hyper::{
+    Request, Response, body::Incoming, header::CONNECTION, header::HeaderValue, service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{
     ServerConfig,

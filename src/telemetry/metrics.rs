@@ -114,7 +114,9 @@ pub struct Metrics {
 }
 
 fn fine() -> Histogram {
-    Histogram::new([0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+    Histogram::new([
+        0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    ])
 }
 
 impl Default for Metrics {
@@ -137,15 +139,30 @@ impl Default for Metrics {
         };
         let r = &mut all.registry;
         r.register("reconcile", "Finished reconciles", all.reconciles.clone());
-        r.register_with_unit("reconcile_duration", "Time of a reconcile", Unit::Seconds, all.reconcile_duration.clone());
+        r.register_with_unit(
+            "reconcile_duration",
+            "Time of a reconcile",
+            Unit::Seconds,
+            all.reconcile_duration.clone(),
+        );
         r.register("api_writes", "Writes to the Kubernetes API", all.api_writes.clone());
         r.register("hsm_calls", "Calls to tokens", all.hsm_calls.clone());
-        r.register_with_unit("hsm_call_duration", "Time of a call to a token", Unit::Seconds, all.hsm_call_duration.clone());
+        r.register_with_unit(
+            "hsm_call_duration",
+            "Time of a call to a token",
+            Unit::Seconds,
+            all.hsm_call_duration.clone(),
+        );
         r.register("token_host_restarts", "Token-hosts started again", all.token_host_restarts.clone());
         r.register("partition_ready", "Whether a partition's token can be used", all.partition_ready.clone());
         r.register("leader", "Whether this replica leads", all.leader.clone());
         r.register("gateway_requests", "Requests to the gateway", all.requests.clone());
-        r.register_with_unit("gateway_request_duration", "Time of a request", Unit::Seconds, all.request_duration.clone());
+        r.register_with_unit(
+            "gateway_request_duration",
+            "Time of a request",
+            Unit::Seconds,
+            all.request_duration.clone(),
+        );
         r.register("gateway_connections", "Open connections", all.connections.clone());
         r.register("authorization", "Decisions on callers", all.decisions.clone());
         all

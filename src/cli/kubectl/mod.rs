@@ -1,5 +1,7 @@
 //! `kubectl hsm …`.
 
+pub mod inject;
+
 use clap::Subcommand;
 
 /// Arguments of `kubectl hsm`.
@@ -10,12 +12,17 @@ pub struct Args {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Adds the sidecar to manifests.
+    Inject(inject::Args),
+}
 
 /// Runs one `kubectl hsm` command.
 ///
 /// # Errors
 /// Whatever stopped it, for a person to read.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    match args.command {}
+    match args.command {
+        Command::Inject(args) => inject::run(args),
+    }
 }
