@@ -1,6 +1,8 @@
 //! Subcommands; the only place where the parts are wired together.
 
+pub mod controller;
 pub mod crd;
+pub mod gateway;
 pub mod kubectl;
 pub mod sidecar;
 
@@ -16,6 +18,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Reconciles the custom resources and signs SigningRequests, while it leads.
+    Controller(controller::Args),
+    /// Serves the REST API over TLS to sidecars and clients.
+    Gateway(gateway::Args),
     /// Serves the HSM to a pod's other containers on loopback.
     Sidecar(Box<sidecar::Args>),
     /// Print the CustomResourceDefinitions.
@@ -30,6 +36,8 @@ enum Command {
 /// Whatever stopped it, with its causes, for a person to read.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
+        Command::Controller(args) => controller::run(args),
+        Command::Gateway(args) => gateway::run(args),
         Command::Sidecar(args) => sidecar::run(*args),
         Command::Crd(args) => crd::run(&args),
         Command::Kubectl(args) => kubectl::run(args),

@@ -6,6 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -46,7 +47,7 @@ pub struct Context {
     /// All HsmPartitions.
     pub partitions: Store<Guarded<HsmPartition>>,
     /// All namespaces, for their labels.
-    pub namespaces: Store<kube::core::PartialObjectMeta<k8s_openapi::api::core::v1::Namespace>>,
+    pub namespaces: Store<Namespace>,
     /// Events.
     pub recorder: Recorder,
     /// Counts.
@@ -57,10 +58,12 @@ pub struct Context {
     pub signer: Signer,
     /// What was on each token when it was last asked.
     pub inventories: Mutex<HashMap<String, Arc<Inventory>>>,
+    /// Failures in a row, by object.
+    pub failures: Mutex<HashMap<String, u32>>,
 }
 
 /// What was on a token when it was asked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Inventory {
     /// Identifiers of private and secret keys.
     pub private: HashSet<KeyId>,
@@ -80,6 +83,22 @@ impl Context {
     #[must_use]
     pub fn inventory(&self, partition: &str) -> Option<Arc<Inventory>> {
         self.inventories.lock().expect("no panic while it is held").get(partition).cloned()
+    }
+
+    /// A key was seen on its token since the last inventory.
+    pub fn saw(&self, partition: &str, id: &KeyId) {
+        let mut all = self.inventories.lock().expect("no panic while it is held");
+        if let Some(seen) = all.get_mut(partition).filter(|seen| !seen.private.contains(id)) {
+            Arc::make_mut(seen).private.insert(id.clone());
+        }
+    }
+
+    /// A key was missed on its token: the next look asks the token again.
+    pub fn missed(&self, partition: &str, id: &KeyId) {
+        let mut all = self.inventories.lock().expect("no panic while it is held");
+        if let Some(seen) = all.get_mut(partition).filter(|seen| seen.private.contains(id)) {
+            Arc::make_mut(seen).private.remove(id);
+        }
     }
 
     /// Says once that something happened. An event that cannot be written is only logged.

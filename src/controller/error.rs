@@ -15,6 +15,14 @@ pub enum Error {
         /// Why.
         source: Box<kube::Error>,
     },
+    /// Reading a namespace.
+    #[error("cannot read namespace {name}")]
+    ReadNamespace {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
     /// Writing a Secret.
     #[error("cannot write Secret {name}")]
     WriteSecret {

@@ -1,1 +1,281 @@
 //! Reconcilers, run by the replica that holds the lease.
+
+mod context;
+mod error;
+pub mod gateway_tls;
+mod key;
+pub mod lease;
+mod malformed;
+mod partition;
+mod signing_request;
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    hash::Hash,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        Controller, WatchStreamExt,
+        controller::{Action, Config},
+        events::{Recorder, Reporter},
+        reflector::{self, ObjectRef},
+        watcher,
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    context::{Context, Guarded},
+    error::Error,
+};
+use crate::{
+    api::{HsmKey, HsmPartition, SigningRequest, condition, signing_request::State},
+    hsm::Registry,
+    service::{attest::Attestor, sign::Signer},
+    telemetry::Metrics,
+};
+
+/// Reconciles of one kind at the same time.
+const CONCURRENCY: u16 = 16;
+
+/// What the controller is started with.
+pub struct Settings {
+    /// The API server.
+    pub client: Client,
+    /// The operator's namespace.
+    pub namespace: String,
+    /// Name of this replica, for events.
+    pub replica: String,
+    /// Tokens.
+    pub registry: Arc<Registry>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Reconciles until `end`.
+pub async fn run(settings: Settings, end: CancellationToken) {
+    let Settings { client, namespace, replica, registry, metrics } = settings;
+    let config = || watcher::Config::default();
+    let reporter = Reporter { controller: "hsm-operator".into(), instance: Some(replica) };
+
+    let partitions = Controller::new(Api::<Guarded<HsmPartition>>::all(client.clone()), config());
+    let keys = Controller::new(Api::<Guarded<HsmKey>>::all(client.clone()), config());
+    let requests = Controller::new(Api::<Guarded<SigningRequest>>::all(client.clone()), config());
+    let (namespaces, writer) = reflector::store();
+    let namespace_watch = watcher(Api::<Namespace>::all(client.clone()), config()).default_backoff();
+    let namespace_watch = reflector::reflector(writer, namespace_watch).for_each(|_| std::future::ready(()));
+
+    let ctx = Arc::new(Context {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        registry: Arc::clone(&registry),
+        keys: keys.store(),
+        partitions: partitions.store(),
+        namespaces: namespaces.clone(),
+        recorder: Recorder::new(client.clone(), reporter),
+        metrics,
+        attestor: Attestor::default(),
+        signer: Signer::default(),
+        inventories: Mutex::default(),
+        failures: Mutex::default(),
+    });
+
+    // A partition is looked at when its PIN changes, when a key of it comes or goes, and when its token's state
+    // changes.
+    let by_secret = partitions.store();
+    let states = stream::unfold(registry.changes(), |mut changes| async move {
+        changes.changed().await.ok()?;
+        Some(((), changes))
+    });
+    let counted = Changed::default();
+    let partitions = partitions
+        .watches(Api::<Secret>::namespaced(client.clone(), &namespace), config(), move |secret| {
+            let named = by_secret.state_filter(|guarded| {
+                guarded.0.as_ref().is_ok_and(|one| one.spec.pkcs11.pin_secret_ref.name == secret.name_any())
+            });
+            named.iter().map(|one| ObjectRef::from_obj(&**one)).collect::<Vec<_>>()
+        })
+        .watches(Api::<Guarded<HsmKey>>::all(client.clone()), config(), move |guarded: Guarded<HsmKey>| {
+            let key = guarded.0.as_ref().ok()?;
+            let facts = (key.status.as_ref().and_then(|status| status.key_id.clone()), key.metadata.deletion_timestamp.is_some());
+            counted.see(key.uid()?, facts).then(|| ObjectRef::new(&key.spec.partition_ref.name))
+        })
+        .reconcile_all_on(states)
+        .with_config(Config::default().concurrency(4).debounce(Duration::from_secs(1)))
+        .graceful_shutdown_on(end.clone().cancelled_owned())
+        .run(
+            |object, ctx| observed("partition", partition::reconcile, object, ctx),
+            |object, error, ctx| retry("partition", &object, error, &ctx),
+            Arc::clone(&ctx),
+        )
+        .for_each(|_| std::future::ready(()));
+
+    // A key is looked at when what matters of its partition or namespace changes, when an older claim on its
+    // label goes, and when it was missed on the token.
+    let (by_partition, by_namespace, by_label) = (keys.store(), keys.store(), keys.store());
+    let relevant = Changed::default();
+    let labels = Changed::default();
+    let keys = keys
+        .watches(Api::<Guarded<HsmPartition>>::all(client.clone()), config(), move |guarded: Guarded<HsmPartition>| {
+            let Ok(partition) = &guarded.0 else { return Vec::new() };
+            let status = partition.status.as_ref();
+            let facts = (
+                partition.metadata.generation,
+                status.is_some_and(|status| condition::is_true(&status.conditions, condition::READY)),
+                status.and_then(|status| status.attestation.as_ref()).map(|one| one.root_fingerprint.clone()),
+            );
+            if !relevant.see(partition.uid(), facts) {
+                return Vec::new();
+            }
+            let name = partition.name_any();
+            refs(&by_partition.state_filter(|key| key.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == name)))
+        })
+        .watches(Api::<Namespace>::all(client.clone()), config(), move |namespace: Namespace| {
+            if !labels.see(namespace.name_any(), namespace.labels().clone()) {
+                return Vec::new();
+            }
+            let name = namespace.name_any();
+            refs(&by_namespace.state_filter(|key| key.namespace().as_deref() == Some(&name)))
+        })
+        .watches(Api::<Guarded<HsmKey>>::all(client.clone()), config(), move |guarded: Guarded<HsmKey>| {
+            let Ok(gone) = &guarded.0 else { return Vec::new() };
+            if gone.metadata.deletion_timestamp.is_none() {
+                return Vec::new();
+            }
+            let label = gone.label();
+            refs(&by_label.state_filter(|key| {
+                key.0.as_ref().is_ok_and(|key| {
+                    key.label() == label && key.spec.partition_ref == gone.spec.partition_ref && key.uid() != gone.uid()
+                })
+            }))
+        })
+        .watches(Api::<Guarded<SigningRequest>>::all(client.clone()), config(), |guarded: Guarded<SigningRequest>| {
+            let request = guarded.0.as_ref().ok()?;
+            let stalled = condition::find(&request.status.as_ref()?.conditions, condition::STALLED)?;
+            let missed = stalled.reason == "MissingOnToken";
+            missed.then(|| ObjectRef::new(&request.spec.key_ref.name).within(&request.namespace().unwrap_or_default()))
+        })
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .graceful_shutdown_on(end.clone().cancelled_owned())
+        .run(
+            |object, ctx| observed("key", key::reconcile, object, ctx),
+            |object, error, ctx| retry("key", &object, error, &ctx),
+            Arc::clone(&ctx),
+        )
+        .for_each(|_| std::future::ready(()));
+
+    // A request is looked at when its key changes.
+    let by_key = requests.store();
+    let requests = requests
+        .watches(Api::<Guarded<HsmKey>>::all(client), config(), move |guarded: Guarded<HsmKey>| {
+            let Ok(key) = &guarded.0 else { return Vec::new() };
+            if !key.is_ready() {
+                return Vec::new();
+            }
+            let waiting = by_key.state_filter(|request| {
+                request.0.as_ref().is_ok_and(|request| {
+                    request.namespace() == key.namespace()
+                        && request.spec.key_ref.name == key.name_any()
+                        && !request.status.as_ref().and_then(|status| status.state).is_some_and(State::is_final)
+                })
+            });
+            refs(&waiting)
+        })
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .graceful_shutdown_on(end.clone().cancelled_owned())
+        .run(
+            |object, ctx| observed("signing_request", signing_request::reconcile, object, ctx),
+            |object, error, ctx| retry("signing_request", &object, error, &ctx),
+            ctx,
+        )
+        .for_each(|_| std::future::ready(()));
+
+    let watch_namespaces = async {
+        tokio::select! {
+            () = namespace_watch => {}
+            () = end.cancelled() => {}
+        }
+    };
+    futures::join!(partitions, keys, requests, watch_namespaces);
+}
+
+fn refs<K: Resource<DynamicType = ()>>(objects: &[Arc<K>]) -> Vec<ObjectRef<K>> {
+    objects.iter().map(|object| ObjectRef::from_obj(&**object)).collect()
+}
+
+/// Remembers what was seen of each object, to tell a change that matters from one that does not.
+struct Changed<K, V>(Mutex<HashMap<K, V>>);
+
+impl<K, V> Default for Changed<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Hash + Eq, V: PartialEq> Changed<K, V> {
+    fn see(&self, key: K, value: V) -> bool {
+        let mut seen = self.0.lock().expect("no panic while it is held");
+        let changed = seen.get(&key) != Some(&value);
+        seen.insert(key, value);
+        changed
+    }
+}
+
+/// Runs a reconcile once all objects are known, and counts, times and logs it.
+async fn observed<K, F>(
+    name: &'static str,
+    reconcile: impl FnOnce(Arc<K>, Arc<Context>) -> F,
+    object: Arc<K>,
+    ctx: Arc<Context>,
+) -> Result<Action, Error>
+where
+    K: Resource<DynamicType = ()>,
+    F: Future<Output = Result<Action, Error>>,
+{
+    // A store that is not filled yet would make an existing object look missing. Its writer lives as long as we.
+    let _ = ctx.partitions.wait_until_ready().await;
+    let _ = ctx.keys.wait_until_ready().await;
+    let _ = ctx.namespaces.wait_until_ready().await;
+    let started = Instant::now();
+    let result = reconcile(Arc::clone(&object), Arc::clone(&ctx)).await;
+    let outcome = result.as_ref().map_or_else(Error::category, |_| "ok");
+    ctx.metrics.reconciled(name, outcome, started.elapsed());
+    match &result {
+        Ok(_) => {
+            ctx.failures.lock().expect("no panic while it is held").remove(&failure_key(name, &*object));
+            tracing::debug!(kind = name, namespace = object.namespace(), name = object.name_any(), elapsed_ms = started.elapsed().as_millis(), "reconciled");
+        }
+        Err(error) => tracing::warn!(
+            kind = name,
+            namespace = object.namespace(),
+            name = object.name_any(),
+            category = error.category(),
+            error = crate::telemetry::logs::chain(error),
+            "reconcile failed"
+        ),
+    }
+    result
+}
+
+fn retry<K: Resource<DynamicType = ()>>(name: &'static str, object: &Arc<K>, _: &Error, ctx: &Arc<Context>) -> Action {
+    let mut failures = ctx.failures.lock().expect("no panic while it is held");
+    let count = failures.entry(failure_key(name, &**object)).or_default();
+    *count += 1;
+    Action::requeue(error::backoff(*count))
+}
+
+fn failure_key<K: Resource<DynamicType = ()>>(name: &str, object: &K) -> String {
+    format!("{name}/{}", object.uid().unwrap_or_default())
+}
+
+/// A duration with a tenth of jitter, so that many objects are not looked at in one moment.
+fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(0.95 + 0.1 * rand::random::<f64>())
+}

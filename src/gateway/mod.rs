@@ -4,6 +4,7 @@ pub mod error;
 pub mod extract;
 pub mod partitions;
 mod routes;
+pub mod watch;
 
 use std::sync::Arc;
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::{Resource, ResourceExt, core::Selector};
+use kube::{
+    Resource, ResourceExt,
+    core::{Selector, SelectorExt},
+};
 
 use super::error::{ApiError, Code};
 use crate::{

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 
 use crate::{
     api::{HsmKey, HsmPartition, condition},
@@ -63,11 +64,9 @@ pub async fn gather(key: &HsmKey, ctx: &Context) -> Result<Seen, Error> {
         .partitions
         .get(&ObjectRef::new(name))
         .and_then(|guarded: Arc<Guarded<HsmPartition>>| guarded.0.as_ref().ok().cloned().map(Arc::new));
-    let allowed = partition.as_ref().is_some_and(|partition| {
-        let namespace = key.namespace().unwrap_or_default();
-        let labels = ctx.namespaces.get(&ObjectRef::new(&namespace)).map(|meta| meta.labels().clone());
-        allows(&partition.spec.allowed_namespaces, &labels.unwrap_or_else(BTreeMap::new))
-    });
+    let labels = namespace_labels(&key.namespace().unwrap_or_default(), ctx).await?;
+    let allowed =
+        partition.as_ref().is_some_and(|partition| allows(&partition.spec.allowed_namespaces, &labels));
     let ready = partition.as_ref().and_then(|partition| partition.status.as_ref()).is_some_and(|status| {
         condition::is_true(&status.conditions, condition::READY)
     });
@@ -79,6 +78,16 @@ pub async fn gather(key: &HsmKey, ctx: &Context) -> Result<Seen, Error> {
         _ => Presence::NotAsked,
     };
     Ok(Seen { partition, allowed, hsm, older_claim, presence })
+}
+
+/// Labels of a namespace. One so new that the watch has not shown it yet is read.
+async fn namespace_labels(name: &str, ctx: &Context) -> Result<BTreeMap<String, String>, Error> {
+    if let Some(namespace) = ctx.namespaces.get(&ObjectRef::new(name)) {
+        return Ok(namespace.labels().clone());
+    }
+    let read = Api::<Namespace>::all(ctx.client.clone()).get_opt(name).await;
+    let namespace = read.map_err(|source| Error::ReadNamespace { name: name.into(), source: Box::new(source) })?;
+    Ok(namespace.map(|namespace| namespace.labels().clone()).unwrap_or_default())
 }
 
 /// Of several objects that claim one label the oldest wins; of the same second, the lower UID.
@@ -110,8 +119,9 @@ async fn ask(key: &HsmKey, hsm: &dyn Hsm, ctx: &Context) -> Result<Presence, Err
         Some(id) => id,
         None => super::derived_id(key)?,
     };
-    let ours = find(hsm, Find::Id(id)).await?;
+    let ours = find(hsm, Find::Id(id.clone())).await?;
     if !ours.is_empty() {
+        ctx.saw(&key.spec.partition_ref.name, &id);
         return Ok(Presence::Ours(ours));
     }
     match KeyLabel::new(key.label()) {

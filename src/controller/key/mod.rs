@@ -134,6 +134,9 @@ async fn complete(
     if let Some(refusal) = plan::differs(key, facts) {
         return Ok(Done::Refused(refusal));
     }
+    if let Some(id) = &facts.id {
+        ctx.saw(&key.spec.partition_ref.name, id);
+    }
     let mut status = report::facts(key, facts, ctx.now());
     let partition = seen.partition.as_ref().ok_or(Error::Incomplete("partition"))?;
     let create_time = status.create_time.clone().unwrap_or_default();

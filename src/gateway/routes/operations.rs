@@ -17,7 +17,7 @@ use crate::{
         SignatureAlgorithm, SignatureType,
         payload::{InvalidPayload, PayloadType},
     },
-    public_key::verify::VerifyError,
+    public_key::VerifyError,
     service::{audit::Use, directory::Entry, sign::Job},
 };
 

@@ -1,0 +1,212 @@
+//! Reconciler of HsmPartitions: gather, plan, act, report.
+
+mod report;
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::controller::Action,
+};
+use serde_json::json;
+
+use self::report::{Outcome, report};
+use super::{
+    context::{Context, Guarded, Inventory},
+    error::Error,
+};
+use crate::{
+    api::{HsmPartition, PARTITION_FINALIZER, condition},
+    hsm::{
+        Hsm, HostState, PartitionConfig,
+        protocol::{Reply, Request},
+    },
+    model::{KeyId, secret::Pin},
+    service::sign::unexpected,
+};
+
+/// How often the token is asked what is on it when nothing happens.
+const INVENTORY: Duration = Duration::from_secs(6 * 3600);
+
+/// Brings one partition to what its spec asks for.
+///
+/// # Errors
+/// Whatever stopped it; it is tried again.
+pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let partition = match &partition.0 {
+        Ok(partition) => partition,
+        Err(invalid) => {
+            super::malformed::report::<HsmPartition>(&ctx, invalid).await;
+            return Ok(Action::await_change());
+        }
+    };
+    if partition.metadata.deletion_timestamp.is_some() {
+        return release(partition, &ctx).await;
+    }
+    if !partition.finalizers().iter().any(|one| one == PARTITION_FINALIZER) {
+        set_finalizer(partition, &ctx, true).await?;
+        return Ok(Action::await_change());
+    }
+    let (outcome, action) = connect(partition, &ctx).await?;
+    let old = partition.status.clone().unwrap_or_default();
+    let new = report(partition, &old, &outcome, ctx.now());
+    if new != old {
+        let api: Api<HsmPartition> = Api::all(ctx.client.clone());
+        ctx.write_status(&api, partition, &new, false).await?;
+        let before = condition::find(&old.conditions, condition::READY).map(|ready| ready.reason.clone());
+        let after = condition::find(&new.conditions, condition::READY);
+        if let Some(after) = after.filter(|after| before.as_ref() != Some(&after.reason)) {
+            let warning = after.status != "True" && after.reason != "Connecting";
+            if warning || after.status == "True" {
+                let reason = if warning { after.reason.as_str() } else { "Connected" };
+                ctx.event(partition, warning, reason, "Connect", after.message.clone()).await;
+            }
+        }
+    }
+    Ok(action)
+}
+
+/// Reaches the token and sees what is on it.
+async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Action), Error> {
+    let name = partition.name_any();
+    let wait = |outcome| Ok((outcome, Action::requeue(super::jittered(Duration::from_secs(60)))));
+    let pin_ref = &partition.spec.pkcs11.pin_secret_ref;
+    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
+    let read = |source| Error::ReadSecret { name: pin_ref.name.clone(), source: Box::new(source) };
+    let secret = secrets.get_opt(&pin_ref.name).await.map_err(read)?;
+    let place = format!("Secret {}/{}", ctx.namespace, pin_ref.name);
+    let Some(secret) = secret else {
+        return wait(Outcome::PinMissing(format!("{place} does not exist: make it, with the PIN under '{}'", pin_ref.key)));
+    };
+    let Some(pin) = pin_of(&secret, &pin_ref.key) else {
+        return wait(Outcome::PinMissing(format!("{place} has no key '{}' with text in it", pin_ref.key)));
+    };
+    let version = secret.resource_version().unwrap_or_default();
+    if partition.status.as_ref().and_then(|status| status.rejected_pin.as_ref()) == Some(&version) {
+        let message = format!("the token refused the PIN in {place}, and it is not tried again: correct the Secret");
+        // A process that was started before must not be left with the refused PIN either.
+        ctx.registry.remove(&name);
+        return wait(Outcome::PinRejected { version, message });
+    }
+    let config = PartitionConfig::of(partition, pin, version.clone());
+    let handle = ctx.registry.ensure(&name, config);
+    match handle.state() {
+        HostState::Starting => Ok((Outcome::Connecting, Action::requeue(Duration::from_secs(30)))),
+        HostState::Failed(error) => {
+            ctx.attestor.forget(&name);
+            ctx.inventories.lock().expect("no panic while it is held").remove(&name);
+            let pin_trouble = matches!(
+                error.kind,
+                crate::hsm::protocol::Kind::PinRejected | crate::hsm::protocol::Kind::PinLocked
+            );
+            let outcome = if pin_trouble {
+                Outcome::PinRejected { version, message: error.message }
+            } else {
+                Outcome::Failed(error)
+            };
+            wait(outcome)
+        }
+        HostState::Ready(token) => {
+            let seen = match ctx.inventory(&name) {
+                Some(seen) => seen,
+                None => take_inventory(handle.as_ref(), &name, ctx).await?,
+            };
+            let attestation = ctx.attestor.ensure(handle.as_ref(), partition, ctx.now()).await?;
+            let claims = claims(&name, ctx);
+            let outcome = Outcome::Ready { token, seen, attestation: Box::new(attestation), claims, version };
+            Ok((outcome, Action::requeue(super::jittered(INVENTORY))))
+        }
+    }
+}
+
+/// Identifiers that HsmKeys of a partition claim.
+fn claims(partition: &str, ctx: &Context) -> Vec<KeyId> {
+    let keys = ctx.keys.state_filter(|guarded| {
+        guarded.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == partition)
+    });
+    keys.iter()
+        .filter_map(|guarded| guarded.0.as_ref().ok())
+        .filter_map(|key| key.status.as_ref()?.key_id.clone())
+        .filter_map(|id| KeyId::try_from(id).ok())
+        .collect()
+}
+
+async fn take_inventory(hsm: &dyn Hsm, name: &str, ctx: &Context) -> Result<Arc<Inventory>, Error> {
+    let failed = |source| Error::Hsm { operation: "an inventory", source };
+    let entries = match hsm.call(Request::Inventory).await {
+        Ok(Reply::Inventory(entries)) => entries,
+        Ok(other) => return Err(failed(unexpected(&other))),
+        Err(source) => return Err(failed(source)),
+    };
+    let private: Vec<_> = entries
+        .into_iter()
+        .filter(|entry| entry.private)
+        .map(|entry| (KeyId::from_bytes(entry.id).ok(), entry.label))
+        .collect();
+    let seen = Arc::new(Inventory { private: private.iter().filter_map(|(id, _)| id.clone()).collect(), keys: private });
+    ctx.inventories.lock().expect("no panic while it is held").insert(name.to_owned(), Arc::clone(&seen));
+    Ok(seen)
+}
+
+fn pin_of(secret: &Secret, key: &str) -> Option<Pin> {
+    let bytes = &secret.data.as_ref()?.get(key)?.0;
+    let text = std::str::from_utf8(bytes).ok()?;
+    let pin = Pin::new(text);
+    (!pin.expose().is_empty()).then_some(pin)
+}
+
+/// The object is being deleted: not while keys refer to it.
+async fn release(partition: &HsmPartition, ctx: &Context) -> Result<Action, Error> {
+    if !partition.finalizers().iter().any(|one| one == PARTITION_FINALIZER) {
+        return Ok(Action::await_change());
+    }
+    let name = partition.name_any();
+    let users = ctx.keys.state_filter(|guarded| {
+        guarded.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == name)
+    });
+    if !users.is_empty() {
+        let mut names: Vec<_> = users
+            .iter()
+            .map(|key| format!("{}/{}", key.namespace().unwrap_or_default(), key.name_any()))
+            .collect();
+        names.sort();
+        let outcome = Outcome::InUse(format!(
+            "it is deleted when no HsmKey refers to it; {} do: {}",
+            names.len(),
+            names.iter().take(10).cloned().collect::<Vec<_>>().join(", ")
+        ));
+        let old = partition.status.clone().unwrap_or_default();
+        let new = report(partition, &old, &outcome, ctx.now());
+        if new != old {
+            let api: Api<HsmPartition> = Api::all(ctx.client.clone());
+            ctx.write_status(&api, partition, &new, false).await?;
+            if let Outcome::InUse(message) = outcome {
+                ctx.event(partition, true, "InUse", "Delete", message).await;
+            }
+        }
+        return Ok(Action::requeue(Duration::from_secs(30)));
+    }
+    ctx.registry.remove(&name);
+    set_finalizer(partition, ctx, false).await?;
+    Ok(Action::await_change())
+}
+
+async fn set_finalizer(partition: &HsmPartition, ctx: &Context, present: bool) -> Result<(), Error> {
+    let mut finalizers: Vec<String> =
+        partition.finalizers().iter().filter(|one| *one != PARTITION_FINALIZER).cloned().collect();
+    if present {
+        finalizers.push(PARTITION_FINALIZER.into());
+    }
+    let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": partition.resource_version() } });
+    let api: Api<HsmPartition> = Api::all(ctx.client.clone());
+    match api.patch(&partition.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => {
+            ctx.metrics.wrote("HsmPartition", "patch");
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(source) => Err(Error::Write { name: partition.name_any(), source: Box::new(source) }),
+    }
+}

@@ -1,0 +1,187 @@
+//! Reconciler of SigningRequests: one signature each, whatever restarts.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Preconditions},
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+
+use super::{
+    context::{Context, Guarded},
+    error::{self, Error},
+};
+use crate::{
+    api::{
+        SigningRequest,
+        condition::{self, Report},
+        signing_request::{SigningRequestStatus, State},
+    },
+    hsm::protocol::Kind,
+    service::{
+        audit::Use,
+        directory::Usable,
+        sign::{Job, SignError},
+    },
+};
+
+/// What came of a look at a request.
+enum Outcome {
+    Signed(Vec<u8>),
+    Waiting(&'static str, String),
+    Failed(&'static str, String),
+}
+
+/// Brings one request to its end.
+///
+/// # Errors
+/// Whatever stopped it; it is tried again.
+pub async fn reconcile(request: Arc<Guarded<SigningRequest>>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let request = match &request.0 {
+        Ok(request) => request,
+        Err(invalid) => {
+            super::malformed::report::<SigningRequest>(&ctx, invalid).await;
+            return Ok(Action::await_change());
+        }
+    };
+    if request.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let old = request.status.clone().unwrap_or_default();
+    if old.state.is_some_and(State::is_final) {
+        return expire(request, &old, &ctx).await;
+    }
+    let outcome = attempt(request, &ctx).await;
+    let new = report(request, &old, &outcome, ctx.now());
+    if new != old {
+        // Refused if anybody wrote meanwhile: of two signatures only one is ever shown.
+        let written = ctx.write_status(&ctx.api_of(request), request, &new, true).await;
+        if let Err(Error::WriteStatus { source, .. }) = &written
+            && matches!(&**source, kube::Error::Api(status) if status.code == 409 || status.code == 404)
+        {
+            return Ok(Action::requeue(Duration::from_secs(1)));
+        }
+        written?;
+        match &outcome {
+            Outcome::Signed(_) => {
+                ctx.event(request, false, "Signed", "Sign", format!("signed with key {}", request.spec.key_ref.name)).await;
+            }
+            Outcome::Failed(reason, message) => ctx.event(request, true, reason, "Sign", message.clone()).await,
+            Outcome::Waiting(..) => {}
+        }
+    }
+    Ok(match outcome {
+        Outcome::Waiting(..) => Action::requeue(super::jittered(Duration::from_secs(10))),
+        Outcome::Signed(_) | Outcome::Failed(..) => match request.spec.ttl_seconds_after_finished {
+            Some(ttl) => Action::requeue(Duration::from_secs(u64::try_from(ttl).unwrap_or(0).saturating_add(1))),
+            None => Action::await_change(),
+        },
+    })
+}
+
+async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
+    let spec = &request.spec;
+    let Some(requester) = &spec.requester else {
+        return Outcome::Failed(
+            "NoRequester",
+            "nobody vouches for who asked: the admission policies of the operator are not installed".into(),
+        );
+    };
+    let payload = match spec.payload_type.decode(&spec.payload) {
+        Ok(payload) => payload,
+        Err(error) => return Outcome::Failed("InvalidPayload", error.to_string()),
+    };
+    let namespace = request.namespace().unwrap_or_default();
+    let reference = ObjectRef::new(&spec.key_ref.name).within(&namespace);
+    let Some(guarded) = ctx.keys.get(&reference) else {
+        return Outcome::Waiting("KeyNotFound", format!("there is no HsmKey {}", spec.key_ref.name));
+    };
+    let Some((key, usable)) = guarded.0.as_ref().ok().and_then(|key| Some((key, Usable::of(key)?))) else {
+        return Outcome::Waiting("KeyNotReady", format!("HsmKey {} is not Ready; its conditions say why", spec.key_ref.name));
+    };
+    let Some(hsm) = ctx.registry.get(&usable.partition) else {
+        return Outcome::Waiting("PartitionNotReady", format!("the token of partition {} is not reached", usable.partition));
+    };
+    let uid = request.uid().unwrap_or_default();
+    let record = Use {
+        caller: &requester.username,
+        namespace: &namespace,
+        key: &key.label(),
+        operation: "sign",
+        algorithm: Some(spec.signature_algorithm),
+        payload: &payload,
+        request_id: &uid,
+    };
+    record.record(None);
+    let job = Job { algorithm: spec.signature_algorithm, form: spec.signature_type, payload: payload.clone().into() };
+    match ctx.signer.sign(hsm.as_ref(), &usable, job).await {
+        Ok(signature) => Outcome::Signed(signature),
+        Err(error @ (SignError::Mismatch(_) | SignError::NoPublicKey)) => {
+            Outcome::Failed("AlgorithmMismatch", error.to_string())
+        }
+        Err(SignError::Payload(message)) => Outcome::Failed("InvalidPayload", message),
+        Err(error @ SignError::Wrong(_)) => Outcome::Failed("WrongSignature", error.to_string()),
+        Err(SignError::Hsm(error)) => match error.kind {
+            Kind::Unsupported | Kind::Forbidden | Kind::KeyNotFound | Kind::Ambiguous => {
+                // The key's own reconcile, which this request's status wakes, asks the token again.
+                ctx.missed(&usable.partition, &usable.id);
+                Outcome::Failed(error::reason(error.kind), error.message)
+            }
+            kind => Outcome::Waiting(error::reason(kind), error.message),
+        },
+    }
+}
+
+fn report(
+    request: &SigningRequest,
+    old: &SigningRequestStatus,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> SigningRequestStatus {
+    let mut status = old.clone();
+    let reports = match outcome {
+        Outcome::Signed(signature) => {
+            status.state = Some(State::Executed);
+            status.signature = Some(STANDARD.encode(signature));
+            status.execution_time = Some(now.to_string());
+            vec![Report::new(condition::READY, Some(true), "Executed", "the signature is in status.signature")]
+        }
+        Outcome::Waiting(reason, message) => {
+            status.state = Some(State::Pending);
+            vec![Report::new(condition::READY, Some(false), reason, message)]
+        }
+        Outcome::Failed(reason, message) => {
+            status.state = Some(State::Failed);
+            status.execution_time = Some(now.to_string());
+            vec![
+                Report::new(condition::READY, Some(false), reason, message),
+                Report::new(condition::STALLED, Some(true), reason, message),
+            ]
+        }
+    };
+    status.conditions = condition::apply(&old.conditions, &reports, request.metadata.generation, now);
+    status.observed_generation = request.metadata.generation;
+    status
+}
+
+/// Deletes a finished request when its time is over.
+async fn expire(request: &SigningRequest, status: &SigningRequestStatus, ctx: &Context) -> Result<Action, Error> {
+    let Some(ttl) = request.spec.ttl_seconds_after_finished else { return Ok(Action::await_change()) };
+    let finished = status.execution_time.as_ref().and_then(|text| text.parse::<Timestamp>().ok()).unwrap_or_default();
+    let left = finished.as_second() + i64::from(ttl) - ctx.now().as_second();
+    if let Ok(left @ 1..) = u64::try_from(left) {
+        return Ok(Action::requeue(Duration::from_secs(left)));
+    }
+    let api: Api<SigningRequest> = ctx.api_of(request);
+    let only_this = Preconditions { uid: request.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
+    match api.delete(&request.name_any(), &params).await {
+        Ok(_) => ctx.metrics.wrote("SigningRequest", "delete"),
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
+        Err(source) => return Err(Error::Write { name: request.name_any(), source: Box::new(source) }),
+    }
+    Ok(Action::await_change())
+}

@@ -1,0 +1,257 @@
+//! Keeps the data plane's view of the cluster: keys, partitions, namespaces, PINs and the own certificate.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::{
+        WatchStreamExt, metadata_watcher,
+        watcher::{self, Event},
+    },
+};
+
+use super::partitions::{Known, Partitions};
+use crate::{
+    api::{HsmKey, HsmPartition},
+    hsm::{PartitionConfig, Registry},
+    model::secret::Pin,
+    server::https::Certificate,
+    service::directory::Directory,
+};
+
+/// What is kept up to date.
+pub struct View {
+    /// Keys.
+    pub directory: Arc<Directory>,
+    /// Partitions and namespaces.
+    pub partitions: Arc<Partitions>,
+    /// Tokens.
+    pub registry: Arc<Registry>,
+    /// The certificate that is served.
+    pub certificate: Arc<Certificate>,
+    /// Name of the Secret with it.
+    pub tls_secret: String,
+    objects: Mutex<BTreeMap<String, Arc<HsmPartition>>>,
+    secrets: Mutex<BTreeMap<String, Secret>>,
+    /// Lists that were read to their end at least once.
+    complete: AtomicUsize,
+}
+
+/// How many lists there are.
+const LISTS: usize = 4;
+
+impl View {
+    /// A view that knows nothing yet.
+    #[must_use]
+    pub fn new(
+        directory: Arc<Directory>,
+        partitions: Arc<Partitions>,
+        registry: Arc<Registry>,
+        certificate: Arc<Certificate>,
+        tls_secret: String,
+    ) -> Self {
+        Self {
+            directory,
+            partitions,
+            registry,
+            certificate,
+            tls_secret,
+            objects: Mutex::default(),
+            secrets: Mutex::default(),
+            complete: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether everything is known that is needed to serve.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn readiness(&self) -> Result<(), String> {
+        if self.complete.load(Ordering::Relaxed) < LISTS {
+            return Err("keys and partitions were not all read yet".into());
+        }
+        if !self.certificate.is_set() {
+            return Err(format!("there is no certificate in Secret {} yet: the controller makes it", self.tls_secret));
+        }
+        self.partitions.readiness()
+    }
+
+    /// Watches until it is dropped.
+    pub async fn run(&self, client: Client, namespace: &str) {
+        let config = watcher::Config::default;
+        let keys = follow(
+            watcher::watcher(Api::<DeserializeGuard<HsmKey>>::all(client.clone()), config()).default_backoff(),
+            |change| self.key(change),
+        );
+        let partitions = follow(
+            watcher::watcher(Api::<DeserializeGuard<HsmPartition>>::all(client.clone()), config()).default_backoff(),
+            |change| self.partition(change),
+        );
+        let secrets = follow(
+            watcher::watcher(Api::<Secret>::namespaced(client.clone(), namespace), config()).default_backoff(),
+            |change| self.secret(change),
+        );
+        let namespaces = follow(
+            metadata_watcher(Api::<Namespace>::all(client), config()).default_backoff(),
+            |change| self.namespace(change),
+        );
+        futures::join!(keys, partitions, secrets, namespaces);
+    }
+
+    fn listed(&self, first: bool) {
+        if first {
+            self.complete.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn key(&self, change: Change<DeserializeGuard<HsmKey>>) {
+        match change {
+            Change::Put(guarded) => match guarded.0 {
+                Ok(key) => self.directory.put(Arc::new(key)),
+                Err(invalid) => tracing::warn!(name = invalid.metadata.name, error = invalid.error, "malformed HsmKey"),
+            },
+            Change::Gone(namespace, name) => self.directory.remove(&namespace, &name),
+            Change::Listed(named, first) => {
+                self.directory.retain(&named);
+                self.listed(first);
+            }
+        }
+    }
+
+    fn partition(&self, change: Change<DeserializeGuard<HsmPartition>>) {
+        match change {
+            Change::Put(guarded) => match guarded.0 {
+                Ok(partition) => {
+                    let (name, partition) = (partition.name_any(), Arc::new(partition));
+                    self.objects.lock().expect("no panic while it is held").insert(name, Arc::clone(&partition));
+                    self.connect(partition);
+                }
+                Err(invalid) => {
+                    tracing::warn!(name = invalid.metadata.name, error = invalid.error, "malformed HsmPartition");
+                }
+            },
+            Change::Gone(_, name) => self.forget(&name),
+            Change::Listed(named, first) => {
+                for name in self.partitions.names() {
+                    if !named.contains(&(String::new(), name.clone())) {
+                        self.forget(&name);
+                    }
+                }
+                self.listed(first);
+            }
+        }
+    }
+
+    fn forget(&self, name: &str) {
+        self.objects.lock().expect("no panic while it is held").remove(name);
+        self.partitions.remove(name);
+        self.registry.remove(name);
+    }
+
+    fn secret(&self, change: Change<Secret>) {
+        match change {
+            Change::Put(secret) => {
+                let name = secret.name_any();
+                if name == self.tls_secret {
+                    self.certificate(&secret);
+                    return;
+                }
+                self.secrets.lock().expect("no panic while it is held").insert(name.clone(), secret);
+                let objects = self.objects.lock().expect("no panic while it is held").clone();
+                for partition in objects.into_values() {
+                    if partition.spec.pkcs11.pin_secret_ref.name == name {
+                        self.connect(partition);
+                    }
+                }
+            }
+            // A token that is logged in stays so: a Secret that is deleted by mistake stops nothing.
+            Change::Gone(_, name) => {
+                self.secrets.lock().expect("no panic while it is held").remove(&name);
+            }
+            Change::Listed(_, first) => self.listed(first),
+        }
+    }
+
+    fn certificate(&self, secret: &Secret) {
+        let data = secret.data.clone().unwrap_or_default();
+        let (Some(chain), Some(key)) = (data.get("tls.crt"), data.get("tls.key")) else { return };
+        match self.certificate.set(&chain.0, &key.0) {
+            Ok(()) => tracing::info!(secret = self.tls_secret, "serving the certificate"),
+            Err(error) => tracing::warn!(secret = self.tls_secret, %error, "the certificate cannot be used"),
+        }
+    }
+
+    fn namespace(&self, change: Change<PartialObjectMeta<Namespace>>) {
+        match change {
+            Change::Put(namespace) => {
+                self.partitions.namespace(&namespace.name_any(), Some(namespace.labels().clone()));
+            }
+            Change::Gone(_, name) => self.partitions.namespace(&name, None),
+            Change::Listed(_, first) => self.listed(first),
+        }
+    }
+
+    /// Starts a partition's token-host with the PIN that the controller found accepted, and with no other: a
+    /// wrong PIN is tried once in the whole cluster.
+    fn connect(&self, partition: Arc<HsmPartition>) {
+        let name = partition.name_any();
+        let accepted = partition.status.as_ref().and_then(|status| status.accepted_pin.clone());
+        let pin_ref = partition.spec.pkcs11.pin_secret_ref.clone();
+        let secret = self.secrets.lock().expect("no panic while it is held").get(&pin_ref.name).cloned();
+        if let (Some(accepted), Some(secret)) = (accepted, secret)
+            && secret.resource_version().as_ref() == Some(&accepted)
+            && let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(&pin_ref.key))
+            && let Ok(text) = std::str::from_utf8(&bytes.0)
+        {
+            self.registry.ensure(&name, PartitionConfig::of(&partition, Pin::new(text), accepted));
+        }
+        let hsm = self.registry.get(&name);
+        self.partitions.put(Known { object: partition, hsm });
+    }
+}
+
+/// A change of a list of objects.
+enum Change<K> {
+    Put(K),
+    Gone(String, String),
+    /// The list was read to its end: `(namespace, name)` of all it has, and whether for the first time.
+    Listed(HashSet<(String, String)>, bool),
+}
+
+async fn follow<K, S>(stream: S, mut apply: impl FnMut(Change<K>))
+where
+    K: Resource,
+    S: Stream<Item = Result<Event<K>, watcher::Error>>,
+{
+    let (mut named, mut first) = (HashSet::new(), true);
+    let key = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(Event::Init) => named.clear(),
+            Ok(Event::InitApply(object)) => {
+                named.insert(key(&object));
+                apply(Change::Put(object));
+            }
+            Ok(Event::InitDone) => {
+                apply(Change::Listed(std::mem::take(&mut named), first));
+                first = false;
+            }
+            Ok(Event::Apply(object)) => apply(Change::Put(object)),
+            Ok(Event::Delete(object)) => {
+                let (namespace, name) = key(&object);
+                apply(Change::Gone(namespace, name));
+            }
+            Err(error) => tracing::warn!(error = %crate::telemetry::logs::chain(&error), "a watch is interrupted"),
+        }
+    }
+}
