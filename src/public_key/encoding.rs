@@ -93,7 +93,7 @@ pub(super) fn has_eth_form(algorithm: SignatureAlgorithm, key: &PublicKey) -> bo
 /// # Errors
 /// When the length is zero or odd, or so large that no curve has it.
 pub fn ecdsa_raw_to_der(raw: &[u8]) -> Result<Vec<u8>, EncodeError> {
-    if raw.is_empty() || raw.len() % 2 != 0 || raw.len() > 256 {
+    if raw.is_empty() || !raw.len().is_multiple_of(2) || raw.len() > 256 {
         return Err(EncodeError::Malformed { half: raw.len() / 2, given: raw.len() });
     }
     let (r, s) = numbers_of_raw(raw);
@@ -145,7 +145,7 @@ pub fn encode(
         ecdsa::Domain::of(curve).expect("a key of kind EC was read with the parameters of its curve");
     let half = curve.scalar_len();
     let malformed = EncodeError::Malformed { half, given: token_signature.len() };
-    if token_signature.is_empty() || token_signature.len() % 2 != 0 {
+    if token_signature.is_empty() || !token_signature.len().is_multiple_of(2) {
         return Err(malformed);
     }
     let (r, mut s) = numbers_of_raw(token_signature);
