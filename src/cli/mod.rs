@@ -1,6 +1,7 @@
 //! Subcommands; the only place where the parts are wired together.
 
 pub mod kubectl;
+pub mod token_host;
 
 use clap::{Parser, Subcommand};
 
@@ -16,6 +17,9 @@ pub struct Cli {
 enum Command {
     /// Tools for a person's shell; installed as `kubectl-hsm` they are `kubectl hsm …`.
     Kubectl(kubectl::Args),
+    /// Serve one token to the process that started this one.
+    #[command(hide = true)]
+    TokenHost,
 }
 
 /// Runs the chosen subcommand to its end.
@@ -25,5 +29,6 @@ enum Command {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Kubectl(args) => kubectl::run(args),
+        Command::TokenHost => token_host::run(),
     }
 }
