@@ -90,7 +90,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         client: Some(client),
         metrics: Arc::clone(&metrics),
     };
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let listener =
+        TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let limits = Limits { linger: std::time::Duration::from_secs(args.drain_seconds), ..Limits::default() };
     tracing::info!(listen = %args.listen, "serving");
     tokio::select! {

@@ -5,6 +5,7 @@ pub mod crd;
 pub mod gateway;
 pub mod kubectl;
 pub mod sidecar;
+pub mod token_host;
 
 use clap::{Parser, Subcommand};
 
@@ -28,6 +29,9 @@ enum Command {
     Crd(crd::Args),
     /// Tools for a person's shell; installed as `kubectl-hsm` they are `kubectl hsm …`.
     Kubectl(kubectl::Args),
+    /// Serve one token to the process that started this one.
+    #[command(hide = true)]
+    TokenHost,
 }
 
 /// Runs the chosen subcommand to its end.
@@ -41,5 +45,6 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sidecar(args) => sidecar::run(*args),
         Command::Crd(args) => crd::run(&args),
         Command::Kubectl(args) => kubectl::run(args),
+        Command::TokenHost => token_host::run(),
     }
 }

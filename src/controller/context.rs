@@ -128,7 +128,13 @@ impl Context {
     ///
     /// # Errors
     /// When the API server refuses.
-    pub async fn write_status<K, S>(&self, api: &Api<K>, object: &K, status: &S, locked: bool) -> Result<(), Error>
+    pub async fn write_status<K, S>(
+        &self,
+        api: &Api<K>,
+        object: &K,
+        status: &S,
+        locked: bool,
+    ) -> Result<(), Error>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
         S: Serialize,

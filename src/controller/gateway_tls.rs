@@ -14,7 +14,8 @@ use kube::{
     discovery,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -114,7 +115,12 @@ struct Pair {
 /// Annotation with the end of a certificate's life, so that nobody has to parse it.
 const END: &str = "hsm-operator.io/not-after";
 
-async fn stored(secrets: &Api<Secret>, name: &str, renew_days: i64, now: Timestamp) -> Result<Option<Pair>, TlsError> {
+async fn stored(
+    secrets: &Api<Secret>,
+    name: &str,
+    renew_days: i64,
+    now: Timestamp,
+) -> Result<Option<Pair>, TlsError> {
     let Some(secret) = secrets.get_opt(name).await.map_err(api("read the Secret of a certificate"))? else {
         return Ok(None);
     };
@@ -155,7 +161,10 @@ async fn store(
         ..Default::default()
     };
     let params = PatchParams::apply(MANAGER).force();
-    secrets.patch(name, &params, &Patch::Apply(&secret)).await.map_err(api("write the Secret of a certificate"))?;
+    secrets
+        .patch(name, &params, &Patch::Apply(&secret))
+        .await
+        .map_err(api("write the Secret of a certificate"))?;
     Ok(())
 }
 
@@ -165,7 +174,8 @@ fn base(name: &str, now: Timestamp, days: i64) -> Result<CertificateParams, TlsE
     params.distinguished_name.push(DnType::CommonName, name);
     // Clocks of pods may lag.
     let at = |seconds: i64| {
-        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(now.as_second() + seconds).unwrap_or(0))
+        rcgen::date_time_ymd(1970, 1, 1)
+            + Duration::from_secs(u64::try_from(now.as_second() + seconds).unwrap_or(0))
     };
     params.not_before = at(-300);
     params.not_after = at(days * DAY);
@@ -192,8 +202,10 @@ fn make_leaf(settings: &Settings, ca: &Pair, now: Timestamp) -> Result<Pair, Tls
         format!("{service}.{namespace}.svc.cluster.local"),
         "localhost".to_owned(),
     ];
-    params.subject_alt_names =
-        names.into_iter().map(|name| Ok(rcgen::SanType::DnsName(name.try_into()?))).collect::<Result<_, rcgen::Error>>()?;
+    params.subject_alt_names = names
+        .into_iter()
+        .map(|name| Ok(rcgen::SanType::DnsName(name.try_into()?)))
+        .collect::<Result<_, rcgen::Error>>()?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
@@ -216,7 +228,9 @@ async fn publish(client: &Client, settings: &Settings, ca: &str) -> Result<(), T
             ..Default::default()
         };
         let params = PatchParams::apply(MANAGER).force();
-        maps.patch(&name, &params, &Patch::Apply(&map)).await.map_err(api("write the ConfigMap of the CA"))?;
+        maps.patch(&name, &params, &Patch::Apply(&map))
+            .await
+            .map_err(api("write the ConfigMap of the CA"))?;
     }
     let Some(resource) = trust_bundles(client).await? else { return Ok(()) };
     let bundles: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
@@ -232,7 +246,10 @@ async fn publish(client: &Client, settings: &Settings, ca: &str) -> Result<(), T
         "spec": { "signerName": SIGNER, "trustBundle": ca },
     });
     let params = PatchParams::apply(MANAGER).force();
-    bundles.patch(&bundle_name, &params, &Patch::Apply(&bundle)).await.map_err(api("write the ClusterTrustBundle"))?;
+    bundles
+        .patch(&bundle_name, &params, &Patch::Apply(&bundle))
+        .await
+        .map_err(api("write the ClusterTrustBundle"))?;
     Ok(())
 }
 

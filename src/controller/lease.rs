@@ -123,7 +123,9 @@ impl Candidate {
         if spec.holder_identity.as_deref().is_none_or(str::is_empty) {
             return true;
         }
-        let lasts = Duration::from_secs(spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(15));
+        let lasts = Duration::from_secs(
+            spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(15),
+        );
         match &self.observed {
             Some((seen, since)) if seen == spec => since.elapsed() > lasts,
             _ => {
@@ -146,7 +148,9 @@ impl Candidate {
 
     async fn give_up(&self) {
         let Ok(Some(mut lease)) = self.leases.get_opt(self.name).await else { return };
-        if let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_deref() == Some(&self.identity)) {
+        if let Some(spec) =
+            lease.spec.as_mut().filter(|spec| spec.holder_identity.as_deref() == Some(&self.identity))
+        {
             spec.holder_identity = None;
             if let Err(error) = self.leases.replace(self.name, &PostParams::default(), &lease).await {
                 tracing::warn!(error = %crate::telemetry::logs::chain(&error), "cannot give up the lease");

@@ -14,7 +14,8 @@ use crate::api::condition::{self, Report};
 
 /// Writes a condition that says what is wrong.
 pub async fn report<K: Resource<DynamicType = ()>>(ctx: &Context, invalid: &InvalidObject) {
-    let (name, namespace) = (invalid.metadata.name.clone().unwrap_or_default(), invalid.metadata.namespace.as_deref());
+    let (name, namespace) =
+        (invalid.metadata.name.clone().unwrap_or_default(), invalid.metadata.namespace.as_deref());
     let message = format!("the object cannot be read: {}", invalid.error);
     tracing::warn!(kind = %K::kind(&()), namespace, name, error = invalid.error, "malformed object");
     let resource = ApiResource::erase::<K>(&());

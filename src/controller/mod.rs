@@ -104,7 +104,10 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         })
         .watches(Api::<Guarded<HsmKey>>::all(client.clone()), config(), move |guarded: Guarded<HsmKey>| {
             let key = guarded.0.as_ref().ok()?;
-            let facts = (key.status.as_ref().and_then(|status| status.key_id.clone()), key.metadata.deletion_timestamp.is_some());
+            let facts = (
+                key.status.as_ref().and_then(|status| status.key_id.clone()),
+                key.metadata.deletion_timestamp.is_some(),
+            );
             counted.see(key.uid()?, facts).then(|| ObjectRef::new(&key.spec.partition_ref.name))
         })
         .reconcile_all_on(states)
@@ -123,20 +126,30 @@ pub async fn run(settings: Settings, end: CancellationToken) {
     let relevant = Changed::default();
     let labels = Changed::default();
     let keys = keys
-        .watches(Api::<Guarded<HsmPartition>>::all(client.clone()), config(), move |guarded: Guarded<HsmPartition>| {
-            let Ok(partition) = &guarded.0 else { return Vec::new() };
-            let status = partition.status.as_ref();
-            let facts = (
-                partition.metadata.generation,
-                status.is_some_and(|status| condition::is_true(&status.conditions, condition::READY)),
-                status.and_then(|status| status.attestation.as_ref()).map(|one| one.root_fingerprint.clone()),
-            );
-            if !relevant.see(partition.uid(), facts) {
-                return Vec::new();
-            }
-            let name = partition.name_any();
-            refs(&by_partition.state_filter(|key| key.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == name)))
-        })
+        .watches(
+            Api::<Guarded<HsmPartition>>::all(client.clone()),
+            config(),
+            move |guarded: Guarded<HsmPartition>| {
+                let Ok(partition) = &guarded.0 else { return Vec::new() };
+                let status = partition.status.as_ref();
+                let facts = (
+                    partition.metadata.generation,
+                    status.is_some_and(|status| condition::is_true(&status.conditions, condition::READY)),
+                    status
+                        .and_then(|status| status.attestation.as_ref())
+                        .map(|one| one.root_fingerprint.clone()),
+                );
+                if !relevant.see(partition.uid(), facts) {
+                    return Vec::new();
+                }
+                let name = partition.name_any();
+                refs(
+                    &by_partition.state_filter(|key| {
+                        key.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == name)
+                    }),
+                )
+            },
+        )
         .watches(Api::<Namespace>::all(client.clone()), config(), move |namespace: Namespace| {
             if !labels.see(namespace.name_any(), namespace.labels().clone()) {
                 return Vec::new();
@@ -152,16 +165,25 @@ pub async fn run(settings: Settings, end: CancellationToken) {
             let label = gone.label();
             refs(&by_label.state_filter(|key| {
                 key.0.as_ref().is_ok_and(|key| {
-                    key.label() == label && key.spec.partition_ref == gone.spec.partition_ref && key.uid() != gone.uid()
+                    key.label() == label
+                        && key.spec.partition_ref == gone.spec.partition_ref
+                        && key.uid() != gone.uid()
                 })
             }))
         })
-        .watches(Api::<Guarded<SigningRequest>>::all(client.clone()), config(), |guarded: Guarded<SigningRequest>| {
-            let request = guarded.0.as_ref().ok()?;
-            let stalled = condition::find(&request.status.as_ref()?.conditions, condition::STALLED)?;
-            let missed = stalled.reason == "MissingOnToken";
-            missed.then(|| ObjectRef::new(&request.spec.key_ref.name).within(&request.namespace().unwrap_or_default()))
-        })
+        .watches(
+            Api::<Guarded<SigningRequest>>::all(client.clone()),
+            config(),
+            |guarded: Guarded<SigningRequest>| {
+                let request = guarded.0.as_ref().ok()?;
+                let stalled = condition::find(&request.status.as_ref()?.conditions, condition::STALLED)?;
+                let missed = stalled.reason == "MissingOnToken";
+                missed.then(|| {
+                    ObjectRef::new(&request.spec.key_ref.name)
+                        .within(&request.namespace().unwrap_or_default())
+                })
+            },
+        )
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(end.clone().cancelled_owned())
         .run(
@@ -183,7 +205,11 @@ pub async fn run(settings: Settings, end: CancellationToken) {
                 request.0.as_ref().is_ok_and(|request| {
                     request.namespace() == key.namespace()
                         && request.spec.key_ref.name == key.name_any()
-                        && !request.status.as_ref().and_then(|status| status.state).is_some_and(State::is_final)
+                        && !request
+                            .status
+                            .as_ref()
+                            .and_then(|status| status.state)
+                            .is_some_and(State::is_final)
                 })
             });
             refs(&waiting)
@@ -250,7 +276,13 @@ where
     match &result {
         Ok(_) => {
             ctx.failures.lock().expect("no panic while it is held").remove(&failure_key(name, &*object));
-            tracing::debug!(kind = name, namespace = object.namespace(), name = object.name_any(), elapsed_ms = started.elapsed().as_millis(), "reconciled");
+            tracing::debug!(
+                kind = name,
+                namespace = object.namespace(),
+                name = object.name_any(),
+                elapsed_ms = started.elapsed().as_millis(),
+                "reconciled"
+            );
         }
         Err(error) => tracing::warn!(
             kind = name,
@@ -264,7 +296,12 @@ where
     result
 }
 
-fn retry<K: Resource<DynamicType = ()>>(name: &'static str, object: &Arc<K>, _: &Error, ctx: &Arc<Context>) -> Action {
+fn retry<K: Resource<DynamicType = ()>>(
+    name: &'static str,
+    object: &Arc<K>,
+    _: &Error,
+    ctx: &Arc<Context>,
+) -> Action {
     let mut failures = ctx.failures.lock().expect("no panic while it is held");
     let count = failures.entry(failure_key(name, &**object)).or_default();
     *count += 1;

@@ -80,7 +80,9 @@ impl Code {
             Self::Validation => (S::BAD_REQUEST, 600, "res.error.input.validation.failed"),
             Self::KeySize => (S::BAD_REQUEST, 603, "res.error.input.keysize"),
             Self::Attributes => (S::BAD_REQUEST, 606, "res.error.key.attributes.invalid"),
-            Self::AlgorithmNotSupportedByKey => (S::BAD_REQUEST, 607, "res.error.algorithm.not.supported.by.key"),
+            Self::AlgorithmNotSupportedByKey => {
+                (S::BAD_REQUEST, 607, "res.error.algorithm.not.supported.by.key")
+            }
             Self::KeyExists => (S::BAD_REQUEST, 608, "res.error.key.already.existing"),
             Self::KeyName => (S::BAD_REQUEST, 610, "res.error.invalid.key.name"),
             Self::Unsupported => (S::BAD_REQUEST, 611, "res.error.unsupported.operation"),
@@ -137,7 +139,8 @@ struct Body<'a> {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, error_code, reason) = self.code.wire();
-        let mut response = (status, Json(Body { error_code, reason, message: &self.message })).into_response();
+        let mut response =
+            (status, Json(Body { error_code, reason, message: &self.message })).into_response();
         if matches!(self.code, Code::Busy) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -170,7 +173,9 @@ impl From<Denied> for ApiError {
 impl From<HsmError> for ApiError {
     fn from(error: HsmError) -> Self {
         let code = match error.kind {
-            Kind::LibraryNotLoaded | Kind::TokenNotFound | Kind::PinRejected | Kind::PinLocked => Code::Subsystem,
+            Kind::LibraryNotLoaded | Kind::TokenNotFound | Kind::PinRejected | Kind::PinLocked => {
+                Code::Subsystem
+            }
             Kind::KeyNotFound => Code::NoKey,
             Kind::Unsupported => Code::Unsupported,
             Kind::Invalid => Code::Payload,

@@ -30,7 +30,9 @@ impl FromRequestParts<Shared> for Caller {
         }
         let text = first.to_str().map_err(|_| Refused::Invalid("it has odd characters".into()))?;
         let token = match text.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => token.trim(),
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
+                token.trim()
+            }
             _ => return Err(Refused::Missing.into()),
         };
         Ok(Self(state.authenticate.authenticate(token).await?))
@@ -45,7 +47,11 @@ impl FromRequestParts<Shared> for RequestId {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, ApiError> {
-        parts.extensions.get::<Self>().cloned().ok_or_else(|| ApiError::new(Code::General, "the request has no id"))
+        parts
+            .extensions
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| ApiError::new(Code::General, "the request has no id"))
     }
 }
 

@@ -70,7 +70,10 @@ impl Partitions {
     pub fn hsm(&self, partition: &str) -> Result<Arc<dyn Hsm>, ApiError> {
         let known = self.known.read().expect("no panic while it is held");
         known.get(partition).and_then(|known| known.hsm.clone()).ok_or_else(|| {
-            ApiError::new(Code::Busy, format!("the token of partition {partition} is not reached at the moment"))
+            ApiError::new(
+                Code::Busy,
+                format!("the token of partition {partition} is not reached at the moment"),
+            )
         })
     }
 
@@ -97,7 +100,9 @@ impl Partitions {
                 ([], _) => {
                     return Err(ApiError::new(
                         Code::NotAllowed,
-                        format!("no HsmPartition allows the namespace {namespace}: see its allowedNamespaces"),
+                        format!(
+                            "no HsmPartition allows the namespace {namespace}: see its allowedNamespaces"
+                        ),
                     ));
                 }
                 (_, Some((name, _))) | ([(name, _)], None) => (*name).clone(),

@@ -14,7 +14,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
-        WatchStreamExt, metadata_watcher,
+        WatchStreamExt,
         watcher::{self, Event},
     },
 };
@@ -80,7 +80,10 @@ impl View {
             return Err("keys and partitions were not all read yet".into());
         }
         if !self.certificate.is_set() {
-            return Err(format!("there is no certificate in Secret {} yet: the controller makes it", self.tls_secret));
+            return Err(format!(
+                "there is no certificate in Secret {} yet: the controller makes it",
+                self.tls_secret
+            ));
         }
         self.partitions.readiness()
     }
@@ -89,19 +92,22 @@ impl View {
     pub async fn run(&self, client: Client, namespace: &str) {
         let config = watcher::Config::default;
         let keys = follow(
-            watcher::watcher(Api::<DeserializeGuard<HsmKey>>::all(client.clone()), config()).default_backoff(),
+            watcher::watcher(Api::<DeserializeGuard<HsmKey>>::all(client.clone()), config())
+                .default_backoff(),
             |change| self.key(change),
         );
         let partitions = follow(
-            watcher::watcher(Api::<DeserializeGuard<HsmPartition>>::all(client.clone()), config()).default_backoff(),
+            watcher::watcher(Api::<DeserializeGuard<HsmPartition>>::all(client.clone()), config())
+                .default_backoff(),
             |change| self.partition(change),
         );
         let secrets = follow(
-            watcher::watcher(Api::<Secret>::namespaced(client.clone(), namespace), config()).default_backoff(),
+            watcher::watcher(Api::<Secret>::namespaced(client.clone(), namespace), config())
+                .default_backoff(),
             |change| self.secret(change),
         );
         let namespaces = follow(
-            metadata_watcher(Api::<Namespace>::all(client), config()).default_backoff(),
+            watcher::watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config()).default_backoff(),
             |change| self.namespace(change),
         );
         futures::join!(keys, partitions, secrets, namespaces);
@@ -117,7 +123,9 @@ impl View {
         match change {
             Change::Put(guarded) => match guarded.0 {
                 Ok(key) => self.directory.put(Arc::new(key)),
-                Err(invalid) => tracing::warn!(name = invalid.metadata.name, error = invalid.error, "malformed HsmKey"),
+                Err(invalid) => {
+                    tracing::warn!(name = invalid.metadata.name, error = invalid.error, "malformed HsmKey")
+                }
             },
             Change::Gone(namespace, name) => self.directory.remove(&namespace, &name),
             Change::Listed(named, first) => {
@@ -132,11 +140,18 @@ impl View {
             Change::Put(guarded) => match guarded.0 {
                 Ok(partition) => {
                     let (name, partition) = (partition.name_any(), Arc::new(partition));
-                    self.objects.lock().expect("no panic while it is held").insert(name, Arc::clone(&partition));
+                    self.objects
+                        .lock()
+                        .expect("no panic while it is held")
+                        .insert(name, Arc::clone(&partition));
                     self.connect(partition);
                 }
                 Err(invalid) => {
-                    tracing::warn!(name = invalid.metadata.name, error = invalid.error, "malformed HsmPartition");
+                    tracing::warn!(
+                        name = invalid.metadata.name,
+                        error = invalid.error,
+                        "malformed HsmPartition"
+                    );
                 }
             },
             Change::Gone(_, name) => self.forget(&name),
@@ -251,7 +266,9 @@ where
                 let (namespace, name) = key(&object);
                 apply(Change::Gone(namespace, name));
             }
-            Err(error) => tracing::warn!(error = %crate::telemetry::logs::chain(&error), "a watch is interrupted"),
+            Err(error) => {
+                tracing::warn!(error = %crate::telemetry::logs::chain(&error), "a watch is interrupted")
+            }
         }
     }
 }

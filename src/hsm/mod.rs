@@ -1,11 +1,19 @@
 //! Keys behind PKCS#11 as gateway and controller see them.
 
+mod client;
+#[doc(hidden)]
+pub mod fake;
+pub mod frame;
 pub mod protocol;
+pub mod registry;
+pub mod supervisor;
 
 use async_trait::async_trait;
 use protocol::{HsmError, Reply, Request};
 
 pub use protocol::Kind;
+pub use registry::{PartitionConfig, Registry};
+pub use supervisor::{HostState, Supervisor, SupervisorConfig};
 
 /// A token, however it is reached.
 #[async_trait]

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    Hsm, HostState, Supervisor, SupervisorConfig,
+    HostState, Hsm, Supervisor, SupervisorConfig,
     protocol::{HsmError, Open, Reply, Request, TokenFacts, TokenSelector},
 };
 use crate::{
@@ -39,7 +39,9 @@ impl PartitionConfig {
         let token = match (&pkcs11.token_label, &pkcs11.serial, pkcs11.slot) {
             (Some(label), _, _) => TokenSelector::Label(label.clone()),
             (None, Some(serial), _) => TokenSelector::Serial(serial.clone()),
-            (None, None, slot) => TokenSelector::Slot(slot.and_then(|slot| u64::try_from(slot).ok()).unwrap_or(0)),
+            (None, None, slot) => {
+                TokenSelector::Slot(slot.and_then(|slot| u64::try_from(slot).ok()).unwrap_or(0))
+            }
         };
         Self {
             open: Open {

@@ -12,8 +12,8 @@ use super::sign::unexpected;
 use crate::{
     api::{HsmPartition, key::Attestation, partition::AttestationStatus},
     attestation::{
-        AttestedKey, CertificateRequest, ChainError, DocumentError, KEY_BITS, Role, SIGNATURE_ALGORITHM, Tbs, chain,
-        document,
+        AttestedKey, CertificateRequest, ChainError, DocumentError, KEY_BITS, Role, SIGNATURE_ALGORITHM, Tbs,
+        chain, document,
     },
     hsm::{
         Hsm,
@@ -110,7 +110,12 @@ impl Attestor {
         self.known.lock().expect("no panic while it is held").remove(partition);
     }
 
-    async fn known(&self, hsm: &dyn Hsm, partition: &HsmPartition, now: Timestamp) -> Result<Known, AttestError> {
+    async fn known(
+        &self,
+        hsm: &dyn Hsm,
+        partition: &HsmPartition,
+        now: Timestamp,
+    ) -> Result<Known, AttestError> {
         let (name, key_name) = (partition.name_any(), partition.spec.attestation.key_name.0.clone());
         let known = self.known.lock().expect("no panic while it is held").get(&name).cloned();
         if let Some(known) = known.filter(|known| known.status.key_name == key_name) {
@@ -119,8 +124,10 @@ impl Attestor {
         let root = key(hsm, Role::Root, &key_name).await?;
         let ca = key(hsm, Role::Ca, &key_name).await?;
         let leaf = key(hsm, Role::Leaf, &key_name).await?;
-        let mut certificates = Vec::new();
-        for (role, subject, issuer) in [(Role::Root, &root, &root), (Role::Ca, &ca, &root), (Role::Leaf, &leaf, &ca)] {
+        let mut certificates: Vec<Vec<u8>> = Vec::new();
+        for (role, subject, issuer) in
+            [(Role::Root, &root, &root), (Role::Ca, &ca, &root), (Role::Leaf, &leaf, &ca)]
+        {
             certificates.insert(0, certificate(hsm, role, subject, issuer, &name, &key_name, now).await?);
         }
         let root_certificate = certificates.last().ok_or(AttestError::Answer("no root"))?;
@@ -182,8 +189,9 @@ async fn key(hsm: &dyn Hsm, role: Role, attestation_key: &str) -> Result<PublicK
         Role::Ca => "hsm-operator-attestation-ca",
         Role::Leaf => attestation_key,
     };
-    let label = KeyLabel::new(label)
-        .map_err(|error| failed(OPERATION, HsmError::new(Kind::Invalid, format!("attestation.keyName: {error}"))))?;
+    let label = KeyLabel::new(label).map_err(|error| {
+        failed(OPERATION, HsmError::new(Kind::Invalid, format!("attestation.keyName: {error}")))
+    })?;
     // Not destroyable: these keys outlive every key that they speak of.
     let attributes = RequestedAttributes { sign: Some(true), modifiable: Some(false), ..Default::default() };
     let template = KeyTemplate {
@@ -251,8 +259,11 @@ async fn certificate(
 
 async fn sign(hsm: &dyn Hsm, key: &KeyId, message: &[u8]) -> Result<Vec<u8>, AttestError> {
     const OPERATION: &str = "a signature of an attestation key";
-    let request =
-        Request::Sign { key: key.clone(), algorithm: SIGNATURE_ALGORITHM, payload: Bytes::copy_from_slice(message) };
+    let request = Request::Sign {
+        key: key.clone(),
+        algorithm: SIGNATURE_ALGORITHM,
+        payload: Bytes::copy_from_slice(message),
+    };
     match hsm.call(request).await {
         Ok(Reply::Signature(signature)) => Ok(signature.to_vec()),
         Ok(other) => Err(failed(OPERATION, unexpected(&other))),

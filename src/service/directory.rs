@@ -93,7 +93,8 @@ impl Directory {
         let mut tables = self.tables.write().expect("no panic while it is held");
         // The label cannot change, but an object deleted and made again meanwhile may have another.
         Self::forget(&mut tables, &namespace, &name);
-        let names = tables.by_label.entry(namespace.clone()).or_default().entry(entry.label.clone()).or_default();
+        let names =
+            tables.by_label.entry(namespace.clone()).or_default().entry(entry.label.clone()).or_default();
         names.push(name.clone());
         tables.by_name.insert((namespace, name), entry);
         drop(tables);
@@ -145,7 +146,8 @@ impl Directory {
     pub fn find(&self, namespace: &str, label: &str) -> Option<Arc<Entry>> {
         let tables = self.tables.read().expect("no panic while it is held");
         let names = tables.by_label.get(namespace)?.get(label)?;
-        let entries = names.iter().filter_map(|name| tables.by_name.get(&(namespace.to_owned(), name.clone())));
+        let entries =
+            names.iter().filter_map(|name| tables.by_name.get(&(namespace.to_owned(), name.clone())));
         entries
             .min_by_key(|entry| {
                 let made = entry.object.metadata.creation_timestamp.as_ref().map(|time| time.0);
@@ -173,7 +175,10 @@ impl Directory {
     #[must_use]
     pub fn claimed(&self, partition: &str, label: &str) -> bool {
         let tables = self.tables.read().expect("no panic while it is held");
-        tables.by_name.values().any(|entry| entry.label == label && entry.object.spec.partition_ref.name == partition)
+        tables
+            .by_name
+            .values()
+            .any(|entry| entry.label == label && entry.object.spec.partition_ref.name == partition)
     }
 }
 
@@ -186,7 +191,8 @@ mod tests {
     fn key(namespace: &str, name: &str, label: Option<&str>) -> Arc<HsmKey> {
         let spec = serde_json::json!({"partitionRef": {"name": "p"}, "algorithm": "ED", "label": label});
         let mut key = HsmKey::new(name, serde_json::from_value(spec).unwrap());
-        key.metadata = ObjectMeta { namespace: Some(namespace.into()), name: Some(name.into()), ..key.metadata };
+        key.metadata =
+            ObjectMeta { namespace: Some(namespace.into()), name: Some(name.into()), ..key.metadata };
         Arc::new(key)
     }
 

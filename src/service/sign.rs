@@ -56,7 +56,8 @@ pub struct Signer {
 
 impl Default for Signer {
     fn default() -> Self {
-        let checked = Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_secs(24 * 3600)).build();
+        let checked =
+            Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_secs(24 * 3600)).build();
         Self { checked }
     }
 }
@@ -69,8 +70,11 @@ impl Signer {
     pub async fn sign(&self, hsm: &dyn Hsm, key: &Usable, job: Job) -> Result<Vec<u8>, SignError> {
         let Job { algorithm, form, payload } = job;
         let mismatch = || {
-            let fitting: Vec<_> =
-                SignatureAlgorithm::ALL.iter().filter(|one| one.fits(key.algorithm)).map(|one| one.name()).collect();
+            let fitting: Vec<_> = SignatureAlgorithm::ALL
+                .iter()
+                .filter(|one| one.fits(key.algorithm))
+                .map(|one| one.name())
+                .collect();
             SignError::Mismatch(format!(
                 "{algorithm} is not a signature algorithm of {} keys; these are: {}",
                 key.algorithm,
@@ -81,7 +85,8 @@ impl Signer {
             return Err(mismatch());
         }
         let public = key.public.as_deref().ok_or(SignError::NoPublicKey)?;
-        encoding::check_form(form, algorithm, public).map_err(|error| SignError::Mismatch(error.to_string()))?;
+        encoding::check_form(form, algorithm, public)
+            .map_err(|error| SignError::Mismatch(error.to_string()))?;
         algorithm.prepare(&payload).map_err(|error| SignError::Payload(error.to_string()))?;
 
         let request = Request::Sign { key: key.id.clone(), algorithm, payload: payload.clone() };

@@ -67,9 +67,10 @@ pub async fn gather(key: &HsmKey, ctx: &Context) -> Result<Seen, Error> {
     let labels = namespace_labels(&key.namespace().unwrap_or_default(), ctx).await?;
     let allowed =
         partition.as_ref().is_some_and(|partition| allows(&partition.spec.allowed_namespaces, &labels));
-    let ready = partition.as_ref().and_then(|partition| partition.status.as_ref()).is_some_and(|status| {
-        condition::is_true(&status.conditions, condition::READY)
-    });
+    let ready = partition
+        .as_ref()
+        .and_then(|partition| partition.status.as_ref())
+        .is_some_and(|status| condition::is_true(&status.conditions, condition::READY));
     let hsm = if ready { ctx.registry.get(name) } else { None };
     let older_claim = older_claim(key, ctx);
 
@@ -86,7 +87,8 @@ async fn namespace_labels(name: &str, ctx: &Context) -> Result<BTreeMap<String, 
         return Ok(namespace.labels().clone());
     }
     let read = Api::<Namespace>::all(ctx.client.clone()).get_opt(name).await;
-    let namespace = read.map_err(|source| Error::ReadNamespace { name: name.into(), source: Box::new(source) })?;
+    let namespace =
+        read.map_err(|source| Error::ReadNamespace { name: name.into(), source: Box::new(source) })?;
     Ok(namespace.map(|namespace| namespace.labels().clone()).unwrap_or_default())
 }
 

@@ -25,10 +25,7 @@ use super::{
 };
 use crate::{
     api::{HsmKey, KEY_FINALIZER, condition, key::DeletionPolicy},
-    hsm::{
-        Hsm,
-        protocol::{KeyFacts, KeyTemplate, Kind, Reply, Request},
-    },
+    hsm::protocol::{KeyFacts, KeyTemplate, Kind, Reply, Request},
     model::{KeyId, KeyLabel, curve},
     service::sign::unexpected,
 };
@@ -66,7 +63,10 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
             Done::Refused(Refusal::hsm(&source))
         }
         Err(error) => {
-            let waiting = Done::Waiting(error.hsm().map_or("Retrying", |hsm| super::error::reason(hsm.kind)), crate::telemetry::logs::chain(&error));
+            let waiting = Done::Waiting(
+                error.hsm().map_or("Retrying", |hsm| super::error::reason(hsm.kind)),
+                crate::telemetry::logs::chain(&error),
+            );
             write(key, &ctx, &step, &waiting).await?;
             return Err(error);
         }
@@ -85,7 +85,8 @@ async fn write(key: &HsmKey, ctx: &Context, step: &Step, done: &Done) -> Result<
     if new != old {
         ctx.write_status(&ctx.api_of(key), key, &new, false).await?;
         if let Done::Refused(refusal) = done
-            && condition::find(&old.conditions, condition::STALLED).is_none_or(|stalled| stalled.reason != refusal.reason)
+            && condition::find(&old.conditions, condition::STALLED)
+                .is_none_or(|stalled| stalled.reason != refusal.reason)
         {
             ctx.event(key, true, refusal.reason, "Refuse", refusal.message.clone()).await;
         }
@@ -109,15 +110,31 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
             let template = template(key)?;
             let facts = match hsm.call(Request::Generate(template)).await {
                 Ok(Reply::Key(facts)) => *facts,
-                Ok(other) => return Err(Error::Hsm { operation: "key generation", source: unexpected(&other) }),
+                Ok(other) => {
+                    return Err(Error::Hsm { operation: "key generation", source: unexpected(&other) });
+                }
                 Err(source) => return Err(Error::Hsm { operation: "key generation", source }),
             };
-            ctx.event(key, false, "KeyGenerated", "Generate", format!("made {} on the token", describe(&facts))).await;
+            ctx.event(
+                key,
+                false,
+                "KeyGenerated",
+                "Generate",
+                format!("made {} on the token", describe(&facts)),
+            )
+            .await;
             complete(key, seen, ctx, &facts, "Generated").await
         }
         Step::Describe(facts) => complete(key, seen, ctx, facts, "Generated").await,
         Step::Adopt(facts) => {
-            ctx.event(key, false, "KeyAdopted", "Adopt", format!("took over {} on the token", describe(facts))).await;
+            ctx.event(
+                key,
+                false,
+                "KeyAdopted",
+                "Adopt",
+                format!("took over {} on the token", describe(facts)),
+            )
+            .await;
             complete(key, seen, ctx, facts, "Adopted").await
         }
     }
@@ -140,8 +157,10 @@ async fn complete(
     let mut status = report::facts(key, facts, ctx.now());
     let partition = seen.partition.as_ref().ok_or(Error::Incomplete("partition"))?;
     let create_time = status.create_time.clone().unwrap_or_default();
-    let attestation =
-        ctx.attestor.attest(seen.hsm()?.as_ref(), partition, facts, key.spec.algorithm, &create_time, ctx.now()).await?;
+    let attestation = ctx
+        .attestor
+        .attest(seen.hsm()?.as_ref(), partition, facts, key.spec.algorithm, &create_time, ctx.now())
+        .await?;
     status.attestation = Some(attestation);
     match publish::secret(key, &status, ctx).await? {
         Some(refusal) => Ok(Done::Refused(refusal)),
@@ -182,8 +201,10 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
     if !key.finalizers().iter().any(|one| one == KEY_FINALIZER) {
         return Ok(Action::await_change());
     }
-    let recorded = key.status.as_ref().and_then(|status| status.key_id.clone()).and_then(|id| KeyId::try_from(id).ok());
-    let destroy = key.spec.deletion_policy == DeletionPolicy::Destroy && key.spec.attributes.destroyable == Some(true);
+    let recorded =
+        key.status.as_ref().and_then(|status| status.key_id.clone()).and_then(|id| KeyId::try_from(id).ok());
+    let destroy =
+        key.spec.deletion_policy == DeletionPolicy::Destroy && key.spec.attributes.destroyable == Some(true);
     if destroy {
         // Only what is ours: the recorded key, or one whose making was interrupted before it was recorded. An
         // object that lost a conflict has neither.
@@ -194,37 +215,50 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
         let partition = &key.spec.partition_ref.name;
         let Some(hsm) = ctx.registry.get(partition) else {
             let message = format!("the key is destroyed when partition {partition} is reachable");
-            write(key, ctx, &Step::Wait("PartitionNotReady", message.clone()), &Done::Waiting("PartitionNotReady", message)).await?;
+            write(
+                key,
+                ctx,
+                &Step::Wait("PartitionNotReady", message.clone()),
+                &Done::Waiting("PartitionNotReady", message),
+            )
+            .await?;
             return Ok(Action::requeue(super::jittered(Duration::from_secs(30))));
         };
         match hsm.call(Request::Destroy(id.clone())).await {
             Ok(_) => {
-                ctx.event(key, false, "KeyDestroyed", "Destroy", format!("destroyed the key with id {id}")).await;
+                ctx.event(key, false, "KeyDestroyed", "Destroy", format!("destroyed the key with id {id}"))
+                    .await;
             }
             Err(source) if source.kind == Kind::Forbidden => {
                 let note = format!("the token refuses to destroy the key, which stays: {source}");
                 ctx.event(key, true, "KeyRetained", "Destroy", note).await;
             }
             Err(source) => {
-                let waiting = Done::Waiting(super::error::reason(source.kind), format!("cannot destroy the key: {source}"));
+                let waiting = Done::Waiting(
+                    super::error::reason(source.kind),
+                    format!("cannot destroy the key: {source}"),
+                );
                 write(key, ctx, &Step::Wait("Destroying", String::new()), &waiting).await?;
                 return Err(Error::Hsm { operation: "key destruction", source });
             }
         }
     } else if let Some(id) = recorded {
-        ctx.event(key, false, "KeyRetained", "Release", format!("the key with id {id} stays on the token")).await;
+        ctx.event(key, false, "KeyRetained", "Release", format!("the key with id {id} stays on the token"))
+            .await;
     }
     set_finalizer(key, ctx, false).await?;
     Ok(Action::await_change())
 }
 
 async fn set_finalizer(key: &HsmKey, ctx: &Context, present: bool) -> Result<(), Error> {
-    let mut finalizers: Vec<String> = key.finalizers().iter().filter(|one| *one != KEY_FINALIZER).cloned().collect();
+    let mut finalizers: Vec<String> =
+        key.finalizers().iter().filter(|one| *one != KEY_FINALIZER).cloned().collect();
     if present {
         finalizers.push(KEY_FINALIZER.into());
     }
     // The resourceVersion makes sure that nobody else's finalizer is lost.
-    let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": key.resource_version() } });
+    let patch =
+        json!({ "metadata": { "finalizers": finalizers, "resourceVersion": key.resource_version() } });
     let api: Api<HsmKey> = ctx.api_of(key);
     match api.patch(&key.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(_) => {

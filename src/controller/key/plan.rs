@@ -78,7 +78,10 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     if let Some(rival) = &seen.older_claim {
         return refuse(
             "Conflict",
-            format!("HsmKey {rival} is older and has the label '{}' on this partition: choose another label", key.label()),
+            format!(
+                "HsmKey {rival} is older and has the label '{}' on this partition: choose another label",
+                key.label()
+            ),
         );
     }
     let generated = key
@@ -86,14 +89,22 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
         .as_ref()
         .is_some_and(|status| condition::is_true(&status.conditions, condition::GENERATED));
     match &seen.presence {
-        Presence::NotAsked => {
-            Step::Wait("PartitionNotReady", format!("HsmPartition {partition} is not Ready; its conditions say why"))
-        }
-        Presence::Recorded => Step::Keep,
-        Presence::Ours(keys) | Presence::Labelled(keys) if keys.len() > 1 || keys.iter().any(|one| one.twins > 1) => refuse(
-            "DuplicateObject",
-            format!("the token has several keys with this id or label ('{}'): destroy all but one", key.label()),
+        Presence::NotAsked => Step::Wait(
+            "PartitionNotReady",
+            format!("HsmPartition {partition} is not Ready; its conditions say why"),
         ),
+        Presence::Recorded => Step::Keep,
+        Presence::Ours(keys) | Presence::Labelled(keys)
+            if keys.len() > 1 || keys.iter().any(|one| one.twins > 1) =>
+        {
+            refuse(
+                "DuplicateObject",
+                format!(
+                    "the token has several keys with this id or label ('{}'): destroy all but one",
+                    key.label()
+                ),
+            )
+        }
         Presence::Ours(keys) => match keys.first() {
             Some(facts) if complete(key) => differs(key, facts).map_or(Step::Keep, Step::Refuse),
             Some(facts) => Step::Describe(Box::new(facts.clone())),
@@ -148,9 +159,13 @@ fn missing(key: &HsmKey) -> String {
 /// Whether the key on the token is another than the one described.
 pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     let spec = &key.spec;
-    let refuse = |what: String| Some(Refusal::new("AttributesDiffer", format!("the key on the token {what}")));
+    let refuse =
+        |what: String| Some(Refusal::new("AttributesDiffer", format!("the key on the token {what}")));
     if facts.id.is_none() {
-        return refuse("has no CKA_ID, so that it cannot be told from others: give it one with the vendor's tools".into());
+        return refuse(
+            "has no CKA_ID, so that it cannot be told from others: give it one with the vendor's tools"
+                .into(),
+        );
     }
     match facts.algorithm {
         Some(algorithm) if algorithm == spec.algorithm => {}
@@ -267,7 +282,10 @@ mod tests {
     fn two_objects_with_one_id_are_never_used() {
         let twins = KeyFacts { twins: 2, ..facts() };
         assert_eq!(reason(&plan(&key(false), &seen(Presence::Ours(vec![twins])))), "DuplicateObject");
-        assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![facts(), facts()])))), "DuplicateObject");
+        assert_eq!(
+            reason(&plan(&key(true), &seen(Presence::Labelled(vec![facts(), facts()])))),
+            "DuplicateObject"
+        );
     }
 
     #[test]

@@ -55,7 +55,11 @@ pub async fn secret(key: &HsmKey, status: &HsmKeyStatus, ctx: &Context) -> Resul
 
 /// A label's value has at most 63 characters; names may have 253.
 fn label_value(name: &str) -> String {
-    name.chars().take(63).collect::<String>().trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
+    name.chars()
+        .take(63)
+        .collect::<String>()
+        .trim_end_matches(|c: char| !c.is_ascii_alphanumeric())
+        .to_owned()
 }
 
 fn data(key: &HsmKey, status: &HsmKeyStatus, ctx: &Context) -> BTreeMap<String, ByteString> {

@@ -38,7 +38,9 @@ pub fn facts(key: &HsmKey, facts: &KeyFacts, now: Timestamp) -> HsmKeyStatus {
         key_id: facts.id.as_ref().map(ToString::to_string),
         label: Some(facts.label.clone()),
         public_key: public.map(|spki| STANDARD.encode(spki)),
-        fingerprint: public.and_then(|spki| PublicKey::from_spki(spki).ok()).map(|public| public.fingerprint()),
+        fingerprint: public
+            .and_then(|spki| PublicKey::from_spki(spki).ok())
+            .map(|public| public.fingerprint()),
         algorithm_oid: Some(key.spec.algorithm.row().oid.into()),
         key_size: facts.key_size.and_then(|size| i32::try_from(size).ok()),
         curve_oid: facts.curve_oid.clone(),
@@ -67,7 +69,12 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
             vec![
                 Report::new(condition::READY, Some(true), "Ready", "the key can be used"),
                 Report::new(condition::GENERATED, Some(true), reason, "the key is on the token"),
-                Report::new(condition::ATTESTED, Some(true), "Attested", "the attestation is in status and Secret"),
+                Report::new(
+                    condition::ATTESTED,
+                    Some(true),
+                    "Attested",
+                    "the attestation is in status and Secret",
+                ),
                 Report::new(
                     condition::PUBLISHED,
                     Some(true),
@@ -92,7 +99,12 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
                     all.push(Report::new(condition::GENERATED, Some(true), refusal.reason, &refusal.message));
                 }
                 "SecretConflict" => {
-                    all.push(Report::new(condition::PUBLISHED, Some(false), refusal.reason, &refusal.message));
+                    all.push(Report::new(
+                        condition::PUBLISHED,
+                        Some(false),
+                        refusal.reason,
+                        &refusal.message,
+                    ));
                 }
                 _ => {}
             }

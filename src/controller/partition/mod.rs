@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::{HsmPartition, PARTITION_FINALIZER, condition},
     hsm::{
-        Hsm, HostState, PartitionConfig,
+        HostState, Hsm, PartitionConfig,
         protocol::{Reply, Request},
     },
     model::{KeyId, secret::Pin},
@@ -78,14 +78,18 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
     let secret = secrets.get_opt(&pin_ref.name).await.map_err(read)?;
     let place = format!("Secret {}/{}", ctx.namespace, pin_ref.name);
     let Some(secret) = secret else {
-        return wait(Outcome::PinMissing(format!("{place} does not exist: make it, with the PIN under '{}'", pin_ref.key)));
+        return wait(Outcome::PinMissing(format!(
+            "{place} does not exist: make it, with the PIN under '{}'",
+            pin_ref.key
+        )));
     };
     let Some(pin) = pin_of(&secret, &pin_ref.key) else {
         return wait(Outcome::PinMissing(format!("{place} has no key '{}' with text in it", pin_ref.key)));
     };
     let version = secret.resource_version().unwrap_or_default();
     if partition.status.as_ref().and_then(|status| status.rejected_pin.as_ref()) == Some(&version) {
-        let message = format!("the token refused the PIN in {place}, and it is not tried again: correct the Secret");
+        let message =
+            format!("the token refused the PIN in {place}, and it is not tried again: correct the Secret");
         // A process that was started before must not be left with the refused PIN either.
         ctx.registry.remove(&name);
         return wait(Outcome::PinRejected { version, message });
@@ -123,9 +127,9 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
 
 /// Identifiers that HsmKeys of a partition claim.
 fn claims(partition: &str, ctx: &Context) -> Vec<KeyId> {
-    let keys = ctx.keys.state_filter(|guarded| {
-        guarded.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == partition)
-    });
+    let keys = ctx
+        .keys
+        .state_filter(|guarded| guarded.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == partition));
     keys.iter()
         .filter_map(|guarded| guarded.0.as_ref().ok())
         .filter_map(|key| key.status.as_ref()?.key_id.clone())
@@ -145,7 +149,10 @@ async fn take_inventory(hsm: &dyn Hsm, name: &str, ctx: &Context) -> Result<Arc<
         .filter(|entry| entry.private)
         .map(|entry| (KeyId::from_bytes(entry.id).ok(), entry.label))
         .collect();
-    let seen = Arc::new(Inventory { private: private.iter().filter_map(|(id, _)| id.clone()).collect(), keys: private });
+    let seen = Arc::new(Inventory {
+        private: private.iter().filter_map(|(id, _)| id.clone()).collect(),
+        keys: private,
+    });
     ctx.inventories.lock().expect("no panic while it is held").insert(name.to_owned(), Arc::clone(&seen));
     Ok(seen)
 }
@@ -163,9 +170,9 @@ async fn release(partition: &HsmPartition, ctx: &Context) -> Result<Action, Erro
         return Ok(Action::await_change());
     }
     let name = partition.name_any();
-    let users = ctx.keys.state_filter(|guarded| {
-        guarded.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == name)
-    });
+    let users = ctx
+        .keys
+        .state_filter(|guarded| guarded.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == name));
     if !users.is_empty() {
         let mut names: Vec<_> = users
             .iter()
@@ -199,7 +206,8 @@ async fn set_finalizer(partition: &HsmPartition, ctx: &Context, present: bool) -
     if present {
         finalizers.push(PARTITION_FINALIZER.into());
     }
-    let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": partition.resource_version() } });
+    let patch =
+        json!({ "metadata": { "finalizers": finalizers, "resourceVersion": partition.resource_version() } });
     let api: Api<HsmPartition> = Api::all(ctx.client.clone());
     match api.patch(&partition.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(_) => {

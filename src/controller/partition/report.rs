@@ -115,7 +115,12 @@ fn token_status(token: &TokenFacts) -> TokenStatus {
         serial: token.serial.clone(),
         firmware: token.firmware.clone(),
         library: token.library.clone(),
-        key_algorithms: capabilities.summary().split(", ").filter(|one| !one.is_empty()).map(str::to_owned).collect(),
+        key_algorithms: capabilities
+            .summary()
+            .split(", ")
+            .filter(|one| !one.is_empty())
+            .map(str::to_owned)
+            .collect(),
         signature_algorithms: capabilities.signature_algorithms.iter().map(ToString::to_string).collect(),
     }
 }
@@ -154,7 +159,10 @@ mod tests {
         Outcome::Ready {
             token: Arc::new(TokenFacts::default()),
             seen: Arc::new(Inventory { private: HashSet::new(), keys }),
-            attestation: Box::new(AttestationStatus { key_name: "attestation-key".into(), ..Default::default() }),
+            attestation: Box::new(AttestationStatus {
+                key_name: "attestation-key".into(),
+                ..Default::default()
+            }),
             claims,
             version: version.into(),
         }
@@ -182,7 +190,8 @@ mod tests {
             (Some(own_keys("attestation-key")[2].clone()), "attestation-key".into()),
         ];
         let now = Timestamp::from_second(1).unwrap();
-        let status = report(&partition(), &HsmPartitionStatus::default(), &ready("1", on_token, vec![id(1)]), now);
+        let status =
+            report(&partition(), &HsmPartitionStatus::default(), &ready("1", on_token, vec![id(1)]), now);
         let labels: Vec<_> = status.unclaimed.unwrap().keys.into_iter().map(|key| key.label).collect();
         assert_eq!(labels, ["nameless", "stray"]);
     }

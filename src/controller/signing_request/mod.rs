@@ -67,16 +67,27 @@ pub async fn reconcile(request: Arc<Guarded<SigningRequest>>, ctx: Arc<Context>)
         written?;
         match &outcome {
             Outcome::Signed(_) => {
-                ctx.event(request, false, "Signed", "Sign", format!("signed with key {}", request.spec.key_ref.name)).await;
+                ctx.event(
+                    request,
+                    false,
+                    "Signed",
+                    "Sign",
+                    format!("signed with key {}", request.spec.key_ref.name),
+                )
+                .await;
             }
-            Outcome::Failed(reason, message) => ctx.event(request, true, reason, "Sign", message.clone()).await,
+            Outcome::Failed(reason, message) => {
+                ctx.event(request, true, reason, "Sign", message.clone()).await
+            }
             Outcome::Waiting(..) => {}
         }
     }
     Ok(match outcome {
         Outcome::Waiting(..) => Action::requeue(super::jittered(Duration::from_secs(10))),
         Outcome::Signed(_) | Outcome::Failed(..) => match request.spec.ttl_seconds_after_finished {
-            Some(ttl) => Action::requeue(Duration::from_secs(u64::try_from(ttl).unwrap_or(0).saturating_add(1))),
+            Some(ttl) => {
+                Action::requeue(Duration::from_secs(u64::try_from(ttl).unwrap_or(0).saturating_add(1)))
+            }
             None => Action::await_change(),
         },
     })
@@ -100,10 +111,16 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         return Outcome::Waiting("KeyNotFound", format!("there is no HsmKey {}", spec.key_ref.name));
     };
     let Some((key, usable)) = guarded.0.as_ref().ok().and_then(|key| Some((key, Usable::of(key)?))) else {
-        return Outcome::Waiting("KeyNotReady", format!("HsmKey {} is not Ready; its conditions say why", spec.key_ref.name));
+        return Outcome::Waiting(
+            "KeyNotReady",
+            format!("HsmKey {} is not Ready; its conditions say why", spec.key_ref.name),
+        );
     };
     let Some(hsm) = ctx.registry.get(&usable.partition) else {
-        return Outcome::Waiting("PartitionNotReady", format!("the token of partition {} is not reached", usable.partition));
+        return Outcome::Waiting(
+            "PartitionNotReady",
+            format!("the token of partition {} is not reached", usable.partition),
+        );
     };
     let uid = request.uid().unwrap_or_default();
     let record = Use {
@@ -116,7 +133,11 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         request_id: &uid,
     };
     record.record(None);
-    let job = Job { algorithm: spec.signature_algorithm, form: spec.signature_type, payload: payload.clone().into() };
+    let job = Job {
+        algorithm: spec.signature_algorithm,
+        form: spec.signature_type,
+        payload: payload.clone().into(),
+    };
     match ctx.signer.sign(hsm.as_ref(), &usable, job).await {
         Ok(signature) => Outcome::Signed(signature),
         Err(error @ (SignError::Mismatch(_) | SignError::NoPublicKey)) => {
@@ -147,7 +168,12 @@ fn report(
             status.state = Some(State::Executed);
             status.signature = Some(STANDARD.encode(signature));
             status.execution_time = Some(now.to_string());
-            vec![Report::new(condition::READY, Some(true), "Executed", "the signature is in status.signature")]
+            vec![Report::new(
+                condition::READY,
+                Some(true),
+                "Executed",
+                "the signature is in status.signature",
+            )]
         }
         Outcome::Waiting(reason, message) => {
             status.state = Some(State::Pending);
@@ -168,9 +194,14 @@ fn report(
 }
 
 /// Deletes a finished request when its time is over.
-async fn expire(request: &SigningRequest, status: &SigningRequestStatus, ctx: &Context) -> Result<Action, Error> {
+async fn expire(
+    request: &SigningRequest,
+    status: &SigningRequestStatus,
+    ctx: &Context,
+) -> Result<Action, Error> {
     let Some(ttl) = request.spec.ttl_seconds_after_finished else { return Ok(Action::await_change()) };
-    let finished = status.execution_time.as_ref().and_then(|text| text.parse::<Timestamp>().ok()).unwrap_or_default();
+    let finished =
+        status.execution_time.as_ref().and_then(|text| text.parse::<Timestamp>().ok()).unwrap_or_default();
     let left = finished.as_second() + i64::from(ttl) - ctx.now().as_second();
     if let Ok(left @ 1..) = u64::try_from(left) {
         return Ok(Action::requeue(Duration::from_secs(left)));

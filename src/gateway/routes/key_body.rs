@@ -53,7 +53,8 @@ pub struct NewKey {
 impl CreateBody {
     /// Checks everything that can be checked without asking a token.
     pub fn checked(self) -> Result<NewKey, ApiError> {
-        let unsupported = |what: &str| Err(ApiError::new(Code::Unsupported, format!("{what} are not served yet")));
+        let unsupported =
+            |what: &str| Err(ApiError::new(Code::Unsupported, format!("{what} are not served yet")));
         if self.password.is_some_and(|password| !password.is_empty()) {
             return unsupported("key passwords");
         }
@@ -66,7 +67,8 @@ impl CreateBody {
         if self.id.is_some_and(|id| !id.is_empty()) {
             return unsupported("ids chosen by the caller");
         }
-        let label = KeyLabel::new(self.label).map_err(|error| ApiError::new(Code::KeyName, error.to_string()))?;
+        let label =
+            KeyLabel::new(self.label).map_err(|error| ApiError::new(Code::KeyName, error.to_string()))?;
         let algorithm = match (self.algorithm.as_deref(), self.algorithm_oid.as_deref()) {
             (Some(name), _) => name.parse().map_err(|error| {
                 ApiError::new(Code::Validation, format!("Unsupported algorithm: {error}"))
@@ -75,7 +77,9 @@ impl CreateBody {
                 .iter()
                 .find(|one| one.row().oid == oid)
                 .ok_or_else(|| ApiError::new(Code::Validation, format!("Unsupported algorithm: '{oid}'")))?,
-            (None, None) => return Err(ApiError::new(Code::Validation, "algorithm or algorithmOid is missing")),
+            (None, None) => {
+                return Err(ApiError::new(Code::Validation, "algorithm or algorithmOid is missing"));
+            }
         };
         // Published clients send 0 for algorithms without sizes.
         let key_size = match self.key_size {
@@ -86,7 +90,8 @@ impl CreateBody {
         };
         let curve_oid = self.curve_oid.filter(|oid| !oid.is_empty());
         algorithm.check(key_size, curve_oid.as_deref()).map_err(|error| {
-            let code = if matches!(error, InvalidParameter::Size { .. }) { Code::KeySize } else { Code::Validation };
+            let code =
+                if matches!(error, InvalidParameter::Size { .. }) { Code::KeySize } else { Code::Validation };
             ApiError::new(code, error.to_string())
         })?;
         let row = algorithm.row();
@@ -94,7 +99,10 @@ impl CreateBody {
             label,
             algorithm,
             key_size: key_size.filter(|_| {
-                !matches!(row.parameter, crate::model::algorithm::Parameter::Curve | crate::model::algorithm::Parameter::Ed25519)
+                !matches!(
+                    row.parameter,
+                    crate::model::algorithm::Parameter::Curve | crate::model::algorithm::Parameter::Ed25519
+                )
             }),
             curve_oid: curve_oid.and_then(|oid| curve::by_oid(&oid)).map(|curve| curve.oid.to_owned()),
             attributes: self.attributes,

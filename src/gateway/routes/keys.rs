@@ -8,6 +8,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, PostParams, Preconditions},
@@ -21,7 +22,7 @@ use crate::{
         HsmKey, LocalRef, condition,
         key::{DeletionPolicy, HsmKeySpec},
     },
-    attestation::bundle,
+    attestation::{Bundle, chain},
     auth::{self, Action},
     gateway::{
         Shared,
@@ -84,7 +85,10 @@ pub async fn create(
         }
         Settled::Late => Err(ApiError::new(
             Code::Timeout,
-            format!("the key '{}' is still being made; HsmKey {}/{name} says how far it is", new.label, caller.namespace),
+            format!(
+                "the key '{}' is still being made; HsmKey {}/{name} says how far it is",
+                new.label, caller.namespace
+            ),
         )),
     }
 }
@@ -170,7 +174,10 @@ async fn take_back(state: &Shared, api: &Api<HsmKey>, made: &HsmKey) {
 }
 
 /// `GET /v1/key`: labels of the caller's namespace.
-pub async fn list(State(state): State<Shared>, Caller(caller): Caller) -> Result<Json<Vec<String>>, ApiError> {
+pub async fn list(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+) -> Result<Json<Vec<String>>, ApiError> {
     allowed(&state, &caller, "list", "").await?;
     Ok(Json(state.directory.labels(&caller.namespace)))
 }
@@ -193,7 +200,11 @@ pub async fn attributes_of(
     describe(&state, &caller, &name).await
 }
 
-async fn describe(state: &Shared, caller: &auth::Caller, label: &str) -> Result<Json<SignedKeyAttributes>, ApiError> {
+async fn describe(
+    state: &Shared,
+    caller: &auth::Caller,
+    label: &str,
+) -> Result<Json<SignedKeyAttributes>, ApiError> {
     let entry = lookup(state, caller, label).await?;
     allowed(state, caller, "get", &entry.object.name_any()).await?;
     usable(&entry)?;
@@ -212,12 +223,22 @@ pub async fn attestation(
     allowed(&state, &caller, "get", &entry.object.name_any()).await?;
     let usable = usable(&entry)?;
     let incomplete = || ApiError::new(Code::Busy, format!("the key '{}' is not attested yet", body.label));
-    let statement = entry.object.status.as_ref().and_then(|status| status.attestation.as_ref()).ok_or_else(incomplete)?;
+    let statement =
+        entry.object.status.as_ref().and_then(|status| status.attestation.as_ref()).ok_or_else(incomplete)?;
     let chain = state.partitions.attestation_chain(&usable.partition).ok_or_else(incomplete)?;
-    let zip = bundle::of_statement(&entry.label, statement, &chain).map_err(|error| {
-        tracing::error!(key = entry.label, %error, "cannot pack an attestation");
+    let unreadable = |error: &dyn std::error::Error| {
+        tracing::error!(
+            key = entry.label,
+            error = crate::telemetry::logs::chain(error),
+            "cannot pack an attestation"
+        );
         ApiError::new(Code::General, "the attestation cannot be packed")
-    })?;
+    };
+    let signature = STANDARD.decode(&statement.xml_signature).map_err(|error| unreadable(&error))?;
+    let chain = chain::from_pem(&chain).map_err(|error| unreadable(&error))?;
+    let bundle =
+        Bundle { label: &entry.label, xml: statement.xml.as_bytes(), signature: &signature, chain: &chain };
+    let zip = bundle.to_zip().map_err(|error| unreadable(&error))?;
     let file = entry.object.name_any();
     let headers = [
         (header::CONTENT_TYPE, "application/zip".to_owned()),
@@ -255,7 +276,10 @@ async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<St
     if spec.deletion_policy == DeletionPolicy::Retain {
         return Err(ApiError::new(
             Code::Forbidden,
-            format!("HsmKey {}/{name} has deletionPolicy Retain: set it to Destroy, or delete the object to let go of the key", caller.namespace),
+            format!(
+                "HsmKey {}/{name} has deletionPolicy Retain: set it to Destroy, or delete the object to let go of the key",
+                caller.namespace
+            ),
         ));
     }
     let api = Api::<HsmKey>::namespaced(client(state)?, &caller.namespace);
@@ -282,7 +306,10 @@ async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<St
         Ok(()) => Ok(StatusCode::OK),
         Err(_) => Err(ApiError::new(
             Code::Timeout,
-            format!("the key '{label}' is still being destroyed; HsmKey {}/{name} says why", caller.namespace),
+            format!(
+                "the key '{label}' is still being destroyed; HsmKey {}/{name} says why",
+                caller.namespace
+            ),
         )),
     }
 }
@@ -304,7 +331,9 @@ pub async fn lookup(state: &Shared, caller: &auth::Caller, label: &str) -> Resul
         match api.get_opt(&checked.object_name()).await {
             Ok(Some(found)) if found.label() == label => state.directory.put(Arc::new(found)),
             Ok(_) => {}
-            Err(error) => tracing::debug!(error = %crate::telemetry::logs::chain(&error), "cannot look a key up"),
+            Err(error) => {
+                tracing::debug!(error = %crate::telemetry::logs::chain(&error), "cannot look a key up")
+            }
         }
     }
     state.directory.find(&caller.namespace, label).or(known).ok_or_else(|| ApiError::no_key(label))
@@ -325,7 +354,12 @@ pub fn usable(entry: &Entry) -> Result<&Usable, ApiError> {
     })
 }
 
-async fn allowed(state: &Shared, caller: &auth::Caller, verb: &'static str, name: &str) -> Result<(), ApiError> {
+async fn allowed(
+    state: &Shared,
+    caller: &auth::Caller,
+    verb: &'static str,
+    name: &str,
+) -> Result<(), ApiError> {
     let action =
         Action { verb, resource: "hsmkeys", namespace: caller.namespace.clone(), name: name.to_owned() };
     Ok(state.authorize.authorize(caller, &action).await?)
@@ -337,5 +371,8 @@ fn client(state: &Shared) -> Result<Client, ApiError> {
 
 fn api_error(error: &kube::Error) -> ApiError {
     tracing::warn!(error = %crate::telemetry::logs::chain(error), "the API server did not do as asked");
-    ApiError::new(Code::Busy, "the Kubernetes API server did not answer; keys can be used but not made or deleted")
+    ApiError::new(
+        Code::Busy,
+        "the Kubernetes API server did not answer; keys can be used but not made or deleted",
+    )
 }

@@ -43,7 +43,10 @@ pub fn router(state: Shared) -> Router {
             ApiError::new(Code::NoRoute, format!("{} is not served", request.uri().path()))
         })
         .method_not_allowed_fallback(async |request: Request| {
-            ApiError::new(Code::Method, format!("{} does not take {}", request.uri().path(), request.method()))
+            ApiError::new(
+                Code::Method,
+                format!("{} does not take {}", request.uri().path(), request.method()),
+            )
         });
     limited(routes).layer(from_fn_with_state(Arc::clone(&state), observe)).with_state(state)
 }

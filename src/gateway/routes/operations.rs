@@ -143,7 +143,10 @@ pub async fn verify(
     let usable = super::keys::usable(&entry)?;
     record.record(None);
     let public = usable.public.as_ref().ok_or_else(|| {
-        ApiError::new(Code::KeyType, format!("the {} key '{}' has no public half", usable.algorithm, entry.label))
+        ApiError::new(
+            Code::KeyType,
+            format!("the {} key '{}' has no public half", usable.algorithm, entry.label),
+        )
     })?;
     let public = Arc::clone(public);
     let answer = public.verify(request.signature_algorithm, &payload, &signature);

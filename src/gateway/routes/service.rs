@@ -32,11 +32,14 @@ pub async fn license(_: Caller) -> Json<Value> {
 }
 
 /// `GET /v1/keystore/statistics`: the health check of most clients; a text for people.
-pub async fn statistics(State(state): State<Shared>, Caller(caller): Caller) -> Result<Json<Value>, ApiError> {
+pub async fn statistics(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+) -> Result<Json<Value>, ApiError> {
     let (name, hsm) = state.partitions.for_namespace(&caller.namespace)?;
-    let token = hsm
-        .token()
-        .ok_or_else(|| ApiError::new(Code::Busy, format!("the token of partition {name} was not reached yet")))?;
+    let token = hsm.token().ok_or_else(|| {
+        ApiError::new(Code::Busy, format!("the token of partition {name} was not reached yet"))
+    })?;
     let keys = state.directory.labels(&caller.namespace).len();
     let text = format!(
         "partition: {name}, token: {}, manufacturer: {}, model: {}, keys of namespace {}: {keys}",

@@ -1,0 +1,460 @@
+//! Requests in flight: who waits for what, and what becomes of it when a token-host dies.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::UnixStream,
+    sync::{Notify, oneshot},
+};
+
+use super::{
+    frame,
+    protocol::{HsmError, Kind, Reply, Request},
+};
+
+/// How long requests may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// A signature or random bytes.
+    pub sign: Duration,
+    /// Making a key; and whatever waits behind one that is made.
+    pub generate: Duration,
+    /// Looking for keys or at all of them, certificates.
+    pub look: Duration,
+    /// From the start of a token-host until it has logged in.
+    pub open: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            sign: Duration::from_secs(10),
+            generate: Duration::from_secs(120),
+            look: Duration::from_secs(30),
+            open: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Lanes of the token-host; requests of one do not wait for those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    Sign,
+    Change,
+    Look,
+}
+
+impl Lane {
+    const ALL: [Self; 3] = [Self::Sign, Self::Change, Self::Look];
+
+    const fn of(request: &Request) -> Self {
+        match request {
+            Request::Sign { .. } | Request::Random(_) => Self::Sign,
+            Request::Generate(_) | Request::Destroy(_) | Request::PutCertificate { .. } => Self::Change,
+            Request::Find(_)
+            | Request::Inventory
+            | Request::GetCertificate(_)
+            | Request::Open(_)
+            | Request::Ping => Self::Look,
+        }
+    }
+
+    const fn deadline(self, deadlines: &Deadlines) -> Duration {
+        match self {
+            Self::Sign => deadlines.sign,
+            Self::Change => deadlines.generate,
+            Self::Look => deadlines.look,
+        }
+    }
+}
+
+/// The parent's end of the socket pair to one token-host.
+pub(super) struct Link {
+    /// Tells this token-host from earlier ones.
+    pub epoch: u64,
+    pub socket: UnixStream,
+    backlog: Mutex<Vec<u8>>,
+    wake: Notify,
+}
+
+impl Link {
+    pub fn new(epoch: u64, socket: UnixStream) -> Self {
+        Self { epoch, socket, backlog: Mutex::default(), wake: Notify::new() }
+    }
+
+    /// Writes at once what the socket takes and leaves the rest to [`Link::drain`]. Errors are not looked at:
+    /// whoever reads from the socket sees them too.
+    pub fn send(&self, frame: &[u8]) {
+        let mut backlog = locked(&self.backlog);
+        let written = if backlog.is_empty() { self.socket.try_write(frame).unwrap_or(0) } else { 0 };
+        if written < frame.len() {
+            backlog.extend_from_slice(&frame[written..]);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Writes what did not fit, for as long as the socket lives.
+    pub async fn drain(&self) {
+        loop {
+            self.wake.notified().await;
+            while !locked(&self.backlog).is_empty() {
+                if self.socket.writable().await.is_err() {
+                    return;
+                }
+                let mut backlog = locked(&self.backlog);
+                match self.socket.try_write(&backlog) {
+                    Ok(written) => drop(backlog.drain(..written)),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+}
+
+struct Call {
+    lane: Lane,
+    generates: bool,
+    repeatable: bool,
+    frame: Vec<u8>,
+    /// Nobody any more, once the caller gave up.
+    waiter: Option<oneshot::Sender<Result<Reply, HsmError>>>,
+    /// To which token-host, and when.
+    sent: Option<(u64, Instant)>,
+    /// A token-host died with it before.
+    survived: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    calls: HashMap<u64, Call>,
+    link: Option<Arc<Link>>,
+    /// Why calls are refused instead of waiting for the next token-host.
+    refusal: Option<HsmError>,
+    last_done: [Option<Instant>; 3],
+}
+
+/// All requests in flight.
+pub(super) struct Calls {
+    table: Mutex<Table>,
+    next: AtomicU64,
+    room: usize,
+    pub deadlines: Deadlines,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a call out of the table, or leaves a note there, when its caller goes away for whatever reason.
+struct Ticket<'a> {
+    calls: &'a Calls,
+    id: u64,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.calls.abandon(self.id);
+    }
+}
+
+impl Calls {
+    pub fn new(room: usize, deadlines: Deadlines) -> Self {
+        Self { table: Mutex::default(), next: AtomicU64::new(1), room, deadlines }
+    }
+
+    pub fn next_id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Requests that somebody waits for, or whose answer is still to come.
+    pub fn len(&self) -> usize {
+        locked(&self.table).calls.len()
+    }
+
+    /// Carries out one request.
+    pub async fn call(&self, request: &Request) -> Result<Reply, HsmError> {
+        let id = self.next_id();
+        let lane = Lane::of(request);
+        let limit = lane.deadline(&self.deadlines);
+        let frame = frame::encode(id, request);
+        if frame.len() > super::protocol::FRAME_MAX {
+            return Err(HsmError::new(Kind::Invalid, "the request is too large for the token-host"));
+        }
+        let (waiter, answer) = oneshot::channel();
+        let mut call = Call {
+            lane,
+            generates: matches!(request, Request::Generate(_)),
+            repeatable: request.repeatable(),
+            frame: Vec::new(),
+            waiter: Some(waiter),
+            sent: None,
+            survived: false,
+        };
+        let link = {
+            let mut table = locked(&self.table);
+            if let Some(error) = &table.refusal {
+                return Err(error.clone());
+            }
+            if table.calls.len() >= self.room {
+                return Err(HsmError::new(Kind::Busy, "too many requests to the token are in flight"));
+            }
+            let link = table.link.clone();
+            call.sent = link.as_ref().map(|link| (link.epoch, Instant::now()));
+            if call.repeatable || link.is_none() {
+                call.frame.clone_from(&frame);
+            }
+            table.calls.insert(id, call);
+            link
+        };
+        let ticket = Ticket { calls: self, id };
+        if let Some(link) = link {
+            link.send(&frame);
+        }
+        drop(frame);
+        let outcome = tokio::time::timeout(limit, answer).await;
+        let sent = outcome.is_err() && self.was_sent(id);
+        drop(ticket);
+        match outcome {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(HsmError::new(Kind::Unavailable, "the token-host is being shut down")),
+            Err(_) if sent => Err(HsmError::new(
+                Kind::Timeout,
+                format!("no answer to {} from the token within {} s", request.name(), limit.as_secs_f32()),
+            )),
+            Err(_) => Err(HsmError::new(
+                Kind::Unavailable,
+                format!("there was no token-host for {} s", limit.as_secs_f32()),
+            )),
+        }
+    }
+
+    fn was_sent(&self, id: u64) -> bool {
+        locked(&self.table).calls.get(&id).is_some_and(|call| call.sent.is_some() || call.survived)
+    }
+
+    fn abandon(&self, id: u64) {
+        let mut table = locked(&self.table);
+        if let Some(call) = table.calls.get_mut(&id) {
+            if call.sent.is_some() {
+                // Stays until its answer comes: that none comes is how a hanging worker is told.
+                call.waiter = None;
+                call.frame = Vec::new();
+            } else {
+                table.calls.remove(&id);
+            }
+        }
+    }
+
+    /// Hands out an answer.
+    pub fn complete(&self, id: u64, answer: Result<Reply, HsmError>) {
+        let waiter = {
+            let mut table = locked(&self.table);
+            let Some(call) = table.calls.remove(&id) else { return };
+            table.last_done[call.lane as usize] = Some(Instant::now());
+            call.waiter
+        };
+        if let Some(waiter) = waiter {
+            // Whoever gave up a moment ago does not miss it.
+            let _ = waiter.send(answer);
+        }
+    }
+
+    /// A token-host is ready: what waits is sent to it, in the order of arrival.
+    pub fn connect(&self, link: &Arc<Link>) {
+        let frames = {
+            let mut table = locked(&self.table);
+            table.refusal = None;
+            table.link = Some(Arc::clone(link));
+            let mut waiting: Vec<_> =
+                table.calls.iter_mut().filter(|(_, call)| call.sent.is_none()).collect();
+            waiting.sort_unstable_by_key(|(id, _)| **id);
+            let mut frames = Vec::new();
+            for (_, call) in waiting {
+                call.sent = Some((link.epoch, Instant::now()));
+                frames.push(if call.repeatable {
+                    call.frame.clone()
+                } else {
+                    std::mem::take(&mut call.frame)
+                });
+            }
+            frames
+        };
+        for frame in frames {
+            link.send(&frame);
+        }
+    }
+
+    /// The token-host is dead. What may be repeated waits for the next one, but only once: a request that took
+    /// two of them down with it shall not have a third.
+    pub fn disconnect(&self) {
+        let mut dropped = Vec::new();
+        {
+            let mut table = locked(&self.table);
+            table.link = None;
+            table.last_done = [None; 3];
+            table.calls.retain(|_, call| {
+                if call.sent.is_none() {
+                    return true;
+                }
+                let again = call.waiter.is_some() && call.repeatable && !call.survived;
+                if again {
+                    (call.sent, call.survived) = (None, true);
+                } else if let Some(waiter) = call.waiter.take() {
+                    dropped.push((waiter, call.survived));
+                }
+                again
+            });
+        }
+        for (waiter, survived) in dropped {
+            let message = if survived {
+                "the token-host ended twice with this request in flight"
+            } else {
+                "the token-host ended before it answered"
+            };
+            let _ = waiter.send(Err(HsmError::new(Kind::Crashed, message)));
+        }
+    }
+
+    /// From now on calls are answered with `error`, and so are those that wait.
+    pub fn refuse(&self, error: &HsmError) {
+        let mut waiters = Vec::new();
+        {
+            let mut table = locked(&self.table);
+            table.refusal = Some(error.clone());
+            table.calls.retain(|_, call| {
+                let waits = call.sent.is_none();
+                if waits {
+                    waiters.extend(call.waiter.take());
+                }
+                !waits
+            });
+        }
+        for waiter in waiters {
+            let _ = waiter.send(Err(error.clone()));
+        }
+    }
+
+    /// Calls wait again.
+    pub fn admit(&self) {
+        locked(&self.table).refusal = None;
+    }
+
+    /// Whether a lane hangs: its oldest request is older than the deadline, and none was answered since that
+    /// one was sent. While a key is made within its time, signing gets no verdict: some modules hold a lock
+    /// over key generation that everything else waits for.
+    pub fn stuck(&self) -> Option<&'static str> {
+        let table = locked(&self.table);
+        let age = |call: &Call| call.sent.map(|(_, at)| at.elapsed()).unwrap_or_default();
+        let makes_key =
+            table.calls.values().any(|call| call.generates && age(call) <= self.deadlines.generate);
+        Lane::ALL.into_iter().find_map(|lane| {
+            let oldest = table
+                .calls
+                .values()
+                .filter(|call| call.lane == lane)
+                .filter_map(|c| c.sent)
+                .min_by_key(|(_, at)| *at)?
+                .1;
+            let idle = table.last_done[lane as usize].is_none_or(|done| done < oldest);
+            let hangs = idle && oldest.elapsed() > lane.deadline(&self.deadlines);
+            let name = match lane {
+                Lane::Sign => "sign",
+                Lane::Change => "change",
+                Lane::Look => "look",
+            };
+            (hangs && !(lane != Lane::Change && makes_key)).then_some(name)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        hsm::protocol::Find,
+        model::{KeyId, SignatureAlgorithm},
+    };
+    use std::pin::pin;
+    use tokio::io::AsyncReadExt;
+
+    fn sign() -> Request {
+        Request::Sign {
+            key: KeyId::for_purpose("test"),
+            algorithm: SignatureAlgorithm::EdDsa,
+            payload: b"x".as_slice().into(),
+        }
+    }
+
+    fn link(epoch: u64) -> (Arc<Link>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Arc::new(Link::new(epoch, ours)), theirs)
+    }
+
+    fn calls(room: usize) -> Calls {
+        let deadlines = Deadlines { sign: Duration::from_millis(50), ..Default::default() };
+        Calls::new(room, deadlines)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_kills_two_hosts_gets_no_third() {
+        let calls = calls(8);
+        let request = Request::Find(Find::Id(KeyId::for_purpose("x")));
+        let mut call = pin!(calls.call(&request));
+        assert!(futures::poll!(&mut call).is_pending());
+        for epoch in 1..=2 {
+            let (link, mut theirs) = link(epoch);
+            calls.connect(&link);
+            theirs.read_u8().await.expect("it was sent");
+            calls.disconnect();
+        }
+        assert_eq!(call.await.unwrap_err().kind, Kind::Crashed);
+        assert_eq!(calls.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_never_sent_was_certainly_not_done() {
+        let error = calls(8).call(&sign()).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Unavailable);
+        assert!(error.kind.not_done());
+    }
+
+    #[tokio::test]
+    async fn too_many_requests_are_turned_away() {
+        let calls = calls(1);
+        let (first, second) = (sign(), sign());
+        let mut first = pin!(calls.call(&first));
+        assert!(futures::poll!(&mut first).is_pending());
+        assert_eq!(calls.call(&second).await.unwrap_err().kind, Kind::Busy);
+    }
+
+    #[tokio::test]
+    async fn a_lane_without_answers_is_stuck_and_one_with_answers_is_not() {
+        let calls = calls(8);
+        let (link, _theirs) = link(1);
+        calls.connect(&link);
+        assert_eq!(calls.call(&sign()).await.unwrap_err().kind, Kind::Timeout);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(calls.stuck(), Some("sign"));
+        calls.complete(1, Ok(Reply::Done));
+        assert_eq!(calls.stuck(), None);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_reaches_those_who_wait_and_those_who_come() {
+        let calls = calls(8);
+        let request = sign();
+        let mut waiting = pin!(calls.call(&request));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        calls.refuse(&HsmError::new(Kind::PinRejected, "no"));
+        assert_eq!(waiting.await.unwrap_err().kind, Kind::PinRejected);
+        assert_eq!(calls.call(&sign()).await.unwrap_err().kind, Kind::PinRejected);
+    }
+}

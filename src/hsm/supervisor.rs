@@ -1,0 +1,623 @@
+//! Keeps one token-host running: starts it, watches it, and starts it again.
+
+use std::{
+    path::PathBuf,
+    process::{Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use tokio::{
+    net::UnixStream,
+    sync::{Notify, oneshot, watch},
+    task::JoinHandle,
+};
+use tokio_util::task::AbortOnDropHandle;
+use zeroize::Zeroizing;
+
+pub use super::client::Deadlines;
+use super::{
+    Hsm,
+    client::{Calls, Link},
+    frame::{self, Frames, PIECE},
+    protocol::{HsmError, Kind, Open, Reply, Request, TokenFacts},
+};
+
+/// Variables that a token-host inherits; everything else it gets is part of its configuration.
+const INHERITED: &[&str] = &["PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "TZ", "RUST_LOG"];
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// After this long the past of a token-host is forgiven.
+const STEADY: Duration = Duration::from_secs(10);
+/// So long after its death the state may go on saying that a token-host is ready: the next one usually is.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Told of every finished request: operation, `ok` or the kind of its error, duration.
+pub type Observer = Arc<dyn Fn(&'static str, &'static str, Duration) + Send + Sync>;
+
+/// What a supervisor needs to know.
+#[derive(Clone)]
+pub struct SupervisorConfig {
+    /// The program to start. Default: `/proc/self/exe`, which stays this very program when its file is replaced.
+    pub exe: PathBuf,
+    /// Environment of the module, like `SOFTHSM2_CONF`.
+    pub environment: Vec<(String, String)>,
+    /// Library, token and PIN.
+    pub open: Open,
+    /// How long requests may take.
+    pub deadlines: Deadlines,
+    /// How often the token-host is asked for a sign of life, and how long it may owe one.
+    pub ping: (Duration, Duration),
+    /// Most requests in flight.
+    pub in_flight: usize,
+    /// Told of every finished request.
+    pub observer: Option<Observer>,
+}
+
+impl SupervisorConfig {
+    /// The usual settings.
+    #[must_use]
+    pub fn new(open: Open) -> Self {
+        Self {
+            exe: PathBuf::from("/proc/self/exe"),
+            environment: Vec::new(),
+            open,
+            deadlines: Deadlines::default(),
+            ping: (Duration::from_secs(1), Duration::from_secs(3)),
+            in_flight: 1024,
+            observer: None,
+        }
+    }
+}
+
+/// How it stands with the token-host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostState {
+    /// It is being started.
+    Starting,
+    /// The token is open.
+    Ready(Arc<TokenFacts>),
+    /// It could not be opened. `PinRejected` and `PinLocked` stay until [`Supervisor::replace`]; the rest is
+    /// tried again with growing pauses.
+    Failed(HsmError),
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Token-hosts started after the first.
+    pub restarts: u64,
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Process id of the token-host, while there is one.
+    pub pid: Option<u32>,
+}
+
+struct Shared {
+    calls: Calls,
+    state: watch::Sender<HostState>,
+    facts: ArcSwapOption<TokenFacts>,
+    /// Number of the configuration, and the configuration.
+    wanted: Mutex<(u64, Open, Vec<(String, String)>)>,
+    changed: Notify,
+    stop: Notify,
+    pid: AtomicU32,
+    started: AtomicU64,
+    observer: Option<Observer>,
+}
+
+/// A token behind a token-host that is kept running.
+pub struct Supervisor {
+    shared: Arc<Shared>,
+    driver: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Supervisor {
+    /// Starts a token-host and a task that looks after it. Calls may be made at once; they wait.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, and when the system has no more threads.
+    #[must_use]
+    pub fn start(config: SupervisorConfig) -> Arc<Self> {
+        let shared = Arc::new(Shared {
+            calls: Calls::new(config.in_flight, config.deadlines),
+            state: watch::Sender::new(HostState::Starting),
+            facts: ArcSwapOption::empty(),
+            wanted: Mutex::new((0, config.open.clone(), config.environment.clone())),
+            changed: Notify::new(),
+            stop: Notify::new(),
+            pid: AtomicU32::new(0),
+            started: AtomicU64::new(0),
+            observer: config.observer.clone(),
+        });
+        let driver = Driver {
+            shared: Arc::clone(&shared),
+            exe: config.exe,
+            ping: config.ping,
+            spawner: Spawner::start(),
+            epoch: 0,
+        };
+        let driver = Mutex::new(Some(tokio::spawn(driver.run())));
+        Arc::new(Self { shared, driver })
+    }
+
+    /// Starts over with another library, token or PIN. The present token-host is ended first; what it was doing
+    /// is repeated by the next one where that is harmless. With nothing changed, it only tries again what failed.
+    pub fn replace(&self, open: Open, environment: Vec<(String, String)>) {
+        {
+            let mut wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            let form = |open: &Open| Zeroizing::new(frame::encode(0, open));
+            let same = form(&wanted.1) == form(&open) && wanted.2 == environment;
+            if same && !matches!(*self.shared.state.borrow(), HostState::Failed(_)) {
+                return;
+            }
+            *wanted = (wanted.0 + 1, open, environment);
+            self.shared.calls.admit();
+            self.shared.state.send_replace(HostState::Starting);
+        }
+        self.shared.changed.notify_one();
+    }
+
+    /// How it stands, now and whenever it changes.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<HostState> {
+        self.shared.state.subscribe()
+    }
+
+    /// Waits for the token to be open, or for the reason why it is not.
+    ///
+    /// # Errors
+    /// That reason.
+    pub async fn ready(&self) -> Result<Arc<TokenFacts>, HsmError> {
+        let mut state = self.state();
+        let settled = state.wait_for(|state| !matches!(state, HostState::Starting)).await;
+        match settled.as_deref() {
+            Ok(HostState::Ready(facts)) => Ok(Arc::clone(facts)),
+            Ok(HostState::Failed(error)) => Err(error.clone()),
+            Ok(HostState::Starting) | Err(_) => Err(stopped()),
+        }
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let pid = self.shared.pid.load(Ordering::Relaxed);
+        Counters {
+            restarts: self.shared.started.load(Ordering::Relaxed).saturating_sub(1),
+            in_flight: self.shared.calls.len(),
+            pid: (pid != 0).then_some(pid),
+        }
+    }
+
+    /// Ends the token-host and waits until it is gone. Calls are refused from now on.
+    pub async fn shutdown(&self) {
+        self.shared.calls.refuse(&stopped());
+        self.shared.stop.notify_one();
+        let driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(driver) = driver {
+            // It ends by itself; if it panicked, there is nothing left to wait for.
+            let _ = driver.await;
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if let Some(driver) = self.driver.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            // With the driver goes its process handle, and with that the process.
+            driver.abort();
+        }
+    }
+}
+
+#[async_trait]
+impl Hsm for Supervisor {
+    async fn call(&self, request: Request) -> Result<Reply, HsmError> {
+        if matches!(request, Request::Open(_) | Request::Ping) {
+            return Err(HsmError::new(Kind::Invalid, "opening is the supervisor's own business"));
+        }
+        let begun = Instant::now();
+        let outcome = self.shared.calls.call(&request).await;
+        if let Some(observer) = &self.shared.observer {
+            let result = outcome.as_ref().map_or_else(|error| error.kind.into(), |_| "ok");
+            observer(request.name(), result, begun.elapsed());
+        }
+        outcome
+    }
+
+    fn token(&self) -> Option<Arc<TokenFacts>> {
+        self.shared.facts.load_full()
+    }
+}
+
+/// Why a token-host ended.
+enum End {
+    /// It died or hung.
+    Died,
+    /// The configuration changed.
+    Replaced,
+    /// The token refused the PIN.
+    PinRefused(HsmError),
+    Stopped,
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    exe: PathBuf,
+    ping: (Duration, Duration),
+    spawner: Spawner,
+    epoch: u64,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let mut failures = 0;
+        loop {
+            let (generation, open, environment) = {
+                let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+                (wanted.0, wanted.1.clone(), wanted.2.clone())
+            };
+            let begun = Instant::now();
+            let end = match self.open(open, &environment).await {
+                Ok((host, facts)) => {
+                    let facts = Arc::new(facts);
+                    self.shared.facts.store(Some(Arc::clone(&facts)));
+                    if self.report(generation, HostState::Ready(facts)) {
+                        self.shared.calls.connect(&host.link);
+                    }
+                    let end = self.watch(&host).await;
+                    self.shared.calls.disconnect();
+                    host.end(&self.shared).await;
+                    if begun.elapsed() > STEADY {
+                        failures = 0;
+                    }
+                    end
+                }
+                Err(End::PinRefused(error)) => End::PinRefused(error),
+                Err(end) => {
+                    // Only a token-host that was ready deserves to be replaced at once.
+                    failures = failures.max(3);
+                    end
+                }
+            };
+            match end {
+                End::Stopped => {
+                    self.shared.calls.refuse(&stopped());
+                    return;
+                }
+                End::Replaced => failures = 0,
+                End::PinRefused(error) => {
+                    tracing::error!(error = error.message, "the PIN is not tried again before it changes");
+                    if self.report(generation, HostState::Failed(error.clone())) {
+                        self.shared.calls.refuse(&error);
+                    }
+                    failures = 0;
+                    tokio::select! {
+                        () = self.shared.changed.notified() => {}
+                        () = self.shared.stop.notified() => return,
+                    }
+                }
+                End::Died => {
+                    tokio::select! {
+                        () = tokio::time::sleep(pause(failures)) => {}
+                        () = self.shared.changed.notified() => {}
+                        () = self.shared.stop.notified() => return,
+                    }
+                    failures += 1;
+                }
+            }
+        }
+    }
+
+    /// Sets the state, unless the configuration that it belongs to is not wanted any more.
+    fn report(&self, generation: u64, state: HostState) -> bool {
+        let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = wanted.0 == generation;
+        if current {
+            self.shared.state.send_if_modified(|old| {
+                let differs = *old != state;
+                *old = state;
+                differs
+            });
+        }
+        current
+    }
+
+    /// Starts a token-host and has it open the token.
+    async fn open(
+        &mut self,
+        open: Open,
+        environment: &[(String, String)],
+    ) -> Result<(Host, TokenFacts), End> {
+        let generation = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner).0;
+        let limit = self.shared.calls.deadlines.open;
+        let mut host = match self.spawn(environment).await {
+            Ok(host) => host,
+            Err(error) => {
+                let message = format!("cannot start a token-host: {error}");
+                return Err(self.not_opened(generation, HsmError::new(Kind::Unavailable, message)));
+            }
+        };
+        let answer = {
+            let exchange = host.exchange(open);
+            let mut exchange = std::pin::pin!(tokio::time::timeout(limit, exchange));
+            let mut grace = std::pin::pin!(tokio::time::sleep(GRACE));
+            let mut patient = true;
+            loop {
+                tokio::select! {
+                    answer = &mut exchange => break Ok(answer.unwrap_or_else(|_| {
+                        let message = format!("the token was not open within {} s", limit.as_secs_f32());
+                        Err(HsmError::new(Kind::Timeout, message))
+                    })),
+                    () = &mut grace, if patient => {
+                        patient = false;
+                        if matches!(*self.shared.state.borrow(), HostState::Ready(_)) {
+                            self.report(generation, HostState::Starting);
+                        }
+                    }
+                    () = self.shared.changed.notified() => break Err(End::Replaced),
+                    () = self.shared.stop.notified() => break Err(End::Stopped),
+                }
+            }
+        };
+        match answer {
+            Ok(Ok(facts)) => Ok((host, facts)),
+            Ok(Err(error)) => {
+                host.end(&self.shared).await;
+                Err(self.not_opened(generation, error))
+            }
+            Err(end) => {
+                host.end(&self.shared).await;
+                Err(end)
+            }
+        }
+    }
+
+    fn not_opened(&self, generation: u64, error: HsmError) -> End {
+        match error.kind {
+            Kind::PinRejected | Kind::PinLocked => return End::PinRefused(error),
+            _ => {}
+        }
+        tracing::warn!(error = error.message, "the token could not be opened");
+        if self.report(generation, HostState::Failed(error.clone())) && error.kind.needs_person() {
+            self.shared.calls.refuse(&error);
+        }
+        End::Died
+    }
+
+    async fn spawn(&mut self, environment: &[(String, String)]) -> std::io::Result<Host> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut command = Command::new(&self.exe);
+        let inherited = INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        {
+            use std::os::unix::process::CommandExt;
+            // Signals of a terminal are for the parent, which ends its children itself.
+            command.arg0("hsm-operator").process_group(0);
+        }
+        command
+            .arg("token-host")
+            .env_clear()
+            .envs(inherited)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
+            .stdout(Stdio::null());
+        let process = self.spawner.spawn(command).await?;
+        self.epoch += 1;
+        self.shared.started.fetch_add(1, Ordering::Relaxed);
+        self.shared.pid.store(process.pid, Ordering::Relaxed);
+        let link = Arc::new(Link::new(self.epoch, UnixStream::from_std(ours)?));
+        let writer = AbortOnDropHandle::new(tokio::spawn({
+            let link = Arc::clone(&link);
+            async move { link.drain().await }
+        }));
+        Ok(Host { link, process, frames: Frames::default(), _writer: writer })
+    }
+
+    /// Hands out answers until the token-host ends, hangs or is not wanted any more.
+    async fn watch(&self, host: &Host) -> End {
+        let mut frames = Frames::default();
+        let mut piece = vec![0; PIECE];
+        let mut tick = tokio::time::interval(self.ping.0);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut owed: Option<(u64, Instant)> = None;
+        let mut exited = host.process.exited.clone();
+        loop {
+            tokio::select! {
+                ready = host.link.socket.readable() => {
+                    if ready.is_err() {
+                        return End::Died;
+                    }
+                    match host.link.socket.try_read(&mut piece) {
+                        Ok(0) => return End::Died,
+                        Ok(length) => frames.push(&piece[..length]),
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                        Err(_) => return End::Died,
+                    }
+                    loop {
+                        match frames.next::<Result<Reply, HsmError>>() {
+                            Ok(None) => break,
+                            Ok(Some((id, _))) if owed.is_some_and(|(ping, _)| ping == id) => owed = None,
+                            Ok(Some((id, answer))) => {
+                                let refused = answer.as_ref().err().filter(|error| {
+                                    matches!(error.kind, Kind::PinRejected | Kind::PinLocked)
+                                });
+                                let refused = refused.cloned();
+                                self.shared.calls.complete(id, answer);
+                                if let Some(error) = refused {
+                                    return End::PinRefused(error);
+                                }
+                            }
+                            Err(error) => {
+                                tracing::error!(error = error.to_string(), "the token-host talks nonsense");
+                                return End::Died;
+                            }
+                        }
+                    }
+                }
+                _ = tick.tick() => {
+                    if owed.is_some_and(|(_, since)| since.elapsed() >= self.ping.1) {
+                        tracing::error!("the token-host gives no sign of life, it is replaced");
+                        return End::Died;
+                    }
+                    if let Some(lane) = self.shared.calls.stuck() {
+                        tracing::error!(lane, "the token-host hangs, it is replaced");
+                        return End::Died;
+                    }
+                    if owed.is_none() {
+                        let id = self.shared.calls.next_id();
+                        owed = Some((id, Instant::now()));
+                        host.link.send(&frame::encode(id, &Request::Ping));
+                    }
+                }
+                // A module that forked may keep the socket open beyond the token-host's own end.
+                _ = exited.wait_for(Option::is_some) => return End::Died,
+                () = self.shared.changed.notified() => return End::Replaced,
+                () = self.shared.stop.notified() => return End::Stopped,
+            }
+        }
+    }
+}
+
+fn stopped() -> HsmError {
+    HsmError::new(Kind::Unavailable, "the token-host is being shut down")
+}
+
+fn pause(failures: u32) -> Duration {
+    let longest = BACKOFF_MIN.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX);
+    longest.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+/// A running token-host.
+struct Host {
+    link: Arc<Link>,
+    process: Process,
+    frames: Frames,
+    _writer: AbortOnDropHandle<()>,
+}
+
+impl Host {
+    /// Sends `Open` and waits for what comes of it. The PIN is in the frame, which is overwritten after use.
+    async fn exchange(&mut self, open: Open) -> Result<TokenFacts, HsmError> {
+        let ended = |why: &dyn std::fmt::Display| {
+            HsmError::new(Kind::Crashed, format!("the token-host ended while it opened the token: {why}"))
+        };
+        {
+            let frame = Zeroizing::new(frame::encode(0, &Request::Open(open)));
+            let mut rest = frame.as_slice();
+            while !rest.is_empty() {
+                self.link.socket.writable().await.map_err(|e| ended(&e))?;
+                match self.link.socket.try_write(rest) {
+                    Ok(written) => rest = &rest[written..],
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(ended(&error)),
+                }
+            }
+        }
+        let mut piece = vec![0; PIECE];
+        loop {
+            self.link.socket.readable().await.map_err(|e| ended(&e))?;
+            match self.link.socket.try_read(&mut piece) {
+                Ok(0) => {
+                    let status = tokio::time::timeout(
+                        Duration::from_secs(1),
+                        self.process.exited.wait_for(Option::is_some),
+                    );
+                    return Err(match status.await {
+                        Ok(Ok(status)) => ended(&status.expect("waited for")),
+                        _ => ended(&"it closed its socket"),
+                    });
+                }
+                Ok(length) => self.frames.push(&piece[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(ended(&error)),
+            }
+            match self.frames.next::<Result<Reply, HsmError>>() {
+                Ok(None) => {}
+                Ok(Some((_, Ok(Reply::Opened(facts))))) => return Ok(*facts),
+                Ok(Some((_, Err(error)))) => return Err(error),
+                Ok(Some(_)) => return Err(ended(&"it answered something else")),
+                Err(error) => return Err(ended(&error)),
+            }
+        }
+    }
+
+    /// Kills the process and waits until it is gone, so that the next one has the token to itself.
+    async fn end(mut self, shared: &Shared) {
+        drop(self.process.kill);
+        // The thread that reaps ends only with the program.
+        let _ = self.process.exited.wait_for(Option::is_some).await;
+        shared.pid.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A process; killed when `kill` is dropped.
+struct Process {
+    pid: u32,
+    kill: mpsc::Sender<std::convert::Infallible>,
+    exited: watch::Receiver<Option<ExitStatus>>,
+}
+
+/// What the thread gets: a program to start and where to say what came of it.
+type Order = (Command, oneshot::Sender<std::io::Result<Process>>);
+
+/// A thread that starts processes, waits for them and reaps them. One that lives as long as they do: a process
+/// that asked to die with its parent dies with the *thread* that started it.
+struct Spawner(mpsc::Sender<Order>);
+
+impl Spawner {
+    fn start() -> Self {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        std::thread::Builder::new()
+            .name("token-host".into())
+            .spawn(move || {
+                for (mut command, answer) in inbox {
+                    let spawned = command.spawn();
+                    // It holds the child's end of the socket.
+                    drop(command);
+                    let mut child = match spawned {
+                        Ok(child) => child,
+                        Err(error) => {
+                            let _ = answer.send(Err(error));
+                            continue;
+                        }
+                    };
+                    let (kill, killed) = mpsc::channel();
+                    let exited = watch::Sender::new(None);
+                    let process = Process { pid: child.id(), kill, exited: exited.subscribe() };
+                    // Whoever does not wait for it any more drops it, and so kills it.
+                    let _ = answer.send(Ok(process));
+                    let status = loop {
+                        match killed.recv_timeout(Duration::from_millis(100)) {
+                            Ok(never) => match never {},
+                            Err(mpsc::RecvTimeoutError::Timeout) => match child.try_wait() {
+                                Ok(None) => {}
+                                Ok(Some(status)) => break status,
+                                Err(_) => break ExitStatus::default(),
+                            },
+                            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                                let _ = child.kill();
+                                break child.wait().unwrap_or_default();
+                            }
+                        }
+                    };
+                    exited.send_replace(Some(status));
+                }
+            })
+            .expect("a thread can be started");
+        Self(orders)
+    }
+
+    async fn spawn(&self, command: Command) -> std::io::Result<Process> {
+        let (answer, process) = oneshot::channel();
+        let gone = || std::io::Error::other("the thread that starts processes is gone");
+        self.0.send((command, answer)).map_err(|_| gone())?;
+        process.await.map_err(|_| gone())?
+    }
+}

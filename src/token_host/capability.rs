@@ -1,0 +1,98 @@
+//! What a token can do, in the contract's words, from the raw list of its mechanisms.
+
+use cryptoki_sys::*;
+
+use super::{mechanism, raw::Module};
+use crate::{
+    hsm::protocol::{Capabilities, KeyCapability},
+    model::{KeyAlgorithm, SignatureAlgorithm},
+};
+
+/// Unit of the sizes in `CK_MECHANISM_INFO`.
+enum Unit {
+    Bits,
+    /// By the standard bytes; numbers that cannot be bytes are taken for bits.
+    Bytes,
+    /// Sizes say nothing that a caller could choose.
+    Meaningless,
+}
+
+/// How a key algorithm is generated.
+struct Row {
+    algorithm: KeyAlgorithm,
+    generate: CK_MECHANISM_TYPE,
+    unit: Unit,
+    /// Whether a template for it exists; the others are here for whoever adds one.
+    served: bool,
+}
+
+#[rustfmt::skip]
+static ROWS: &[Row] = {
+    use KeyAlgorithm as K;
+    use Unit::{Bits, Bytes, Meaningless};
+    const fn row(algorithm: KeyAlgorithm, generate: CK_MECHANISM_TYPE, unit: Unit, served: bool) -> Row {
+        Row { algorithm, generate, unit, served }
+    }
+    &[
+        row(K::Rsa, CKM_RSA_PKCS_KEY_PAIR_GEN, Bits, true),
+        row(K::Ec, CKM_EC_KEY_PAIR_GEN, Bits, true),
+        row(K::Ed, CKM_EC_EDWARDS_KEY_PAIR_GEN, Meaningless, true),
+        row(K::Aes, CKM_AES_KEY_GEN, Bytes, true),
+        row(K::Dsa, CKM_DSA_KEY_PAIR_GEN, Bits, false),
+        row(K::Camellia, CKM_CAMELLIA_KEY_GEN, Bytes, false),
+        row(K::Tdea, CKM_DES3_KEY_GEN, Meaningless, false),
+        row(K::ChaCha20, CKM_CHACHA20_KEY_GEN, Meaningless, false),
+        row(K::MlDsa44, CKM_ML_DSA_KEY_PAIR_GEN, Meaningless, false),
+        row(K::MlDsa65, CKM_ML_DSA_KEY_PAIR_GEN, Meaningless, false),
+        row(K::MlDsa87, CKM_ML_DSA_KEY_PAIR_GEN, Meaningless, false),
+        row(K::MlKem512, CKM_ML_KEM_KEY_PAIR_GEN, Meaningless, false),
+        row(K::MlKem768, CKM_ML_KEM_KEY_PAIR_GEN, Meaningless, false),
+        row(K::MlKem1024, CKM_ML_KEM_KEY_PAIR_GEN, Meaningless, false),
+    ]
+};
+
+/// The mechanism that generates keys of an algorithm that is served.
+pub fn generator(algorithm: KeyAlgorithm) -> Option<CK_MECHANISM_TYPE> {
+    ROWS.iter().find(|row| row.algorithm == algorithm && row.served).map(|row| row.generate)
+}
+
+/// Puts a token's mechanisms into the contract's words.
+pub fn of(module: &Module, slot: CK_SLOT_ID, mechanisms: &[CK_MECHANISM_TYPE]) -> Capabilities {
+    let generated = ROWS.iter().filter(|row| row.served && mechanisms.contains(&row.generate)).map(|row| {
+        let (min, max) = module.key_sizes(slot, row.generate).unwrap_or_default();
+        let (min_bits, max_bits) = bits(&row.unit, min, max);
+        KeyCapability { algorithm: row.algorithm, min_bits, max_bits }
+    });
+    let signed = |algorithm: &SignatureAlgorithm| mechanism::way(*algorithm, mechanisms).is_some();
+    Capabilities {
+        key_algorithms: generated.collect(),
+        signature_algorithms: SignatureAlgorithm::ALL.iter().copied().filter(signed).collect(),
+    }
+}
+
+fn bits(unit: &Unit, min: u64, max: u64) -> (u32, u32) {
+    let (min, max) = match unit {
+        Unit::Bits => (min, max),
+        Unit::Bytes if max <= 64 => (min * 8, max * 8),
+        Unit::Bytes => (min, max),
+        Unit::Meaningless => (0, 0),
+    };
+    match (u32::try_from(min), u32::try_from(max)) {
+        (Ok(min), Ok(max)) if min <= max => (min, max),
+        _ => (0, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_in_bytes_bits_and_nonsense_are_told_apart() {
+        assert_eq!(bits(&Unit::Bytes, 16, 32), (128, 256));
+        assert_eq!(bits(&Unit::Bytes, 128, 256), (128, 256));
+        assert_eq!(bits(&Unit::Bits, 512, 16384), (512, 16384));
+        assert_eq!(bits(&Unit::Bits, 0, u64::MAX), (0, 0));
+        assert_eq!(bits(&Unit::Bits, 9, 1), (0, 0));
+    }
+}

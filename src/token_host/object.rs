@@ -1,0 +1,584 @@
+//! Keys and certificates as objects on a token: templates, look-ups, and what the objects say of themselves.
+
+use cryptoki_sys::*;
+
+use super::{
+    capability,
+    mechanism::KeyShape,
+    public,
+    raw::{Attribute, Mechanism, Object, Session},
+    token::{SignKey, Token},
+};
+use crate::{
+    hsm::protocol::{FIND_MAX, Find, HsmError, InventoryEntry, KeyFacts, KeyTemplate, Kind},
+    model::{KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, curve},
+};
+
+/// `PrintableString "edwards25519"`: how PKCS#11 3.0 named the curve before it took the identifier.
+const EDWARDS25519: &[u8] = b"\x13\x0cedwards25519";
+
+const KEY_CLASSES: [CK_OBJECT_CLASS; 2] = [CKO_PRIVATE_KEY, CKO_SECRET_KEY];
+
+/// Objects of a class under an id; nothing found is proven.
+fn find(
+    token: &Token,
+    session: &Session,
+    class: CK_OBJECT_CLASS,
+    by: Attribute,
+) -> Result<Vec<Object>, HsmError> {
+    let found = session.find(&[Attribute::number(CKA_CLASS, class), by])?;
+    if found.is_empty() {
+        token.prove(session)?;
+    }
+    Ok(found)
+}
+
+fn by_id(id: &KeyId) -> Attribute {
+    Attribute::bytes(CKA_ID, id.as_bytes())
+}
+
+fn flag(value: &Option<Vec<u8>>) -> Option<bool> {
+    match value.as_deref() {
+        Some([byte]) => Some(*byte != 0),
+        _ => None,
+    }
+}
+
+fn number(value: &Option<Vec<u8>>) -> Option<CK_ULONG> {
+    Some(CK_ULONG::from_ne_bytes(value.as_deref()?.try_into().ok()?))
+}
+
+/// A private or secret key as it was read.
+struct Key {
+    object: Object,
+    class: CK_OBJECT_CLASS,
+    key_type: Option<CK_KEY_TYPE>,
+    id: Option<KeyId>,
+    label: String,
+    modulus: Option<Vec<u8>>,
+    exponent: Option<Vec<u8>>,
+    curve: Option<String>,
+    value_len: Option<CK_ULONG>,
+    public_key_info: Option<Vec<u8>>,
+    local: Option<bool>,
+    attributes: KeyAttributes,
+}
+
+impl Key {
+    fn read(session: &Session, object: Object) -> Result<Self, HsmError> {
+        let [class, key_type, id, label, modulus, exponent, params, value_len, info, local] = session
+            .attributes(
+                object,
+                [
+                    CKA_CLASS,
+                    CKA_KEY_TYPE,
+                    CKA_ID,
+                    CKA_LABEL,
+                    CKA_MODULUS,
+                    CKA_PUBLIC_EXPONENT,
+                    CKA_EC_PARAMS,
+                    CKA_VALUE_LEN,
+                    CKA_PUBLIC_KEY_INFO,
+                    CKA_LOCAL,
+                ],
+            )?;
+        let flags = session.attributes(
+            object,
+            [
+                CKA_DECRYPT,
+                CKA_SIGN,
+                CKA_UNWRAP,
+                CKA_DERIVE,
+                CKA_SENSITIVE,
+                CKA_ALWAYS_SENSITIVE,
+                CKA_EXTRACTABLE,
+                CKA_NEVER_EXTRACTABLE,
+                CKA_MODIFIABLE,
+                CKA_COPYABLE,
+                CKA_DESTROYABLE,
+            ],
+        )?;
+        let [decrypt, sign, unwrap, derive, flags @ ..] = flags.each_ref().map(flag);
+        let [sensitive, always_sensitive, extractable, never_extractable, modifiable, copyable, destroyable] =
+            flags;
+        let filled = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
+        Ok(Self {
+            object,
+            class: number(&class).unwrap_or(CKO_PRIVATE_KEY),
+            key_type: number(&key_type),
+            id: id.and_then(|id| KeyId::from_bytes(id).ok()),
+            label: label.map(|label| String::from_utf8_lossy(&label).into_owned()).unwrap_or_default(),
+            modulus: filled(modulus),
+            exponent: filled(exponent),
+            curve: filled(params).and_then(|params| public::curve_oid(&params)),
+            value_len: number(&value_len),
+            public_key_info: filled(info),
+            local: flag(&local),
+            attributes: KeyAttributes {
+                decrypt,
+                sign,
+                eka_sign: None,
+                unwrap,
+                derive,
+                sensitive,
+                always_sensitive,
+                extractable,
+                never_extractable,
+                modifiable,
+                copyable,
+                destroyable,
+            },
+        })
+    }
+
+    /// Whether the key is all there. A process killed while a token made a key may leave an object that has
+    /// the attributes of the template and none of the key's own.
+    fn complete(&self) -> bool {
+        match self.key_type {
+            Some(CKK_RSA) => self.modulus.is_some(),
+            Some(CKK_EC | CKK_EC_EDWARDS) => self.curve.is_some(),
+            // An empty secret key looks like a full one to whoever may not read its value; `CKA_LOCAL` is
+            // written together with the value.
+            Some(CKK_AES) => self.local == Some(true) || self.value_len.is_some_and(|bytes| bytes > 0),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    fn algorithm(&self) -> Option<KeyAlgorithm> {
+        match self.key_type? {
+            CKK_RSA => Some(KeyAlgorithm::Rsa),
+            CKK_EC => Some(KeyAlgorithm::Ec),
+            CKK_EC_EDWARDS if self.curve.as_deref() == Some(curve::ED25519_OID) => Some(KeyAlgorithm::Ed),
+            CKK_AES => Some(KeyAlgorithm::Aes),
+            _ => None,
+        }
+    }
+
+    fn shape(&self) -> KeyShape {
+        let known = self.curve.as_deref().and_then(curve::by_oid);
+        match (self.algorithm(), known) {
+            (Some(KeyAlgorithm::Rsa), _) => KeyShape::Rsa(modulus_len(self.modulus.as_deref())),
+            (Some(KeyAlgorithm::Ec), Some(curve)) => KeyShape::Ec(curve.order_bits),
+            (Some(KeyAlgorithm::Ed), _) => KeyShape::Ed,
+            _ => KeyShape::Other(self.key_type.unwrap_or(CK_KEY_TYPE::MAX)),
+        }
+    }
+
+    /// SubjectPublicKeyInfo, from wherever the token has it: the public half first, because a private half may
+    /// have an empty one or none.
+    fn public_key(&self, token: &Token, session: &Session) -> Result<Option<Vec<u8>>, HsmError> {
+        if self.class != CKO_PRIVATE_KEY {
+            return Ok(None);
+        }
+        if let Some(id) = &self.id {
+            for object in find(token, session, CKO_PUBLIC_KEY, by_id(id))? {
+                if let Some(spki) = public_half(session, object, self.key_type)? {
+                    return Ok(Some(spki));
+                }
+            }
+        }
+        if let Some(info) = &self.public_key_info {
+            return Ok(Some(info.clone()));
+        }
+        Ok(match (&self.modulus, &self.exponent) {
+            (Some(modulus), Some(exponent)) => Some(public::rsa(modulus, exponent)),
+            _ => None,
+        })
+    }
+
+    fn facts(self, token: &Token, session: &Session, twins: u32) -> Result<KeyFacts, HsmError> {
+        let algorithm = self.algorithm();
+        let public_key = self.public_key(token, session)?;
+        let key_size = match self.key_type {
+            Some(CKK_RSA) => u32::try_from(modulus_len(self.modulus.as_deref()) * 8).ok(),
+            Some(CKK_AES) => self.value_len.and_then(|bytes| u32::try_from(bytes * 8).ok()),
+            _ => None,
+        };
+        Ok(KeyFacts {
+            algorithm,
+            key_size,
+            public_key: public_key.map(Into::into),
+            id: self.id,
+            label: self.label,
+            curve_oid: self.curve,
+            attributes: self.attributes,
+            local: self.local,
+            twins,
+        })
+    }
+}
+
+fn modulus_len(modulus: Option<&[u8]>) -> usize {
+    let modulus = modulus.unwrap_or_default();
+    modulus.len() - modulus.iter().take_while(|byte| **byte == 0).count()
+}
+
+fn public_half(
+    session: &Session,
+    object: Object,
+    wanted: Option<CK_KEY_TYPE>,
+) -> Result<Option<Vec<u8>>, HsmError> {
+    let [key_type, modulus, exponent, params, point] = session
+        .attributes(object, [CKA_KEY_TYPE, CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKA_EC_PARAMS, CKA_EC_POINT])?;
+    let key_type = number(&key_type);
+    if key_type != wanted {
+        return Ok(None);
+    }
+    let filled = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
+    Ok(match (key_type, filled(modulus), filled(exponent), filled(params), filled(point)) {
+        (Some(CKK_RSA), Some(modulus), Some(exponent), ..) => Some(public::rsa(&modulus, &exponent)),
+        (Some(CKK_EC | CKK_EC_EDWARDS), _, _, Some(params), Some(point)) => public::ec(&params, &point),
+        _ => None,
+    })
+}
+
+/// Complete private and secret keys under an id, and objects of these classes that are not complete.
+fn keys(token: &Token, session: &Session, by: &Attribute) -> Result<(Vec<Key>, Vec<Key>), HsmError> {
+    let (mut whole, mut broken) = (Vec::new(), Vec::new());
+    for class in KEY_CLASSES {
+        for object in find(token, session, class, by.clone())? {
+            let key = Key::read(session, object)?;
+            if key.complete() { whole.push(key) } else { broken.push(key) }
+        }
+    }
+    Ok((whole, broken))
+}
+
+/// See [`crate::hsm::protocol::Request::Find`].
+pub fn find_keys(token: &Token, session: &Session, what: &Find) -> Result<Vec<KeyFacts>, HsmError> {
+    let by = match what {
+        Find::Id(id) => by_id(id),
+        Find::Label(label) => Attribute::bytes(CKA_LABEL, label.as_str()),
+    };
+    let (keys_found, _) = keys(token, session, &by)?;
+    let mut facts = Vec::new();
+    for key in keys_found.into_iter().take(FIND_MAX) {
+        let twins = match (&key.id, what) {
+            (Some(id), _) => count(keys(token, session, &by_id(id))?.0.len()),
+            (None, _) => 1,
+        };
+        facts.push(key.facts(token, session, twins)?);
+    }
+    Ok(facts)
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// The one key to sign with under an id.
+pub fn sign_key(token: &Token, session: &Session, id: &KeyId) -> Result<SignKey, HsmError> {
+    let (mut found, _) = keys(token, session, &by_id(id))?;
+    match (found.pop(), found.len()) {
+        (None, _) => {
+            Err(HsmError::new(Kind::KeyNotFound, format!("token {} has no key {id}", token.facts.label)))
+        }
+        (Some(key), 0) => Ok(SignKey { object: key.object, shape: key.shape() }),
+        (Some(_), others) => Err(HsmError::new(
+            Kind::Ambiguous,
+            format!(
+                "token {} has {} keys with the id {id}; none of them is used",
+                token.facts.label,
+                others + 1
+            ),
+        )),
+    }
+}
+
+/// See [`crate::hsm::protocol::Request::Generate`].
+pub fn generate(token: &Token, session: &Session, template: &KeyTemplate) -> Result<KeyFacts, HsmError> {
+    let by = by_id(&template.id);
+    let (mut whole, broken) = keys(token, session, &by)?;
+    if let Some(key) = whole.pop() {
+        return key.facts(token, session, count(whole.len() + 1));
+    }
+    // Whatever is there under this id was left by a process that was killed while it made the same key.
+    for object in broken.iter().map(|key| key.object).chain(find(token, session, CKO_PUBLIC_KEY, by.clone())?)
+    {
+        discard(session, object);
+    }
+    let object = make(token, session, template)?;
+    let key = Key::read(session, object)?;
+    let twins = count(keys(token, session, &by)?.0.len());
+    key.facts(token, session, twins)
+}
+
+/// Removes a leftover as well as the token allows: what cannot be destroyed is made destroyable first, and what
+/// stays is skipped by every look-up because it is not complete.
+fn discard(session: &Session, object: Object) {
+    if session.destroy(object).is_err() {
+        let _ = session.set(object, &[Attribute::bool(CKA_DESTROYABLE, true)]);
+        let _ = session.destroy(object);
+    }
+}
+
+fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Object, HsmError> {
+    let bits = match template.algorithm {
+        KeyAlgorithm::Ec => template.curve_oid.as_deref().and_then(curve::by_oid).map(|row| row.order_bits),
+        _ => template.key_size,
+    };
+    let what = describe(template);
+    let unsupported = |why: &str| {
+        format!(
+            "token {} does not make keys of type {what}{why}; it offers {}",
+            token.facts.label,
+            token.facts.capabilities.summary()
+        )
+    };
+    let mechanism = capability::generator(template.algorithm)
+        .filter(|_| token.facts.capabilities.generates(template.algorithm, bits))
+        .ok_or_else(|| HsmError::new(Kind::Unsupported, unsupported("")))?;
+    let mut last = None;
+    for specific in specifics(template)? {
+        for base in [true, false] {
+            match attempt(session, mechanism, template, &specific, base) {
+                Ok(object) => return Ok(object),
+                Err(error) => {
+                    // Older modules know neither `CKA_COPYABLE` nor `CKA_DESTROYABLE`.
+                    let older = base && error.code == Some(CKR_ATTRIBUTE_TYPE_INVALID);
+                    last = Some(error);
+                    if !older {
+                        break;
+                    }
+                }
+            }
+        }
+        if !last.as_ref().is_some_and(|error| curve_refused(template.algorithm, error)) {
+            break;
+        }
+    }
+    let error = last.expect("there is at least one way to write a template");
+    if error.kind == Kind::Unsupported || curve_refused(template.algorithm, &error) {
+        let message = unsupported(&format!(" ({})", error.message));
+        return Err(HsmError { kind: Kind::Unsupported, message, ..error });
+    }
+    Err(error)
+}
+
+/// Tokens say in many ways that they do not have a curve.
+fn curve_refused(algorithm: KeyAlgorithm, error: &HsmError) -> bool {
+    matches!(algorithm, KeyAlgorithm::Ec | KeyAlgorithm::Ed)
+        && matches!(
+            error.code,
+            Some(
+                CKR_CURVE_NOT_SUPPORTED
+                    | CKR_DOMAIN_PARAMS_INVALID
+                    | CKR_ATTRIBUTE_VALUE_INVALID
+                    | CKR_ARGUMENTS_BAD
+                    | CKR_FUNCTION_FAILED
+                    | CKR_GENERAL_ERROR
+            )
+        )
+}
+
+fn describe(template: &KeyTemplate) -> String {
+    match (template.key_size, template.curve_oid.as_deref()) {
+        (Some(bits), _) => format!("{} {bits}", template.algorithm),
+        (None, Some(oid)) => {
+            let name = curve::by_oid(oid).map_or("unknown", |row| row.name);
+            format!("{} {name} ({oid})", template.algorithm)
+        }
+        (None, None) => template.algorithm.to_string(),
+    }
+}
+
+/// What is particular to the algorithm, in the order of trying.
+fn specifics(template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
+    let invalid = |message: String| HsmError::new(Kind::Invalid, message);
+    template
+        .algorithm
+        .check(template.key_size, template.curve_oid.as_deref())
+        .map_err(|e| invalid(e.to_string()))?;
+    let size = CK_ULONG::from(template.key_size.unwrap_or_default());
+    Ok(match template.algorithm {
+        KeyAlgorithm::Rsa => vec![vec![
+            Attribute::number(CKA_KEY_TYPE, CKK_RSA),
+            Attribute::number(CKA_MODULUS_BITS, size),
+            Attribute::bytes(CKA_PUBLIC_EXPONENT, [1, 0, 1]),
+        ]],
+        KeyAlgorithm::Ec => {
+            let row = template
+                .curve_oid
+                .as_deref()
+                .and_then(curve::by_oid)
+                .ok_or_else(|| invalid("EC needs a curveOid".into()))?;
+            let params = public::oid(row.oid).ok_or_else(|| invalid(format!("bad curve {}", row.oid)))?;
+            vec![vec![Attribute::number(CKA_KEY_TYPE, CKK_EC), Attribute::bytes(CKA_EC_PARAMS, params)]]
+        }
+        KeyAlgorithm::Ed => {
+            let params = public::oid(curve::ED25519_OID).expect("the table's identifiers are well-formed");
+            let way = |params: Vec<u8>| {
+                vec![Attribute::number(CKA_KEY_TYPE, CKK_EC_EDWARDS), Attribute::bytes(CKA_EC_PARAMS, params)]
+            };
+            vec![way(params), way(EDWARDS25519.to_vec())]
+        }
+        KeyAlgorithm::Aes => {
+            vec![vec![Attribute::number(CKA_KEY_TYPE, CKK_AES), Attribute::number(CKA_VALUE_LEN, size / 8)]]
+        }
+        other => {
+            return Err(HsmError::new(Kind::Unsupported, format!("keys of type {other} are not made yet")));
+        }
+    })
+}
+
+fn attempt(
+    session: &Session,
+    mechanism: CK_MECHANISM_TYPE,
+    template: &KeyTemplate,
+    specific: &[Attribute],
+    all: bool,
+) -> Result<Object, HsmError> {
+    let wanted = &template.attributes;
+    let common = |class, private| {
+        vec![
+            Attribute::number(CKA_CLASS, class),
+            Attribute::bool(CKA_TOKEN, true),
+            Attribute::bool(CKA_PRIVATE, private),
+            Attribute::bytes(CKA_ID, template.id.as_bytes()),
+            Attribute::bytes(CKA_LABEL, template.label.as_str()),
+            Attribute::bool(CKA_DERIVE, wanted.derive),
+            Attribute::bool(CKA_MODIFIABLE, wanted.modifiable),
+        ]
+    };
+    let newer = |list: &mut Vec<Attribute>, destroyable| {
+        if all {
+            list.push(Attribute::bool(CKA_COPYABLE, wanted.copyable));
+            list.push(Attribute::bool(CKA_DESTROYABLE, destroyable));
+        }
+    };
+    let guard = |list: &mut Vec<Attribute>| {
+        list.extend([
+            Attribute::bool(CKA_SIGN, wanted.sign),
+            Attribute::bool(CKA_DECRYPT, wanted.decrypt),
+            Attribute::bool(CKA_UNWRAP, wanted.unwrap),
+            Attribute::bool(CKA_SENSITIVE, wanted.sensitive),
+            Attribute::bool(CKA_EXTRACTABLE, wanted.extractable),
+        ]);
+    };
+    let open = |list: &mut Vec<Attribute>| {
+        list.extend([
+            Attribute::bool(CKA_VERIFY, wanted.verify),
+            Attribute::bool(CKA_ENCRYPT, wanted.encrypt),
+            Attribute::bool(CKA_WRAP, wanted.wrap),
+        ]);
+    };
+    let mechanism = Mechanism::plain(mechanism);
+    if !template.algorithm.row().asymmetric {
+        let mut key = common(CKO_SECRET_KEY, true);
+        guard(&mut key);
+        open(&mut key);
+        newer(&mut key, wanted.destroyable);
+        key.extend_from_slice(specific);
+        return Ok(session.generate_key(&mechanism, &key)?);
+    }
+    // The public half can be made again from the private one, so that it may always be destroyed: otherwise
+    // the leftovers of a crash could not be removed.
+    let mut public = common(CKO_PUBLIC_KEY, false);
+    open(&mut public);
+    newer(&mut public, true);
+    public.extend_from_slice(specific);
+    let mut private = common(CKO_PRIVATE_KEY, true);
+    guard(&mut private);
+    newer(&mut private, wanted.destroyable);
+    private.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
+    Ok(session.generate_pair(&mechanism, &public, &private)?)
+}
+
+/// See [`crate::hsm::protocol::Request::Inventory`].
+pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>, HsmError> {
+    let mut entries = Vec::new();
+    let objects = session.find(&[])?;
+    if objects.is_empty() {
+        token.prove(session)?;
+    }
+    for object in objects {
+        let [class, id, label] = session.attributes(object, [CKA_CLASS, CKA_ID, CKA_LABEL])?;
+        let class = number(&class).unwrap_or(CK_OBJECT_CLASS::MAX);
+        if !matches!(class, CKO_PRIVATE_KEY | CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_CERTIFICATE) {
+            continue;
+        }
+        entries.push(InventoryEntry {
+            id: id.unwrap_or_default(),
+            label: label.map(|label| String::from_utf8_lossy(&label).into_owned()).unwrap_or_default(),
+            private: KEY_CLASSES.contains(&class),
+        });
+    }
+    // Objects of a logged-out session are only the public ones.
+    token.prove(session)?;
+    Ok(entries)
+}
+
+/// See [`crate::hsm::protocol::Request::Destroy`].
+pub fn destroy(token: &Token, session: &Session, id: &KeyId) -> Result<(), HsmError> {
+    let (whole, broken) = keys(token, session, &by_id(id))?;
+    if whole.iter().any(|key| key.attributes.destroyable == Some(false)) {
+        let message = format!("key {id} on token {} is not destroyable", token.facts.label);
+        return Err(HsmError::new(Kind::Forbidden, message));
+    }
+    token.forget(id);
+    // Private halves first: what is left after a crash is harmless and found again by its id.
+    for key in whole {
+        session.destroy(key.object)?;
+    }
+    for key in broken {
+        discard(session, key.object);
+    }
+    for object in session.find(&[by_id(id)])? {
+        session.destroy(object)?;
+    }
+    Ok(())
+}
+
+/// See [`crate::hsm::protocol::Request::PutCertificate`].
+pub fn put_certificate(
+    token: &Token,
+    session: &Session,
+    id: &KeyId,
+    label: &str,
+    der: &[u8],
+) -> Result<(), HsmError> {
+    use x509_cert::der::{Decode, Encode};
+    let invalid = |e: x509_cert::der::Error| HsmError::new(Kind::Invalid, format!("not a certificate: {e}"));
+    let certificate = x509_cert::Certificate::from_der(der).map_err(invalid)?;
+    let body = certificate.tbs_certificate();
+    let label = KeyLabel::new(label).map_err(|e| HsmError::new(Kind::Invalid, e.to_string()))?;
+    let earlier = find(token, session, CKO_CERTIFICATE, by_id(id))?;
+    let mut kept = None;
+    for object in &earlier {
+        let [value, name] = session.attributes(*object, [CKA_VALUE, CKA_LABEL])?;
+        if value.as_deref() == Some(der) && name.as_deref() == Some(label.as_str().as_bytes()) {
+            kept = Some(*object);
+        }
+    }
+    if kept.is_none() {
+        session.create(&[
+            Attribute::number(CKA_CLASS, CKO_CERTIFICATE),
+            Attribute::number(CKA_CERTIFICATE_TYPE, CKC_X_509),
+            Attribute::bool(CKA_TOKEN, true),
+            Attribute::bool(CKA_PRIVATE, false),
+            Attribute::bytes(CKA_ID, id.as_bytes()),
+            Attribute::bytes(CKA_LABEL, label.as_str()),
+            Attribute::bytes(CKA_SUBJECT, body.subject().to_der().map_err(invalid)?),
+            Attribute::bytes(CKA_ISSUER, body.issuer().to_der().map_err(invalid)?),
+            Attribute::bytes(CKA_SERIAL_NUMBER, body.serial_number().to_der().map_err(invalid)?),
+            Attribute::bytes(CKA_VALUE, der),
+        ])?;
+    }
+    for object in earlier.into_iter().filter(|object| Some(*object) != kept) {
+        session.destroy(object)?;
+    }
+    Ok(())
+}
+
+/// See [`crate::hsm::protocol::Request::GetCertificate`].
+pub fn get_certificate(token: &Token, session: &Session, id: &KeyId) -> Result<Option<Vec<u8>>, HsmError> {
+    // Two of them are there only between the two steps of a replacement.
+    for object in find(token, session, CKO_CERTIFICATE, by_id(id))?.into_iter().rev() {
+        let [value] = session.attributes(object, [CKA_VALUE])?;
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,516 @@
+//! The C interface: PKCS#11 calls and what little of libc the token-host needs, made safe to use.
+//!
+//! The only file with `unsafe`. It knows calls and bytes; what they mean is decided elsewhere.
+#![allow(unsafe_code)]
+
+use std::{
+    cell::Cell,
+    ffi::{CString, c_void},
+    marker::PhantomData,
+    ptr,
+    sync::Arc,
+};
+
+use cryptoki_sys::*;
+
+/// Enough for every signature but the hash-based ones: one call into the module instead of two.
+const SIGNATURE_MAX: usize = 8192;
+/// First guess at an attribute's size; RSA-8192 fits.
+const ATTRIBUTE_GUESS: usize = 1024;
+/// No attribute is believed to be larger, whatever the size query says.
+const ATTRIBUTE_MAX: usize = 1024 * 1024;
+
+/// A call that the module refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Return value.
+    pub code: CK_RV,
+    /// Name of the C function.
+    pub function: &'static str,
+}
+
+/// Handle of an object; good for one login only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Object(CK_OBJECT_HANDLE);
+
+/// Calls a function of the module's list, if the module has it.
+macro_rules! call {
+    ($module:expr, $function:ident($($argument:expr),* $(,)?)) => {{
+        let failed = |code| Failure { code, function: stringify!($function) };
+        match $module.functions().$function {
+            None => Err(failed(CKR_FUNCTION_NOT_SUPPORTED)),
+            // SAFETY: the pointer comes from the module's own list; every argument is a value or points
+            // to memory that lives until the call returns and is as long as the length beside it says.
+            Some(function) => match unsafe { function($($argument),*) } {
+                CKR_OK => Ok(()),
+                code => Err(failed(code)),
+            },
+        }
+    }};
+}
+
+/// A loaded and initialised module; stays loaded until the process ends.
+pub struct Module {
+    functions: *const CK_FUNCTION_LIST,
+}
+
+// SAFETY: the list is constant once the module is loaded, and `C_Initialize` got `CKF_OS_LOCKING_OK`, which
+// obliges the module to stand calls from several threads as long as they do not share a session.
+unsafe impl Send for Module {}
+// SAFETY: as above.
+unsafe impl Sync for Module {}
+
+/// Why a library could not be used.
+#[derive(Debug)]
+pub enum LoadFailure {
+    /// The dynamic linker refused it, or it has no `C_GetFunctionList`.
+    Link(String),
+    /// It refused to start.
+    Module(Failure),
+}
+
+impl Module {
+    /// Loads the library and calls `C_Initialize`, once per process.
+    pub fn load(path: &str, init_args: Option<&str>) -> Result<Self, LoadFailure> {
+        // SAFETY: this runs the library's initialisers. That is what the operator asked for by naming it, and
+        // the reason for this being a process of its own.
+        let library =
+            unsafe { libloading::Library::new(path) }.map_err(|e| LoadFailure::Link(e.to_string()))?;
+        // Never unloaded: its threads and exit handlers may still run.
+        let library: &'static libloading::Library = Box::leak(Box::new(library));
+        type GetFunctionList = unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV;
+        // SAFETY: the type is the one that the standard gives to this symbol.
+        let get = unsafe { library.get::<GetFunctionList>(b"C_GetFunctionList\0") }
+            .map_err(|e| LoadFailure::Link(e.to_string()))?;
+        let mut functions: *mut CK_FUNCTION_LIST = ptr::null_mut();
+        // SAFETY: the argument points to a writable pointer.
+        let code = unsafe { get(&raw mut functions) };
+        let failed = |code, function| LoadFailure::Module(Failure { code, function });
+        if code != CKR_OK {
+            return Err(failed(code, "C_GetFunctionList"));
+        }
+        if functions.is_null() {
+            return Err(failed(CKR_GENERAL_ERROR, "C_GetFunctionList"));
+        }
+        let module = Self { functions };
+        let reserved = init_args
+            .map(CString::new)
+            .transpose()
+            .map_err(|_| LoadFailure::Link("initArgs contains a NUL character".into()))?;
+        let mut arguments = CK_C_INITIALIZE_ARGS {
+            flags: CKF_OS_LOCKING_OK,
+            pReserved: reserved.as_ref().map_or(ptr::null_mut(), |text| text.as_ptr().cast_mut().cast()),
+            ..Default::default()
+        };
+        match call!(module, C_Initialize((&raw mut arguments).cast())) {
+            Ok(()) => Ok(module),
+            Err(Failure { code: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => Ok(module),
+            Err(failure) => Err(LoadFailure::Module(failure)),
+        }
+    }
+
+    fn functions(&self) -> &CK_FUNCTION_LIST {
+        // SAFETY: not null (checked in `load`), owned by the library, which is never unloaded.
+        unsafe { &*self.functions }
+    }
+
+    /// `CK_INFO.libraryDescription` and version.
+    pub fn description(&self) -> Result<String, Failure> {
+        let mut info = CK_INFO::default();
+        call!(self, C_GetInfo(&raw mut info))?;
+        let version = info.libraryVersion;
+        Ok(format!("{} {}.{}", trimmed(&info.libraryDescription), version.major, version.minor))
+    }
+
+    /// Slots with a token in them.
+    pub fn slots(&self) -> Result<Vec<CK_SLOT_ID>, Failure> {
+        // The list may grow between the two calls; room for a few more, and the second answer counts.
+        let mut count: CK_ULONG = 0;
+        call!(self, C_GetSlotList(CK_TRUE, ptr::null_mut(), &raw mut count))?;
+        let mut slots = vec![0; capped(count) + 16];
+        count = slots.len() as CK_ULONG;
+        call!(self, C_GetSlotList(CK_TRUE, slots.as_mut_ptr(), &raw mut count))?;
+        slots.truncate(capped(count));
+        Ok(slots)
+    }
+
+    /// The token in a slot. Clock and counters are not read: some modules fill them with nonsense.
+    pub fn token(&self, slot: CK_SLOT_ID) -> Result<TokenInfo, Failure> {
+        let mut info = CK_TOKEN_INFO::default();
+        call!(self, C_GetTokenInfo(slot, &raw mut info))?;
+        Ok(TokenInfo {
+            label: trimmed(&info.label),
+            manufacturer: trimmed(&info.manufacturerID),
+            model: trimmed(&info.model),
+            serial: trimmed(&info.serialNumber),
+            firmware: format!("{}.{}", info.firmwareVersion.major, info.firmwareVersion.minor),
+            flags: info.flags,
+        })
+    }
+
+    /// Numbers of all mechanisms, known to anybody or not.
+    pub fn mechanisms(&self, slot: CK_SLOT_ID) -> Result<Vec<CK_MECHANISM_TYPE>, Failure> {
+        let mut count: CK_ULONG = 0;
+        call!(self, C_GetMechanismList(slot, ptr::null_mut(), &raw mut count))?;
+        let mut list = vec![0; capped(count) + 64];
+        count = list.len() as CK_ULONG;
+        call!(self, C_GetMechanismList(slot, list.as_mut_ptr(), &raw mut count))?;
+        list.truncate(capped(count));
+        Ok(list)
+    }
+
+    /// Smallest and largest key of a mechanism, in whatever unit the module likes.
+    pub fn key_sizes(&self, slot: CK_SLOT_ID, mechanism: CK_MECHANISM_TYPE) -> Result<(u64, u64), Failure> {
+        let mut info = CK_MECHANISM_INFO::default();
+        call!(self, C_GetMechanismInfo(slot, mechanism, &raw mut info))?;
+        Ok((info.ulMinKeySize, info.ulMaxKeySize))
+    }
+
+    /// Opens a session that may write.
+    pub fn open(self: &Arc<Self>, slot: CK_SLOT_ID) -> Result<Session, Failure> {
+        let mut handle: CK_SESSION_HANDLE = 0;
+        let flags = CKF_SERIAL_SESSION | CKF_RW_SESSION;
+        call!(self, C_OpenSession(slot, flags, ptr::null_mut(), None, &raw mut handle))?;
+        Ok(Session { module: Arc::clone(self), handle, not_sync: PhantomData })
+    }
+}
+
+/// What a token says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenInfo {
+    pub label: String,
+    pub manufacturer: String,
+    pub model: String,
+    pub serial: String,
+    pub firmware: String,
+    pub flags: CK_FLAGS,
+}
+
+fn capped(count: CK_ULONG) -> usize {
+    usize::try_from(count).unwrap_or(0).min(64 * 1024)
+}
+
+/// Fixed-width text of PKCS#11: padded with blanks, by some modules with NULs.
+pub fn trimmed(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).trim_matches(['\0', ' ']).to_owned()
+}
+
+/// One attribute of a template.
+#[derive(Clone)]
+pub struct Attribute {
+    /// `CKA_…`.
+    pub kind: CK_ATTRIBUTE_TYPE,
+    /// Its bytes.
+    pub value: Vec<u8>,
+}
+
+impl Attribute {
+    /// Plain bytes.
+    pub fn bytes(kind: CK_ATTRIBUTE_TYPE, value: impl Into<Vec<u8>>) -> Self {
+        Self { kind, value: value.into() }
+    }
+
+    /// `CK_BBOOL`.
+    pub fn bool(kind: CK_ATTRIBUTE_TYPE, value: bool) -> Self {
+        Self::bytes(kind, [u8::from(value)])
+    }
+
+    /// `CK_ULONG`.
+    pub fn number(kind: CK_ATTRIBUTE_TYPE, value: CK_ULONG) -> Self {
+        Self::bytes(kind, value.to_ne_bytes())
+    }
+}
+
+/// A template as the C interface takes it; points into `attributes`.
+fn template(attributes: &[Attribute]) -> Vec<CK_ATTRIBUTE> {
+    let one = |attribute: &Attribute| CK_ATTRIBUTE {
+        type_: attribute.kind,
+        pValue: attribute.value.as_ptr().cast_mut().cast(),
+        ulValueLen: attribute.value.len() as CK_ULONG,
+    };
+    attributes.iter().map(one).collect()
+}
+
+/// What to do, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mechanism {
+    /// `CKM_…`.
+    pub kind: CK_MECHANISM_TYPE,
+    /// RSASSA-PSS has parameters.
+    pub pss: Option<Pss>,
+}
+
+/// Parameters of RSASSA-PSS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pss {
+    /// `CKM_…` of the hash.
+    pub hash: CK_MECHANISM_TYPE,
+    /// `CKG_MGF1_…` of the hash.
+    pub mgf: CK_RSA_PKCS_MGF_TYPE,
+    /// Bytes of salt.
+    pub salt: CK_ULONG,
+}
+
+impl Mechanism {
+    /// A mechanism without parameters.
+    pub const fn plain(kind: CK_MECHANISM_TYPE) -> Self {
+        Self { kind, pss: None }
+    }
+
+    fn with<T>(&self, use_it: impl FnOnce(*mut CK_MECHANISM) -> T) -> T {
+        let mut parameters =
+            self.pss.map(|pss| CK_RSA_PKCS_PSS_PARAMS { hashAlg: pss.hash, mgf: pss.mgf, sLen: pss.salt });
+        let mut mechanism = CK_MECHANISM {
+            mechanism: self.kind,
+            pParameter: parameters.as_mut().map_or(ptr::null_mut(), |p| ptr::from_mut(p).cast::<c_void>()),
+            ulParameterLen: parameters.as_ref().map_or(0, |p| size_of_val(p) as CK_ULONG),
+        };
+        use_it(&raw mut mechanism)
+    }
+}
+
+/// A session: one thread's at a time, closed on drop.
+pub struct Session {
+    module: Arc<Module>,
+    handle: CK_SESSION_HANDLE,
+    /// A session used by two threads at once ends some modules with a segmentation fault.
+    not_sync: PhantomData<Cell<()>>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = call!(self.module, C_CloseSession(self.handle));
+    }
+}
+
+impl Session {
+    /// Logs the token's user in, for all sessions of this process.
+    pub fn login(&self, pin: &str) -> Result<(), Failure> {
+        let (start, length) = (pin.as_ptr().cast_mut(), pin.len() as CK_ULONG);
+        call!(self.module, C_Login(self.handle, CKU_USER, start, length))
+    }
+
+    /// Whether the token's user is logged in, as the token sees it.
+    pub fn logged_in(&self) -> Result<bool, Failure> {
+        let mut info = CK_SESSION_INFO::default();
+        call!(self.module, C_GetSessionInfo(self.handle, &raw mut info))?;
+        Ok(matches!(info.state, CKS_RO_USER_FUNCTIONS | CKS_RW_USER_FUNCTIONS))
+    }
+
+    /// Every object that has these attributes.
+    pub fn find(&self, attributes: &[Attribute]) -> Result<Vec<Object>, Failure> {
+        let mut template = template(attributes);
+        let (start, length) = (template.as_mut_ptr(), template.len() as CK_ULONG);
+        call!(self.module, C_FindObjectsInit(self.handle, start, length))?;
+        let mut found = Vec::new();
+        let outcome = loop {
+            let mut batch: [CK_OBJECT_HANDLE; 64] = [0; 64];
+            let mut count: CK_ULONG = 0;
+            let room = batch.len() as CK_ULONG;
+            if let Err(failure) =
+                call!(self.module, C_FindObjects(self.handle, batch.as_mut_ptr(), room, &raw mut count))
+            {
+                break Err(failure);
+            }
+            if count == 0 {
+                break Ok(());
+            }
+            found.extend(batch.iter().take(capped(count)).map(|handle| Object(*handle)));
+        };
+        // Also after a failure: a search left open blocks the session.
+        let closed = call!(self.module, C_FindObjectsFinal(self.handle));
+        outcome?;
+        closed?;
+        Ok(found)
+    }
+
+    /// Attributes of an object, each `None` where the token has none or keeps it to itself.
+    pub fn attributes<const N: usize>(
+        &self,
+        object: Object,
+        kinds: [CK_ATTRIBUTE_TYPE; N],
+    ) -> Result<[Option<Vec<u8>>; N], Failure> {
+        let mut buffers: [Vec<u8>; N] = std::array::from_fn(|_| vec![0; ATTRIBUTE_GUESS]);
+        let (mut lengths, code) = self.read(object, &kinds, &mut buffers)?;
+        if code == CKR_BUFFER_TOO_SMALL {
+            // Ask for sizes, then allow for more: some modules answer the question wrongly.
+            let (sizes, _) =
+                self.read(object, &kinds, &mut std::array::from_fn::<_, N, _>(|_| Vec::new()))?;
+            for (buffer, size) in buffers.iter_mut().zip(&sizes) {
+                *buffer = vec![0; size.unwrap_or(0).max(ATTRIBUTE_GUESS) + 64];
+            }
+            (lengths, _) = self.read(object, &kinds, &mut buffers)?;
+        }
+        let mut values = [const { None }; N];
+        for ((value, buffer), length) in values.iter_mut().zip(buffers).zip(lengths) {
+            *value = length.map(|length| {
+                let mut buffer = buffer;
+                buffer.truncate(length);
+                buffer
+            });
+        }
+        Ok(values)
+    }
+
+    fn read<const N: usize>(
+        &self,
+        object: Object,
+        kinds: &[CK_ATTRIBUTE_TYPE; N],
+        buffers: &mut [Vec<u8>; N],
+    ) -> Result<([Option<usize>; N], CK_RV), Failure> {
+        let mut template: [CK_ATTRIBUTE; N] = std::array::from_fn(|at| CK_ATTRIBUTE {
+            type_: kinds[at],
+            pValue: if buffers[at].is_empty() { ptr::null_mut() } else { buffers[at].as_mut_ptr().cast() },
+            ulValueLen: buffers[at].len() as CK_ULONG,
+        });
+        let (start, count) = (template.as_mut_ptr(), N as CK_ULONG);
+        let code = match call!(self.module, C_GetAttributeValue(self.handle, object.0, start, count)) {
+            Ok(()) => CKR_OK,
+            Err(Failure {
+                code: code @ (CKR_ATTRIBUTE_SENSITIVE | CKR_ATTRIBUTE_TYPE_INVALID | CKR_BUFFER_TOO_SMALL),
+                ..
+            }) => code,
+            Err(failure) => return Err(failure),
+        };
+        let length = |at: usize| {
+            let length = usize::try_from(template[at].ulValueLen).ok()?;
+            let limit = if buffers[at].is_empty() { ATTRIBUTE_MAX } else { buffers[at].len() };
+            (length <= limit).then_some(length)
+        };
+        Ok((std::array::from_fn(length), code))
+    }
+
+    /// Makes a secret key.
+    pub fn generate_key(&self, mechanism: &Mechanism, key: &[Attribute]) -> Result<Object, Failure> {
+        let mut key = template(key);
+        let mut handle: CK_OBJECT_HANDLE = 0;
+        let length = key.len() as CK_ULONG;
+        mechanism.with(|mechanism| {
+            call!(
+                self.module,
+                C_GenerateKey(self.handle, mechanism, key.as_mut_ptr(), length, &raw mut handle)
+            )
+        })?;
+        Ok(Object(handle))
+    }
+
+    /// Makes a key pair; the result is its private half.
+    pub fn generate_pair(
+        &self,
+        mechanism: &Mechanism,
+        public: &[Attribute],
+        private: &[Attribute],
+    ) -> Result<Object, Failure> {
+        let (mut public, mut private) = (template(public), template(private));
+        let (mut public_handle, mut private_handle): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE) = (0, 0);
+        let (publics, privates) = (public.len() as CK_ULONG, private.len() as CK_ULONG);
+        mechanism.with(|mechanism| {
+            call!(
+                self.module,
+                C_GenerateKeyPair(
+                    self.handle,
+                    mechanism,
+                    public.as_mut_ptr(),
+                    publics,
+                    private.as_mut_ptr(),
+                    privates,
+                    &raw mut public_handle,
+                    &raw mut private_handle,
+                )
+            )
+        })?;
+        Ok(Object(private_handle))
+    }
+
+    /// Signs in one go.
+    pub fn sign(&self, mechanism: &Mechanism, key: Object, data: &[u8]) -> Result<Vec<u8>, Failure> {
+        mechanism.with(|mechanism| call!(self.module, C_SignInit(self.handle, mechanism, key.0)))?;
+        let mut signature = [0_u8; SIGNATURE_MAX];
+        let mut length = signature.len() as CK_ULONG;
+        let (data, data_length) = (data.as_ptr().cast_mut(), data.len() as CK_ULONG);
+        call!(self.module, C_Sign(self.handle, data, data_length, signature.as_mut_ptr(), &raw mut length))?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        signature
+            .get(..length)
+            .map(<[u8]>::to_vec)
+            .ok_or(Failure { code: CKR_GENERAL_ERROR, function: "C_Sign" })
+    }
+
+    /// Removes an object from the token.
+    pub fn destroy(&self, object: Object) -> Result<(), Failure> {
+        call!(self.module, C_DestroyObject(self.handle, object.0))
+    }
+
+    /// Puts an object on the token.
+    pub fn create(&self, attributes: &[Attribute]) -> Result<Object, Failure> {
+        let mut template = template(attributes);
+        let mut handle: CK_OBJECT_HANDLE = 0;
+        let length = template.len() as CK_ULONG;
+        call!(self.module, C_CreateObject(self.handle, template.as_mut_ptr(), length, &raw mut handle))?;
+        Ok(Object(handle))
+    }
+
+    /// Changes attributes of an object.
+    pub fn set(&self, object: Object, attributes: &[Attribute]) -> Result<(), Failure> {
+        let mut template = template(attributes);
+        let length = template.len() as CK_ULONG;
+        call!(self.module, C_SetAttributeValue(self.handle, object.0, template.as_mut_ptr(), length))
+    }
+
+    /// Random bytes.
+    pub fn random(&self, count: usize) -> Result<Vec<u8>, Failure> {
+        let mut bytes = vec![0; count];
+        call!(self.module, C_GenerateRandom(self.handle, bytes.as_mut_ptr(), count as CK_ULONG))?;
+        Ok(bytes)
+    }
+}
+
+/// Makes the process hard to look into and sure to end with its parent. To be called before a secret arrives.
+pub fn harden() {
+    let off = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: plain system calls on this process; the limit outlives its call. What fails is not needed to
+    // work, so results are not looked at.
+    unsafe {
+        libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const off);
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+    }
+}
+
+/// Ends the process without exit handlers: a module's own would run beside threads that still use it.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: takes a number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Moves standard input away: the socket gets a number that no library takes for a terminal and that is
+/// closed on exec, and standard input reads nothing.
+pub fn take_stdin() -> std::io::Result<std::os::unix::net::UnixStream> {
+    use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+    let socket: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let null = std::fs::File::open("/dev/null")?;
+    // SAFETY: both are open descriptors; nobody else holds an owner of descriptor 0.
+    if unsafe { libc::dup2(null.as_raw_fd(), 0) } < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_of_any_kind_is_not_part_of_a_text() {
+        assert_eq!(trimmed(b"my token   \0\0"), "my token");
+        assert_eq!(trimmed(b"\0\0\0"), "");
+        assert_eq!(trimmed(b"\xff ok"), "\u{fffd} ok");
+    }
+
+    #[test]
+    fn a_missing_library_says_what_the_linker_said() {
+        let Err(LoadFailure::Link(text)) = Module::load("/nowhere/lib.so", None) else { panic!("it loaded") };
+        assert!(text.contains("/nowhere/lib.so"), "{text}");
+    }
+}

@@ -1,0 +1,232 @@
+//! One token: found, logged in to, and kept that way.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use cryptoki_sys::*;
+
+use super::{
+    capability,
+    mechanism::KeyShape,
+    raw::{Failure, LoadFailure, Module, Object, Session, TokenInfo},
+};
+use crate::{
+    hsm::protocol::{HsmError, Kind, Open, TokenFacts, TokenSelector},
+    model::{KeyId, secret::Pin},
+};
+
+/// A key that was looked up to sign with.
+#[derive(Clone, Copy, Debug)]
+pub struct SignKey {
+    /// Private or secret key.
+    pub object: Object,
+    /// What the mechanisms need to know of it.
+    pub shape: KeyShape,
+}
+
+/// A token with its user logged in.
+pub struct Token {
+    module: Arc<Module>,
+    slot: CK_SLOT_ID,
+    pin: Pin,
+    /// What it said of itself when it was opened.
+    pub facts: TokenFacts,
+    /// Numbers of its mechanisms.
+    pub mechanisms: Vec<CK_MECHANISM_TYPE>,
+    /// Holds the login: closing the last session of a process logs it out.
+    keeper: Mutex<Session>,
+    /// Counts logins; handles of an earlier one are not good any more.
+    epoch: AtomicU64,
+    keys: RwLock<HashMap<KeyId, (u64, SignKey)>>,
+    refused: OnceLock<HsmError>,
+    dead: AtomicBool,
+}
+
+impl Token {
+    /// Loads the module, finds the token and logs in. The PIN is tried once.
+    pub fn open(open: Open) -> Result<Self, HsmError> {
+        let module =
+            Module::load(&open.library, open.init_args.as_deref()).map_err(|failure| match failure {
+                LoadFailure::Link(why) => HsmError::new(
+                    Kind::LibraryNotLoaded,
+                    format!("cannot load the PKCS#11 library {}: {why}", open.library),
+                ),
+                LoadFailure::Module(failure) => {
+                    let error = HsmError::from(failure);
+                    HsmError {
+                        kind: Kind::LibraryNotLoaded,
+                        message: format!(
+                            "the PKCS#11 library {} does not start: {}",
+                            open.library, error.message
+                        ),
+                        ..error
+                    }
+                }
+            })?;
+        let module = Arc::new(module);
+        let (slot, info) = select(&module, &open.token, &open.library)?;
+        let mechanisms = module.mechanisms(slot)?;
+        let facts = TokenFacts {
+            capabilities: capability::of(&module, slot, &mechanisms),
+            library: module.description().unwrap_or_default(),
+            slot,
+            label: info.label,
+            manufacturer: info.manufacturer,
+            model: info.model,
+            serial: info.serial,
+            firmware: info.firmware,
+        };
+        if info.flags & CKF_USER_PIN_LOCKED != 0 {
+            let locked = Failure { code: CKR_PIN_LOCKED, function: "C_GetTokenInfo" };
+            return Err(named(&facts.label, locked.into()));
+        }
+        let keeper = module.open(slot)?;
+        let token = Self {
+            module,
+            slot,
+            pin: open.pin,
+            facts,
+            mechanisms,
+            keeper: Mutex::new(keeper),
+            epoch: AtomicU64::new(0),
+            keys: RwLock::default(),
+            refused: OnceLock::new(),
+            dead: AtomicBool::new(false),
+        };
+        token.ensure_login()?;
+        Ok(token)
+    }
+
+    /// A session of its own for the calling thread.
+    pub fn session(&self) -> Result<Session, HsmError> {
+        Ok(self.module.open(self.slot)?)
+    }
+
+    /// Logs in again where the login is gone. A refused PIN is remembered and never tried again.
+    pub fn ensure_login(&self) -> Result<(), HsmError> {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = self.refused() {
+            return Err(error);
+        }
+        match keeper.logged_in() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(_) => {
+                *keeper = self.session().inspect_err(|_| self.give_up())?;
+                if keeper.logged_in() == Ok(true) {
+                    return Ok(());
+                }
+            }
+        }
+        match keeper.login(self.pin.expose()) {
+            Ok(()) | Err(Failure { code: CKR_USER_ALREADY_LOGGED_IN, .. }) => {}
+            Err(failure) => {
+                let error = named(&self.facts.label, failure.into());
+                match error.kind {
+                    Kind::PinRejected | Kind::PinLocked => drop(self.refused.set(error.clone())),
+                    _ => self.give_up(),
+                }
+                return Err(error);
+            }
+        }
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Believes that something is not there only if the token's user is logged in and the token itself
+    /// answers: a logged-out session finds nothing, and so does one whose token lost its storage.
+    pub fn prove(&self, session: &Session) -> Result<(), HsmError> {
+        if !session.logged_in()? {
+            return Err(Failure { code: CKR_USER_NOT_LOGGED_IN, function: "C_FindObjects" }.into());
+        }
+        self.module.token(self.slot).map_err(|failure| {
+            self.give_up();
+            HsmError::from(failure)
+        })?;
+        Ok(())
+    }
+
+    /// The error of a refused PIN, after which there is nothing to be done here any more.
+    pub fn refused(&self) -> Option<HsmError> {
+        self.refused.get().cloned()
+    }
+
+    /// Says that only a new process can help.
+    pub fn give_up(&self) {
+        self.dead.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether only a new process can help.
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    /// The number of the present login; to be read before an object is looked up.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// A key that was looked up under the present login.
+    pub fn cached(&self, id: &KeyId) -> Option<SignKey> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.get(id).filter(|(epoch, _)| *epoch == self.epoch()).map(|(_, key)| *key)
+    }
+
+    /// Remembers a key that was looked up under the login `epoch`.
+    pub fn remember(&self, id: KeyId, epoch: u64, key: SignKey) {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(id, (epoch, key));
+    }
+
+    /// Forgets a key whose handle is not good any more.
+    pub fn forget(&self, id: &KeyId) {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+}
+
+fn named(label: &str, error: HsmError) -> HsmError {
+    HsmError { message: format!("token {label}: {}", error.message), ..error }
+}
+
+fn select(
+    module: &Module,
+    selector: &TokenSelector,
+    library: &str,
+) -> Result<(CK_SLOT_ID, TokenInfo), HsmError> {
+    // A slot that cannot be read is not the one that is looked for; one broken reader must not hide the others.
+    let tokens: Vec<_> = module
+        .slots()?
+        .into_iter()
+        .filter_map(|slot| Some((slot, module.token(slot).ok()?)))
+        .filter(|(_, info)| info.flags & CKF_TOKEN_INITIALIZED != 0)
+        .collect();
+    let matches = |(slot, info): &&(CK_SLOT_ID, TokenInfo)| match selector {
+        TokenSelector::Label(label) => info.label == *label,
+        TokenSelector::Serial(serial) => info.serial == *serial,
+        TokenSelector::Slot(number) => slot == number,
+    };
+    let wanted = match selector {
+        TokenSelector::Label(label) => format!("label {label}"),
+        TokenSelector::Serial(serial) => format!("serial number {serial}"),
+        TokenSelector::Slot(slot) => format!("slot {slot}"),
+    };
+    let found: Vec<_> = tokens.iter().filter(matches).collect();
+    match found.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => {
+            let offered: Vec<_> = tokens.iter().map(|(_, info)| info.label.as_str()).collect();
+            let offered = if offered.is_empty() { "none at all".to_owned() } else { offered.join(", ") };
+            let message = format!("{library} has no initialised token with {wanted}; it has {offered}");
+            Err(HsmError::new(Kind::TokenNotFound, message))
+        }
+        several => {
+            let message =
+                format!("{library} has {} tokens with {wanted}; select by serial number", several.len());
+            Err(HsmError::new(Kind::Ambiguous, message))
+        }
+    }
+}

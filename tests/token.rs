@@ -1,0 +1,98 @@
+//! The token-host and its supervisor on real tokens: SoftHSM 2 and kryoptic, a fresh token and a process per test.
+#![allow(missing_docs, reason = "tests")]
+
+#[path = "token/algorithms.rs"]
+mod algorithms;
+mod common;
+#[path = "token/faults.rs"]
+mod faults;
+#[path = "token/keys.rs"]
+mod keys;
+
+use bytes::Bytes;
+use hsm_operator::{
+    hsm::{
+        Hsm, Supervisor,
+        protocol::{Find, HsmError, InventoryEntry, KeyFacts, KeyTemplate, Reply, Request},
+    },
+    model::{KeyAlgorithm, KeyId, KeyLabel, RequestedAttributes, SignatureAlgorithm},
+};
+
+/// Makes a test of each function for each module.
+macro_rules! on_both_tokens {
+    ($($test:ident,)+) => {
+        mod softhsm {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(crate::common::token::Token::new(crate::common::token::Module::SoftHsm)).await;
+            })+
+        }
+        mod kryoptic {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(crate::common::token::Token::new(crate::common::token::Module::Kryoptic)).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both_tokens;
+
+fn id(name: &str) -> KeyId {
+    KeyId::for_purpose(name)
+}
+
+/// A signing key that may be destroyed.
+fn template(name: &str, algorithm: KeyAlgorithm, size: Option<u32>, curve: Option<&str>) -> KeyTemplate {
+    let attributes = RequestedAttributes {
+        sign: Some(algorithm != KeyAlgorithm::Aes),
+        decrypt: Some(matches!(algorithm, KeyAlgorithm::Rsa | KeyAlgorithm::Aes)),
+        destroyable: Some(true),
+        ..Default::default()
+    };
+    KeyTemplate {
+        id: id(name),
+        label: KeyLabel::new(name).unwrap(),
+        algorithm,
+        key_size: size,
+        curve_oid: curve.map(Into::into),
+        attributes: attributes.resolved(),
+    }
+}
+
+fn p256(name: &str) -> KeyTemplate {
+    template(name, KeyAlgorithm::Ec, None, Some("1.2.840.10045.3.1.7"))
+}
+
+async fn generate(hsm: &Supervisor, template: KeyTemplate) -> Result<KeyFacts, HsmError> {
+    match hsm.call(Request::Generate(template)).await? {
+        Reply::Key(facts) => Ok(*facts),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn sign(
+    hsm: &Supervisor,
+    key: &str,
+    algorithm: SignatureAlgorithm,
+    payload: &[u8],
+) -> Result<Bytes, HsmError> {
+    let payload = Bytes::copy_from_slice(payload);
+    match hsm.call(Request::Sign { key: id(key), algorithm, payload }).await? {
+        Reply::Signature(signature) => Ok(signature),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn find(hsm: &Supervisor, what: Find) -> Result<Vec<KeyFacts>, HsmError> {
+    match hsm.call(Request::Find(what)).await? {
+        Reply::Keys(keys) => Ok(keys),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn inventory(hsm: &Supervisor) -> Vec<InventoryEntry> {
+    match hsm.call(Request::Inventory).await {
+        Ok(Reply::Inventory(entries)) => entries,
+        other => panic!("{other:?}"),
+    }
+}

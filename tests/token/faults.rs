@@ -1,0 +1,193 @@
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hsm_operator::{
+    hsm::{
+        HostState, Hsm, Supervisor, SupervisorConfig,
+        protocol::{Kind, Request, TokenSelector},
+    },
+    model::{SignatureAlgorithm, secret::Pin},
+};
+
+use crate::{
+    common::token::{Token, signal},
+    generate, id, inventory, on_both_tokens, p256, sign,
+};
+
+on_both_tokens! {
+    a_kill_while_a_key_is_made_leaves_one_pair_after_the_next_try,
+    no_signature_fails_while_token_hosts_are_killed,
+    a_stopped_token_host_is_replaced_in_time,
+    a_wrong_pin_is_tried_once_until_it_changes,
+    a_missing_library_is_said_so_and_found_later,
+    an_unknown_token_is_said_so,
+    the_pin_is_in_no_command_line_and_no_environment,
+    a_token_host_ends_with_its_supervisor,
+}
+
+async fn a_kill_while_a_key_is_made_leaves_one_pair_after_the_next_try(token: Token) {
+    let hsm = token.supervisor().await;
+    let mut interrupted = 0;
+    for round in 0..20_u32 {
+        hsm.ready().await.unwrap();
+        // A call that has been answered proves that the next one meets a running token-host.
+        hsm.call(Request::Random(1)).await.unwrap();
+        let name = format!("k{round}");
+        let making = tokio::spawn({
+            let (hsm, template) = (Arc::clone(&hsm), p256(&name));
+            async move { generate(&hsm, template).await }
+        });
+        tokio::time::sleep(Duration::from_micros(u64::from(round) * 700)).await;
+        if let Some(pid) = hsm.counters().pid {
+            signal("KILL", pid);
+        }
+        match making.await.unwrap() {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.kind, Kind::Crashed, "{error}");
+                interrupted += 1;
+            }
+        }
+        let facts = generate(&hsm, p256(&name)).await.unwrap();
+        assert_eq!(facts.twins, 1);
+        assert!(facts.public_key.is_some());
+        sign(&hsm, &name, SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+        let wanted = id(&name);
+        let of_key: Vec<_> =
+            inventory(&hsm).await.into_iter().filter(|entry| entry.id == wanted.as_bytes()).collect();
+        assert_eq!(of_key.iter().filter(|entry| entry.private).count(), 1, "round {round}: {of_key:?}");
+        assert_eq!(of_key.len(), 2, "round {round}: {of_key:?}");
+    }
+    assert!(interrupted >= 3, "only {interrupted} of 20 kills met a key in the making");
+}
+
+async fn signing(hsm: &Arc<Supervisor>, callers: usize, until: Instant) -> usize {
+    let tasks: Vec<_> = (0..callers)
+        .map(|_| {
+            let hsm = Arc::clone(hsm);
+            tokio::spawn(async move {
+                let mut made = 0;
+                while Instant::now() < until {
+                    sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+                    made += 1;
+                }
+                made
+            })
+        })
+        .collect();
+    let mut made = 0;
+    for task in tasks {
+        made += task.await.expect("no call failed");
+    }
+    made
+}
+
+async fn no_signature_fails_while_token_hosts_are_killed(token: Token) {
+    let hsm = token.supervisor().await;
+    generate(&hsm, p256("k")).await.unwrap();
+    let killer = tokio::spawn({
+        let hsm = Arc::clone(&hsm);
+        async move {
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                signal("KILL", hsm.counters().pid.expect("a token-host runs"));
+            }
+        }
+    });
+    let made = signing(&hsm, 16, Instant::now() + Duration::from_secs(2)).await;
+    killer.await.unwrap();
+    assert_eq!(hsm.counters().restarts, 5);
+    assert!(made > 500, "{made}");
+}
+
+async fn a_stopped_token_host_is_replaced_in_time(token: Token) {
+    let hsm = Supervisor::start(SupervisorConfig {
+        ping: (Duration::from_millis(200), Duration::from_millis(600)),
+        ..token.config()
+    });
+    hsm.ready().await.unwrap();
+    generate(&hsm, p256("k")).await.unwrap();
+    signal("STOP", hsm.counters().pid.unwrap());
+    let begun = Instant::now();
+    sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(hsm.counters().restarts, 1);
+}
+
+async fn a_wrong_pin_is_tried_once_until_it_changes(token: Token) {
+    let mut config = token.config();
+    config.open.pin = Pin::new("0000000000");
+    let hsm = Supervisor::start(config);
+    let error = hsm.ready().await.unwrap_err();
+    assert_eq!(error.kind, Kind::PinRejected, "{error}");
+    assert!(error.message.contains("CKR_PIN_INCORRECT"), "{error}");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for _ in 0..20 {
+        let error = hsm.call(Request::Inventory).await.unwrap_err();
+        assert_eq!(error.kind, Kind::PinRejected, "{error}");
+    }
+    assert_eq!((hsm.counters().restarts, hsm.counters().pid), (0, None));
+    hsm.replace(token.open(), token.environment.clone());
+    hsm.call(Request::Inventory).await.unwrap();
+    assert!(matches!(*hsm.state().borrow(), HostState::Ready(_)));
+    assert_eq!(hsm.counters().restarts, 1);
+}
+
+async fn a_missing_library_is_said_so_and_found_later(token: Token) {
+    let mut config = token.config();
+    let later = token.path().join("later.so");
+    config.open.library = later.display().to_string();
+    let hsm = Supervisor::start(config);
+    let error = hsm.ready().await.unwrap_err();
+    assert_eq!(error.kind, Kind::LibraryNotLoaded, "{error}");
+    assert!(error.message.contains("later.so"), "{error}");
+    let error = hsm.call(Request::Inventory).await.unwrap_err();
+    assert_eq!(error.kind, Kind::LibraryNotLoaded);
+    std::os::unix::fs::symlink(&token.library, later).unwrap();
+    let mut state = hsm.state();
+    let ready = state.wait_for(|state| matches!(state, HostState::Ready(_)));
+    tokio::time::timeout(Duration::from_secs(10), ready).await.expect("in time").unwrap();
+    hsm.call(Request::Inventory).await.unwrap();
+}
+
+async fn an_unknown_token_is_said_so(token: Token) {
+    let mut config = token.config();
+    config.open.token = TokenSelector::Label("nobody".into());
+    let error = Supervisor::start(config).ready().await.unwrap_err();
+    assert_eq!(error.kind, Kind::TokenNotFound, "{error}");
+    assert!(error.message.contains("nobody") && error.message.contains(&token.label), "{error}");
+}
+
+async fn the_pin_is_in_no_command_line_and_no_environment(token: Token) {
+    let hsm = token.supervisor().await;
+    for pid in [hsm.counters().pid.unwrap(), std::process::id()] {
+        for file in ["cmdline", "environ"] {
+            // What may not be read is not disclosed either.
+            let content = std::fs::read(PathBuf::from(format!("/proc/{pid}/{file}"))).unwrap_or_default();
+            let pin = token.pin.as_bytes();
+            assert!(!content.windows(pin.len()).any(|window| window == pin), "{file} of {pid}");
+        }
+    }
+}
+
+async fn a_token_host_ends_with_its_supervisor(token: Token) {
+    let gone = async |pid: u32| {
+        let begun = Instant::now();
+        while PathBuf::from(format!("/proc/{pid}")).exists() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "{pid} is still there");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let hsm = token.supervisor().await;
+    let pid = hsm.counters().pid.unwrap();
+    drop(hsm);
+    gone(pid).await;
+    let hsm = token.supervisor().await;
+    let pid = hsm.counters().pid.unwrap();
+    hsm.shutdown().await;
+    assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
+    assert_eq!(hsm.call(Request::Inventory).await.unwrap_err().kind, Kind::Unavailable);
+}

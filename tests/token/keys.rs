@@ -1,0 +1,129 @@
+use std::process::Command;
+
+use bytes::Bytes;
+use hsm_operator::{
+    hsm::{
+        Hsm, Supervisor,
+        protocol::{Find, Kind, Reply, Request},
+    },
+    model::{KeyLabel, SignatureAlgorithm},
+};
+
+use crate::{
+    common::token::{Token, run},
+    find, generate, id, inventory, on_both_tokens, p256, sign,
+};
+
+on_both_tokens! {
+    making_a_key_twice_gives_one_pair,
+    keys_are_found_by_id_and_label_and_nothing_is_nothing,
+    destroying_takes_both_halves_and_may_be_repeated,
+    a_key_that_is_not_destroyable_stays,
+    a_certificate_is_kept_and_replaced,
+    a_key_deleted_by_somebody_else_is_not_found,
+    random_bytes_differ,
+}
+
+async fn making_a_key_twice_gives_one_pair(token: Token) {
+    let hsm = token.supervisor().await;
+    let first = generate(&hsm, p256("k")).await.unwrap();
+    assert_eq!(generate(&hsm, p256("k")).await.unwrap(), first);
+    let entries = inventory(&hsm).await;
+    assert_eq!(entries.len(), 2, "{entries:?}");
+    assert_eq!(entries.iter().filter(|entry| entry.private).count(), 1);
+    assert!(entries.iter().all(|entry| entry.label == "k" && entry.id == id("k").as_bytes()));
+}
+
+async fn keys_are_found_by_id_and_label_and_nothing_is_nothing(token: Token) {
+    let hsm = token.supervisor().await;
+    let made = generate(&hsm, p256("Signing key")).await.unwrap();
+    assert_eq!(find(&hsm, Find::Id(id("Signing key"))).await.unwrap(), std::slice::from_ref(&made));
+    let label = |text: &str| Find::Label(KeyLabel::new(text).unwrap());
+    assert_eq!(find(&hsm, label("Signing key")).await.unwrap(), [made]);
+    assert_eq!(find(&hsm, label("another")).await.unwrap(), []);
+    assert_eq!(find(&hsm, Find::Id(id("another"))).await.unwrap(), []);
+    let error = sign(&hsm, "another", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap_err();
+    assert_eq!(error.kind, Kind::KeyNotFound);
+}
+
+async fn destroying_takes_both_halves_and_may_be_repeated(token: Token) {
+    let hsm = token.supervisor().await;
+    generate(&hsm, p256("k")).await.unwrap();
+    generate(&hsm, p256("other")).await.unwrap();
+    sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+    put(&hsm, "k", &certificate(&token, "first")).await;
+    for _ in 0..2 {
+        assert!(matches!(hsm.call(Request::Destroy(id("k"))).await, Ok(Reply::Done)));
+    }
+    let entries = inventory(&hsm).await;
+    assert!(entries.len() == 2 && entries.iter().all(|entry| entry.label == "other"), "{entries:?}");
+    let error = sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap_err();
+    assert_eq!(error.kind, Kind::KeyNotFound);
+}
+
+async fn a_key_that_is_not_destroyable_stays(token: Token) {
+    let hsm = token.supervisor().await;
+    let mut template = p256("k");
+    template.attributes.destroyable = false;
+    let facts = generate(&hsm, template).await.unwrap();
+    assert_eq!(facts.attributes.destroyable, Some(false));
+    let error = hsm.call(Request::Destroy(id("k"))).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Forbidden, "{error}");
+    sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+    assert_eq!(inventory(&hsm).await.len(), 2);
+}
+
+fn certificate(token: &Token, name: &str) -> Bytes {
+    let path = token.path().join("certificate.der");
+    run(Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-keyout", "/dev/null", "-outform", "DER", "-subj", &format!("/CN={name}"), "-out"])
+        .arg(&path));
+    std::fs::read(path).unwrap().into()
+}
+
+async fn put(hsm: &Supervisor, key: &str, der: &Bytes) {
+    let request = Request::PutCertificate { key: id(key), label: key.into(), der: der.clone() };
+    assert!(matches!(hsm.call(request).await.unwrap(), Reply::Done));
+}
+
+async fn a_certificate_is_kept_and_replaced(token: Token) {
+    let hsm = token.supervisor().await;
+    let get = async || match hsm.call(Request::GetCertificate(id("k"))).await.unwrap() {
+        Reply::Certificate(certificate) => certificate,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(get().await, None);
+    let (first, second) = (certificate(&token, "first"), certificate(&token, "second"));
+    put(&hsm, "k", &first).await;
+    put(&hsm, "k", &first).await;
+    assert_eq!(get().await, Some(first));
+    put(&hsm, "k", &second).await;
+    assert_eq!(get().await, Some(second));
+    assert_eq!(inventory(&hsm).await.len(), 1);
+    let nonsense = Request::PutCertificate { key: id("k"), label: "k".into(), der: b"x".as_slice().into() };
+    assert_eq!(hsm.call(nonsense).await.unwrap_err().kind, Kind::Invalid);
+}
+
+async fn a_key_deleted_by_somebody_else_is_not_found(token: Token) {
+    let (hsm, other) = (token.supervisor().await, token.supervisor().await);
+    generate(&hsm, p256("k")).await.unwrap();
+    sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+    other.call(Request::Destroy(id("k"))).await.unwrap();
+    let error = sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap_err();
+    assert_eq!(error.kind, Kind::KeyNotFound, "{error}");
+    generate(&other, p256("k")).await.unwrap();
+    sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+    assert_eq!(hsm.counters().restarts, 0);
+}
+
+async fn random_bytes_differ(token: Token) {
+    let hsm = token.supervisor().await;
+    let random = async |count| match hsm.call(Request::Random(count)).await.unwrap() {
+        Reply::Random(bytes) => bytes,
+        other => panic!("{other:?}"),
+    };
+    let (first, second) = (random(32).await, random(32).await);
+    assert_eq!(first.len(), 32);
+    assert_ne!(first, second);
+}
