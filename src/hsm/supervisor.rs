@@ -33,7 +33,9 @@ use super::{
 const INHERITED: &[&str] = &["PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "TZ", "RUST_LOG"];
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// After this long the past of a token-host is forgiven.
+/// Once a token-host has answered something, the next one waits for at most `BACKOFF_MIN` this often doubled, and
+/// after `STEADY` nothing is held against it any more.
+const USEFUL_FAILURES: u32 = 4;
 const STEADY: Duration = Duration::from_secs(10);
 /// So long after its death the state may go on saying that a token-host is ready: the next one usually is.
 const GRACE: Duration = Duration::from_secs(2);
@@ -271,11 +273,14 @@ impl Driver {
                     if self.report(generation, HostState::Ready(facts)) {
                         self.shared.calls.connect(&host.link);
                     }
+                    let answered = self.shared.calls.answered();
                     let end = self.watch(&host).await;
                     self.shared.calls.disconnect();
                     host.end(&self.shared).await;
                     if begun.elapsed() > STEADY {
                         failures = 0;
+                    } else if self.shared.calls.answered() > answered {
+                        failures = failures.min(USEFUL_FAILURES);
                     }
                     end
                 }
