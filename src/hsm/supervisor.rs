@@ -101,12 +101,20 @@ pub struct Counters {
     pub pid: Option<u32>,
 }
 
+/// What the next token-host is started with.
+#[derive(Clone)]
+struct Wanted {
+    /// Counts configurations.
+    generation: u64,
+    open: Open,
+    environment: Vec<(String, String)>,
+}
+
 struct Shared {
     calls: Calls,
     state: watch::Sender<HostState>,
     facts: ArcSwapOption<TokenFacts>,
-    /// Number of the configuration, and the configuration.
-    wanted: Mutex<(u64, Open, Vec<(String, String)>)>,
+    wanted: Mutex<Wanted>,
     changed: Notify,
     stop: Notify,
     pid: AtomicU32,
@@ -131,12 +139,12 @@ impl Supervisor {
             calls: Calls::new(config.in_flight, config.deadlines),
             state: watch::Sender::new(HostState::Starting),
             facts: ArcSwapOption::empty(),
-            wanted: Mutex::new((0, config.open.clone(), config.environment.clone())),
+            wanted: Mutex::new(Wanted { generation: 0, open: config.open, environment: config.environment }),
             changed: Notify::new(),
             stop: Notify::new(),
             pid: AtomicU32::new(0),
             started: AtomicU64::new(0),
-            observer: config.observer.clone(),
+            observer: config.observer,
         });
         let driver = Driver {
             shared: Arc::clone(&shared),
@@ -155,11 +163,11 @@ impl Supervisor {
         {
             let mut wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             let form = |open: &Open| Zeroizing::new(frame::encode(0, open));
-            let same = form(&wanted.1) == form(&open) && wanted.2 == environment;
+            let same = form(&wanted.open) == form(&open) && wanted.environment == environment;
             if same && !matches!(*self.shared.state.borrow(), HostState::Failed(_)) {
                 return;
             }
-            *wanted = (wanted.0 + 1, open, environment);
+            *wanted = Wanted { generation: wanted.generation + 1, open, environment };
             self.shared.calls.admit();
             self.shared.state.send_replace(HostState::Starting);
         }
@@ -261,12 +269,10 @@ impl Driver {
     async fn run(mut self) {
         let mut failures = 0;
         loop {
-            let (generation, open, environment) = {
-                let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-                (wanted.0, wanted.1.clone(), wanted.2.clone())
-            };
+            let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let generation = wanted.generation;
             let begun = Instant::now();
-            let end = match self.open(open, &environment).await {
+            let end = match self.open(wanted).await {
                 Ok((host, facts)) => {
                     let facts = Arc::new(facts);
                     self.shared.facts.store(Some(Arc::clone(&facts)));
@@ -323,7 +329,7 @@ impl Driver {
     /// Sets the state, unless the configuration that it belongs to is not wanted any more.
     fn report(&self, generation: u64, state: HostState) -> bool {
         let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = wanted.0 == generation;
+        let current = wanted.generation == generation;
         if current {
             self.shared.state.send_if_modified(|old| {
                 let differs = *old != state;
@@ -335,14 +341,10 @@ impl Driver {
     }
 
     /// Starts a token-host and has it open the token.
-    async fn open(
-        &mut self,
-        open: Open,
-        environment: &[(String, String)],
-    ) -> Result<(Host, TokenFacts), End> {
-        let generation = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner).0;
+    async fn open(&mut self, wanted: Wanted) -> Result<(Host, TokenFacts), End> {
+        let Wanted { generation, open, environment } = wanted;
         let limit = self.shared.calls.deadlines.open;
-        let mut host = match self.spawn(environment).await {
+        let mut host = match self.spawn(&environment).await {
             Ok(host) => host,
             Err(error) => {
                 let message = format!("cannot start a token-host: {error}");
@@ -446,7 +448,7 @@ impl Driver {
                         Err(_) => return End::Died,
                     }
                     loop {
-                        match frames.next::<Result<Reply, HsmError>>() {
+                        match frames.take::<Result<Reply, HsmError>>() {
                             Ok(None) => break,
                             Ok(Some((id, _))) if owed.is_some_and(|(ping, _)| ping == id) => owed = None,
                             Ok(Some((id, answer))) => {
@@ -543,7 +545,7 @@ impl Host {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(ended(&error)),
             }
-            match self.frames.next::<Result<Reply, HsmError>>() {
+            match self.frames.take::<Result<Reply, HsmError>>() {
                 Ok(None) => {}
                 Ok(Some((_, Ok(Reply::Opened(facts))))) => return Ok(*facts),
                 Ok(Some((_, Err(error)))) => return Err(error),

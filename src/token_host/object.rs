@@ -6,7 +6,7 @@ use super::{
     capability,
     mechanism::KeyShape,
     public,
-    raw::{Attribute, Mechanism, Object, Session},
+    raw::{Attribute, Failure, Mechanism, Object, Session},
     token::{SignKey, Token},
 };
 use crate::{
@@ -493,7 +493,16 @@ pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>
         token.prove(session)?;
     }
     for object in objects {
-        let [class, id, label] = session.attributes(object, [CKA_CLASS, CKA_ID, CKA_LABEL])?;
+        let [class, id, label] = match session.attributes(object, [CKA_CLASS, CKA_ID, CKA_LABEL]) {
+            Ok(read) => read,
+            // Deleted meanwhile, or left empty by a crash: one such object must not hide the others. What the
+            // codes mean on a session that was lost is caught below.
+            Err(Failure {
+                code: CKR_OBJECT_HANDLE_INVALID | CKR_ATTRIBUTE_VALUE_INVALID | CKR_GENERAL_ERROR,
+                ..
+            }) => continue,
+            Err(failure) => return Err(failure.into()),
+        };
         let class = number(&class).unwrap_or(CK_OBJECT_CLASS::MAX);
         if !matches!(class, CKO_PRIVATE_KEY | CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_CERTIFICATE) {
             continue;
