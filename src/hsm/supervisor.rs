@@ -276,9 +276,7 @@ impl Driver {
                 Ok((host, facts)) => {
                     let facts = Arc::new(facts);
                     self.shared.facts.store(Some(Arc::clone(&facts)));
-                    if self.report(generation, HostState::Ready(facts)) {
-                        self.shared.calls.connect(&host.link);
-                    }
+                    self.report(generation, HostState::Ready(facts), |calls| calls.connect(&host.link));
                     let answered = self.shared.calls.answered();
                     let end = self.watch(&host).await;
                     self.shared.calls.disconnect();
@@ -305,9 +303,7 @@ impl Driver {
                 End::Replaced => failures = 0,
                 End::PinRefused(error) => {
                     tracing::error!(error = error.message, "the PIN is not tried again before it changes");
-                    if self.report(generation, HostState::Failed(error.clone())) {
-                        self.shared.calls.refuse(&error);
-                    }
+                    self.report(generation, HostState::Failed(error.clone()), |calls| calls.refuse(&error));
                     failures = 0;
                     tokio::select! {
                         () = self.shared.changed.notified() => {}
@@ -326,18 +322,27 @@ impl Driver {
         }
     }
 
-    /// Sets the state, unless the configuration that it belongs to is not wanted any more.
-    fn report(&self, generation: u64, state: HostState) -> bool {
+    /// Sets the state, unless the configuration that it belongs to is not wanted any more. Calls are let in before
+    /// the state says so and turned away after it: nobody is refused while it says ready.
+    fn report(&self, generation: u64, state: HostState, effect: impl FnOnce(&Calls)) {
         let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = wanted.generation == generation;
-        if current {
+        if wanted.generation != generation {
+            return;
+        }
+        let publish = |state: HostState| {
             self.shared.state.send_if_modified(|old| {
                 let differs = *old != state;
                 *old = state;
                 differs
-            });
+            })
+        };
+        if matches!(state, HostState::Ready(_)) {
+            effect(&self.shared.calls);
+            publish(state);
+        } else {
+            publish(state);
+            effect(&self.shared.calls);
         }
-        current
     }
 
     /// Starts a token-host and has it open the token.
@@ -365,7 +370,7 @@ impl Driver {
                     () = &mut grace, if patient => {
                         patient = false;
                         if matches!(*self.shared.state.borrow(), HostState::Ready(_)) {
-                            self.report(generation, HostState::Starting);
+                            self.report(generation, HostState::Starting, |_| ());
                         }
                     }
                     () = self.shared.changed.notified() => break Err(End::Replaced),
@@ -392,9 +397,11 @@ impl Driver {
             _ => {}
         }
         tracing::warn!(error = error.message, "the token could not be opened");
-        if self.report(generation, HostState::Failed(error.clone())) && error.kind.needs_person() {
-            self.shared.calls.refuse(&error);
-        }
+        self.report(generation, HostState::Failed(error.clone()), |calls| {
+            if error.kind.needs_person() {
+                calls.refuse(&error);
+            }
+        });
         End::Died
     }
 
