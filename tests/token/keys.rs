@@ -6,12 +6,12 @@ use hsm_operator::{
         Hsm, Supervisor,
         protocol::{Find, Kind, Reply, Request},
     },
-    model::{KeyLabel, SignatureAlgorithm},
+    model::{KeyAlgorithm, KeyLabel, SignatureAlgorithm},
 };
 
 use crate::{
     common::token::{Token, run},
-    find, generate, id, inventory, on_both_tokens, p256, sign,
+    find, generate, id, inventory, on_both_tokens, p256, sign, template,
 };
 
 on_both_tokens! {
@@ -23,6 +23,7 @@ on_both_tokens! {
     a_key_deleted_by_somebody_else_is_not_found,
     two_keys_with_one_id_are_never_used,
     the_public_half_alone_is_not_a_key,
+    a_secret_key_of_doubtful_origin_is_never_destroyed,
     random_bytes_differ,
 }
 
@@ -162,6 +163,22 @@ async fn the_public_half_alone_is_not_a_key(token: Token) {
     sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
     let left = generate(&hsm, p256("k")).await.unwrap();
     assert!(left.public_key.is_none() || left.public_key == made.public_key);
+}
+
+async fn a_secret_key_of_doubtful_origin_is_never_destroyed(token: Token) {
+    let hsm = token.supervisor().await;
+    let value = token.path().join("aes.bin");
+    std::fs::write(&value, [7; 32]).unwrap();
+    run(token
+        .tool()
+        .envs(token.environment.clone())
+        .args(["--token-label", &token.label, "--login", "--pin", "env:TOKEN_PIN", "--type", "secrkey"])
+        .args(["--key-type", "AES:32", "--label", "imported", "--id", &id("k").to_string(), "--write-object"])
+        .arg(value));
+    let made = generate(&hsm, template("k", KeyAlgorithm::Aes, Some(256), None)).await.unwrap();
+    assert_eq!(made.twins, 1);
+    assert!(inventory(&hsm).await.iter().any(|entry| entry.label == "imported"));
+    assert!(made.label == "imported" || made.local == Some(true), "{made:?}");
 }
 
 async fn random_bytes_differ(token: Token) {
