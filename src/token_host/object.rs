@@ -260,11 +260,14 @@ pub fn find_keys(token: &Token, session: &Session, what: &Find) -> Result<Vec<Ke
         Find::Label(label) => Attribute::bytes(CKA_LABEL, label.as_str()),
     };
     let (keys_found, _) = keys(token, session, &by)?;
+    // A search costs some tokens time in proportion to all their objects: none more than needed.
+    let found = count(keys_found.len());
     let mut facts = Vec::new();
     for key in keys_found.into_iter().take(FIND_MAX) {
         let twins = match (&key.id, what) {
-            (Some(id), _) => count(keys(token, session, &by_id(id))?.0.len()),
-            (None, _) => 1,
+            (_, Find::Id(_)) => found,
+            (Some(id), Find::Label(_)) => count(keys(token, session, &by_id(id))?.0.len()),
+            (None, Find::Label(_)) => 1,
         };
         facts.push(key.facts(token, session, twins)?);
     }
