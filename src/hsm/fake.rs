@@ -1,388 +1,247 @@
-//! A token in memory for tests: real keys, answers as a token gives them, faults on demand.
+//! A token in memory for tests, which fails when told to. Its keys are real ones, by aws-lc; whoever checks
+//! their signatures need not know that.
+
+mod keys;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use async_trait::async_trait;
-use aws_lc_rs::{
-    encoding::AsDer,
-    rand::{SecureRandom, SystemRandom},
-    rsa::KeySize,
-    signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P256K1_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
-        ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair,
-        RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
-        RsaEncoding, RsaKeyPair,
-    },
-};
 use bytes::Bytes;
 
+use self::keys::Private;
 use super::{
     Hsm,
     protocol::{
-        Capabilities, Find, HsmError, InventoryEntry, KeyCapability, KeyFacts, KeyTemplate, Kind, Reply,
-        Request, TokenFacts,
+        Capabilities, FIND_MAX, Find, HsmError, InventoryEntry, KeyCapability, KeyFacts, KeyTemplate, Kind,
+        Reply, Request, TokenFacts,
     },
 };
-use crate::model::{KeyAlgorithm, KeyAttributes, KeyId, SignatureAlgorithm as S};
+use crate::model::{
+    KeyAlgorithm, KeyAttributes, KeyId, SignatureAlgorithm, attributes::ResolvedAttributes, signature::Scheme,
+};
 
-/// Curves of the fake, each with the one digest it signs.
-static CURVES: &[(&str, &EcdsaSigningAlgorithm, S)] = &[
-    ("1.2.840.10045.3.1.7", &ECDSA_P256_SHA256_FIXED_SIGNING, S::Sha256WithEcdsa),
-    ("1.3.132.0.10", &ECDSA_P256K1_SHA256_FIXED_SIGNING, S::Sha256WithEcdsa),
-    ("1.3.132.0.34", &ECDSA_P384_SHA384_FIXED_SIGNING, S::Sha384WithEcdsa),
-    ("1.3.132.0.35", &ECDSA_P521_SHA512_FIXED_SIGNING, S::Sha512WithEcdsa),
-];
-
-static RSA: &[(S, &dyn RsaEncoding)] = &[
-    (S::Sha256WithRsa, &RSA_PKCS1_SHA256),
-    (S::Sha384WithRsa, &RSA_PKCS1_SHA384),
-    (S::Sha512WithRsa, &RSA_PKCS1_SHA512),
-    (S::Sha256WithRsaPss, &RSA_PSS_SHA256),
-    (S::Sha384WithRsaPss, &RSA_PSS_SHA384),
-    (S::Sha512WithRsaPss, &RSA_PSS_SHA512),
-];
-
-enum Pair {
-    Ec(EcdsaKeyPair, S),
-    Ed(Ed25519KeyPair),
-    Rsa(RsaKeyPair),
-    Aes,
+/// What goes wrong with one request.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// It is refused, and not carried out.
+    Refuse(HsmError),
+    /// It is carried out, and then reported as failed: a crash before the answer.
+    Forget(HsmError),
+    /// Something else than the payload is signed.
+    SignOther,
+    /// The answer belongs to another request.
+    Confuse,
 }
 
-struct Key {
+impl Fault {
+    /// A refusal of a kind.
+    #[must_use]
+    pub fn refuse(kind: Kind) -> Self {
+        Self::Refuse(HsmError::new(kind, format!("the fake was told to fail with {kind:?}")))
+    }
+}
+
+struct Stored {
     facts: KeyFacts,
-    sign: bool,
-    pair: Pair,
-}
-
-enum Fault {
-    /// Fails before anything is done.
-    Before(HsmError),
-    /// Does what was asked and then does not say so.
-    After(HsmError),
+    may_sign: bool,
+    destroyable: bool,
+    private: Private,
 }
 
 #[derive(Default)]
-struct State {
-    keys: BTreeMap<KeyId, Key>,
-    certificates: BTreeMap<KeyId, (String, Bytes)>,
-    faults: VecDeque<Fault>,
+struct Inner {
+    keys: Vec<Stored>,
+    certificates: HashMap<KeyId, Bytes>,
+    faults: VecDeque<(&'static str, Fault)>,
     calls: Vec<&'static str>,
 }
 
-/// A token in memory.
-pub struct FakeHsm {
-    state: Mutex<State>,
-    facts: Arc<TokenFacts>,
+/// The token.
+pub struct Fake {
+    token: Arc<TokenFacts>,
+    inner: Mutex<Inner>,
 }
 
-impl Default for FakeHsm {
+impl Default for Fake {
     fn default() -> Self {
-        let row = |algorithm, min_bits, max_bits| KeyCapability { algorithm, min_bits, max_bits };
-        let mut signature_algorithms: Vec<_> = RSA.iter().map(|(algorithm, _)| *algorithm).collect();
-        signature_algorithms.extend([S::Sha256WithEcdsa, S::Sha384WithEcdsa, S::Sha512WithEcdsa, S::EdDsa]);
-        let facts = TokenFacts {
+        let capabilities =
+            Capabilities { key_algorithms: key_algorithms(), signature_algorithms: signature_algorithms() };
+        let token = TokenFacts {
             label: "fake".into(),
-            manufacturer: "hsm-operator".into(),
-            model: "in memory".into(),
-            serial: "0".into(),
+            manufacturer: "tests".into(),
+            model: "memory".into(),
+            serial: "1".into(),
             firmware: "1.0".into(),
-            library: "fake 1.0".into(),
+            library: "none".into(),
             slot: 0,
-            capabilities: Capabilities {
-                key_algorithms: vec![
-                    row(KeyAlgorithm::Rsa, 2048, 4096),
-                    row(KeyAlgorithm::Ec, 256, 521),
-                    row(KeyAlgorithm::Ed, 0, 0),
-                    row(KeyAlgorithm::Aes, 128, 256),
-                ],
-                signature_algorithms,
-            },
+            capabilities,
         };
-        Self { state: Mutex::default(), facts: Arc::new(facts) }
+        Self { token: Arc::new(token), inner: Mutex::default() }
     }
 }
 
-impl FakeHsm {
-    /// An empty token.
+fn key_algorithms() -> Vec<KeyCapability> {
+    let row = |algorithm, min_bits, max_bits| KeyCapability { algorithm, min_bits, max_bits };
+    vec![
+        row(KeyAlgorithm::Rsa, 2048, 4096),
+        row(KeyAlgorithm::Ec, 0, 0),
+        row(KeyAlgorithm::Ed, 0, 0),
+        row(KeyAlgorithm::Aes, 128, 256),
+    ]
+}
+
+fn signature_algorithms() -> Vec<SignatureAlgorithm> {
+    let has = |scheme| matches!(scheme, Scheme::RsaPkcs1 | Scheme::RsaPss(_) | Scheme::Ecdsa | Scheme::EdDsa);
+    SignatureAlgorithm::ALL.iter().copied().filter(|one| has(one.row().scheme)).collect()
+}
+
+impl Fake {
+    /// Lets the next request of this name (see [`Request::name`]) go wrong; several faults wait in line.
+    pub fn inject(&self, request: &'static str, fault: Fault) {
+        self.lock().faults.push_back((request, fault));
+    }
+
+    /// Names of all requests so far.
     #[must_use]
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self::default())
+    pub fn calls(&self) -> Vec<&'static str> {
+        self.lock().calls.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many requests of a name there were.
+    #[must_use]
+    pub fn count(&self, request: &str) -> usize {
+        self.lock().calls.iter().filter(|call| **call == request).count()
     }
 
-    /// The next `count` calls fail before anything is done.
-    pub fn fail_next(&self, count: usize, error: HsmError) {
-        self.state().faults.extend((0..count).map(|_| Fault::Before(error.clone())));
-    }
-
-    /// The next `count` calls do what was asked and fail all the same, like a token-host that dies before its
-    /// answer.
-    pub fn lose_answers(&self, count: usize, error: HsmError) {
-        self.state().faults.extend((0..count).map(|_| Fault::After(error.clone())));
-    }
-
-    /// Names of all requests so far, and forgets them.
-    pub fn take_calls(&self) -> Vec<&'static str> {
-        std::mem::take(&mut self.state().calls)
-    }
-
-    /// Deletes a key behind everybody's back, destroyable or not.
-    pub fn lose_key(&self, id: &KeyId) {
-        self.state().keys.remove(id);
-    }
-
-    /// Pretends that several keys have one id.
-    pub fn set_twins(&self, id: &KeyId, twins: u32) {
-        if let Some(key) = self.state().keys.get_mut(id) {
-            key.facts.twins = twins;
-        }
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no panic while it is held")
     }
 }
 
 #[async_trait]
-impl Hsm for FakeHsm {
+impl Hsm for Fake {
     async fn call(&self, request: Request) -> Result<Reply, HsmError> {
-        let mut state = self.state();
-        state.calls.push(request.name());
-        match state.faults.pop_front() {
-            Some(Fault::Before(error)) => Err(error),
-            Some(Fault::After(error)) => {
-                let _ = state.carry_out(request);
-                Err(error)
-            }
-            None => state.carry_out(request),
+        let mut inner = self.lock();
+        inner.calls.push(request.name());
+        let told = inner.faults.iter().position(|(name, _)| *name == request.name());
+        match told.and_then(|at| inner.faults.remove(at)).map(|(_, fault)| fault) {
+            None => inner.answer(request, &self.token),
+            Some(Fault::Refuse(error)) => Err(error),
+            Some(Fault::Forget(error)) => inner.answer(request, &self.token).and(Err(error)),
+            Some(Fault::Confuse) => Ok(Reply::Done),
+            Some(Fault::SignOther) => match request {
+                Request::Sign { key, algorithm, payload } => {
+                    let other = payload.iter().map(|byte| byte ^ 1).collect::<Vec<_>>();
+                    inner.sign(&key, algorithm, &other)
+                }
+                other => inner.answer(other, &self.token),
+            },
         }
     }
 
     fn token(&self) -> Option<Arc<TokenFacts>> {
-        Some(Arc::clone(&self.facts))
+        Some(Arc::clone(&self.token))
     }
 }
 
-fn broken<E>(_: E) -> HsmError {
-    HsmError::new(Kind::Device, "the fake token failed")
-}
-
-impl State {
-    fn carry_out(&mut self, request: Request) -> Result<Reply, HsmError> {
+impl Inner {
+    fn answer(&mut self, request: Request, token: &TokenFacts) -> Result<Reply, HsmError> {
         match request {
-            Request::Open(_) | Request::Ping => Err(HsmError::new(Kind::Invalid, "not for a token")),
-            Request::Generate(template) => {
-                if !self.keys.contains_key(&template.id) {
-                    self.keys.insert(template.id.clone(), make(&template)?);
-                }
-                Ok(Reply::Key(Box::new(self.keys[&template.id].facts.clone())))
-            }
-            Request::Find(what) => {
-                let fits = |key: &&Key| match &what {
-                    Find::Id(id) => key.facts.id.as_ref() == Some(id),
-                    Find::Label(label) => key.facts.label == label.as_str(),
+            Request::Open(_) => Ok(Reply::Opened(Box::new(token.clone()))),
+            Request::Ping => Ok(Reply::Done),
+            Request::Generate(template) => self.generate(template),
+            Request::Find(find) => {
+                let fits = |facts: &KeyFacts| match &find {
+                    Find::Id(id) => facts.id.as_ref() == Some(id),
+                    Find::Label(label) => facts.label == label.as_str(),
                 };
-                Ok(Reply::Keys(self.keys.values().filter(fits).map(|key| key.facts.clone()).collect()))
+                let found = self.keys.iter().map(|key| &key.facts).filter(|facts| fits(facts));
+                Ok(Reply::Keys(found.take(FIND_MAX).cloned().collect()))
             }
             Request::Inventory => {
-                let mut entries = Vec::new();
-                for (id, key) in &self.keys {
-                    let entry = |private| InventoryEntry {
-                        id: id.as_bytes().to_vec(),
-                        label: key.facts.label.clone(),
-                        private,
-                    };
-                    entries.push(entry(true));
-                    if key.facts.public_key.is_some() {
-                        entries.push(entry(false));
-                    }
-                }
-                for (id, (label, _)) in &self.certificates {
-                    let (id, label) = (id.as_bytes().to_vec(), label.clone());
-                    entries.push(InventoryEntry { id, label, private: false });
-                }
-                Ok(Reply::Inventory(entries))
+                let line = |key: &Stored| InventoryEntry {
+                    id: key.facts.id.as_ref().map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
+                    label: key.facts.label.clone(),
+                    private: true,
+                };
+                Ok(Reply::Inventory(self.keys.iter().map(line).collect()))
             }
-            Request::Sign { key, algorithm, payload } => {
-                self.sign(&key, algorithm, &payload).map(|bytes| Reply::Signature(bytes.into()))
-            }
+            Request::Sign { key, algorithm, payload } => self.sign(&key, algorithm, &payload),
             Request::Destroy(id) => {
-                let destroyable = |key: &Key| key.facts.attributes.destroyable != Some(false);
-                if !self.keys.get(&id).is_none_or(destroyable) {
-                    return Err(HsmError::new(Kind::Forbidden, format!("key {id} is not destroyable")));
+                if self.find(&id).is_some_and(|key| !key.destroyable) {
+                    return Err(HsmError::new(Kind::Forbidden, "the key is not destroyable"));
                 }
-                self.keys.remove(&id);
+                self.keys.retain(|key| key.facts.id.as_ref() != Some(&id));
                 self.certificates.remove(&id);
                 Ok(Reply::Done)
             }
-            Request::Random(count) => {
-                let mut bytes = vec![0; count as usize];
-                SystemRandom::new().fill(&mut bytes).map_err(broken)?;
-                Ok(Reply::Random(bytes.into()))
+            Request::Random(length) => {
+                let length = usize::try_from(length).unwrap_or(usize::MAX);
+                Ok(Reply::Random(keys::random(length).into()))
             }
-            Request::PutCertificate { key, label, der } => {
-                self.certificates.insert(key, (label, der));
+            Request::PutCertificate { key, der, .. } => {
+                self.certificates.insert(key, der);
                 Ok(Reply::Done)
             }
-            Request::GetCertificate(id) => {
-                Ok(Reply::Certificate(self.certificates.get(&id).map(|(_, der)| der.clone())))
-            }
+            Request::GetCertificate(key) => Ok(Reply::Certificate(self.certificates.get(&key).cloned())),
         }
     }
 
-    fn sign(&self, id: &KeyId, algorithm: S, payload: &[u8]) -> Result<Vec<u8>, HsmError> {
-        let key = self
-            .keys
-            .get(id)
-            .ok_or_else(|| HsmError::new(Kind::KeyNotFound, format!("token fake has no key {id}")))?;
-        if key.facts.twins > 1 {
-            return Err(HsmError::new(Kind::Ambiguous, format!("several keys have the id {id}")));
-        }
-        if !key.facts.algorithm.is_some_and(|key| algorithm.fits(key)) {
-            return Err(HsmError::new(Kind::Invalid, format!("{algorithm} does not suit the key")));
-        }
-        if !key.sign {
-            return Err(HsmError::new(Kind::Forbidden, "the key does not sign"));
-        }
-        let random = SystemRandom::new();
-        let unsupported = || HsmError::new(Kind::Unsupported, format!("the token does not make {algorithm}"));
-        match &key.pair {
-            Pair::Ec(pair, only) if *only == algorithm => {
-                Ok(pair.sign(&random, payload).map_err(broken)?.as_ref().to_vec())
-            }
-            Pair::Ed(pair) => Ok(pair.sign(payload).as_ref().to_vec()),
-            Pair::Rsa(pair) => {
-                let (_, encoding) = RSA.iter().find(|(row, _)| *row == algorithm).ok_or_else(unsupported)?;
-                let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(*encoding, &random, payload, &mut signature).map_err(broken)?;
-                Ok(signature)
-            }
-            Pair::Ec(..) | Pair::Aes => Err(unsupported()),
-        }
-    }
-}
-
-fn make(template: &KeyTemplate) -> Result<Key, HsmError> {
-    template
-        .algorithm
-        .check(template.key_size, template.curve_oid.as_deref())
-        .map_err(|e| HsmError::new(Kind::Invalid, e.to_string()))?;
-    let unsupported = || {
-        let what = template.algorithm;
-        HsmError::new(Kind::Unsupported, format!("token fake does not make such keys of type {what}"))
-    };
-    let (pair, public) = match template.algorithm {
-        KeyAlgorithm::Ec => {
-            let (_, algorithm, signs) = CURVES
-                .iter()
-                .find(|(oid, ..)| template.curve_oid.as_deref() == Some(*oid))
-                .ok_or_else(unsupported)?;
-            let pair = EcdsaKeyPair::generate(algorithm).map_err(broken)?;
-            let public = pair.public_key().as_der().map_err(broken)?.as_ref().to_vec();
-            (Pair::Ec(pair, *signs), Some(public))
-        }
-        KeyAlgorithm::Ed => {
-            let pair = Ed25519KeyPair::generate().map_err(broken)?;
-            let public = pair.public_key().as_der().map_err(broken)?.as_ref().to_vec();
-            (Pair::Ed(pair), Some(public))
-        }
-        KeyAlgorithm::Rsa => {
-            let size = match template.key_size {
-                Some(2048) => KeySize::Rsa2048,
-                Some(3072) => KeySize::Rsa3072,
-                Some(4096) => KeySize::Rsa4096,
-                _ => return Err(unsupported()),
-            };
-            let pair = RsaKeyPair::generate(size).map_err(broken)?;
-            let public = pair.public_key().as_der().map_err(broken)?.as_ref().to_vec();
-            (Pair::Rsa(pair), Some(public))
-        }
-        KeyAlgorithm::Aes => (Pair::Aes, None),
-        _ => return Err(unsupported()),
-    };
-    let wanted = &template.attributes;
-    let facts = KeyFacts {
-        id: Some(template.id.clone()),
-        label: template.label.to_string(),
-        algorithm: Some(template.algorithm),
-        key_size: template.key_size,
-        curve_oid: match template.algorithm {
-            KeyAlgorithm::Ed => Some(crate::model::curve::ED25519_OID.to_owned()),
-            _ => template.curve_oid.clone(),
-        },
-        public_key: public.map(Into::into),
-        attributes: KeyAttributes {
-            decrypt: Some(wanted.decrypt),
-            sign: Some(wanted.sign),
-            eka_sign: None,
-            unwrap: Some(wanted.unwrap),
-            derive: Some(wanted.derive),
-            sensitive: Some(wanted.sensitive),
-            always_sensitive: Some(wanted.sensitive),
-            extractable: Some(wanted.extractable),
-            never_extractable: Some(!wanted.extractable),
-            modifiable: Some(wanted.modifiable),
-            copyable: Some(wanted.copyable),
-            destroyable: Some(wanted.destroyable),
-        },
-        local: Some(true),
-        twins: 1,
-    };
-    Ok(Key { facts, sign: wanted.sign, pair })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{KeyLabel, RequestedAttributes};
-
-    fn p256(name: &str) -> Request {
-        let attributes = RequestedAttributes { sign: Some(true), ..Default::default() }.resolved();
-        Request::Generate(KeyTemplate {
-            id: KeyId::for_purpose(name),
-            label: KeyLabel::new(name).unwrap(),
-            algorithm: KeyAlgorithm::Ec,
-            key_size: None,
-            curve_oid: Some("1.2.840.10045.3.1.7".into()),
-            attributes,
-        })
+    fn find(&self, id: &KeyId) -> Option<&Stored> {
+        self.keys.iter().find(|key| key.facts.id.as_ref() == Some(id))
     }
 
-    #[tokio::test]
-    async fn an_answer_that_is_lost_leaves_its_effect() {
-        let hsm = FakeHsm::new();
-        let crashed = HsmError::new(Kind::Crashed, "gone");
-        hsm.fail_next(1, crashed.clone());
-        hsm.lose_answers(1, crashed);
-        assert!(hsm.call(p256("a")).await.is_err());
-        assert!(hsm.call(p256("b")).await.is_err());
-        let Ok(Reply::Inventory(entries)) = hsm.call(Request::Inventory).await else { panic!() };
-        assert!(entries.len() == 2 && entries.iter().all(|entry| entry.label == "b"));
-        assert_eq!(hsm.take_calls(), ["generate", "generate", "inventory"]);
-    }
-
-    #[tokio::test]
-    async fn its_signatures_are_good_and_in_the_tokens_form() {
-        let hsm = FakeHsm::new();
-        let Ok(Reply::Key(facts)) = hsm.call(p256("k")).await else { panic!() };
-        let request = Request::Sign {
-            key: KeyId::for_purpose("k"),
-            algorithm: S::Sha256WithEcdsa,
-            payload: b"message".as_slice().into(),
+    fn generate(&mut self, template: KeyTemplate) -> Result<Reply, HsmError> {
+        if let Some(known) = self.find(&template.id) {
+            return Ok(Reply::Key(Box::new(known.facts.clone())));
+        }
+        let private =
+            Private::generate(template.algorithm, template.key_size, template.curve_oid.as_deref())?;
+        let facts = KeyFacts {
+            id: Some(template.id),
+            label: template.label.into(),
+            algorithm: Some(template.algorithm),
+            key_size: template.key_size,
+            curve_oid: template.curve_oid,
+            public_key: private.spki()?.map(Bytes::from),
+            attributes: reported(&template.attributes),
+            local: Some(true),
+            twins: 1,
         };
-        let Ok(Reply::Signature(signature)) = hsm.call(request).await else { panic!() };
-        let spki = facts.public_key.unwrap();
-        let key = aws_lc_rs::signature::UnparsedPublicKey::new(
-            &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED,
-            &spki[spki.len() - 65..],
-        );
-        key.verify(b"message", &signature).unwrap();
-        assert_eq!(
-            hsm.call(Request::Destroy(KeyId::for_purpose("k"))).await.unwrap_err().kind,
-            Kind::Forbidden
-        );
+        let ResolvedAttributes { sign: may_sign, destroyable, .. } = template.attributes;
+        self.keys.push(Stored { facts: facts.clone(), may_sign, destroyable, private });
+        Ok(Reply::Key(Box::new(facts)))
+    }
+
+    fn sign(&self, id: &KeyId, algorithm: SignatureAlgorithm, payload: &[u8]) -> Result<Reply, HsmError> {
+        let key = self.find(id).ok_or_else(|| HsmError::new(Kind::KeyNotFound, format!("no key {id}")))?;
+        if !key.may_sign {
+            return Err(HsmError::new(
+                Kind::Forbidden,
+                "CKR_KEY_FUNCTION_NOT_PERMITTED: the key does not sign",
+            ));
+        }
+        key.private.sign(algorithm, payload).map(|signature| Reply::Signature(signature.into()))
+    }
+}
+
+/// What the token says of a key that it made with these attributes.
+fn reported(asked: &ResolvedAttributes) -> KeyAttributes {
+    KeyAttributes {
+        decrypt: Some(asked.decrypt),
+        sign: Some(asked.sign),
+        eka_sign: None,
+        unwrap: Some(asked.unwrap),
+        derive: Some(asked.derive),
+        sensitive: Some(asked.sensitive),
+        always_sensitive: Some(asked.sensitive),
+        extractable: Some(asked.extractable),
+        never_extractable: Some(!asked.extractable),
+        modifiable: Some(asked.modifiable),
+        copyable: Some(asked.copyable),
+        destroyable: Some(asked.destroyable),
     }
 }
