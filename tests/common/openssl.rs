@@ -1,4 +1,5 @@
 //! Signatures checked by the `openssl` program.
+#![allow(dead_code, reason = "every test program uses its own part of this")]
 
 use std::{path::Path, process::Command};
 

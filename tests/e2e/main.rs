@@ -5,6 +5,9 @@ mod caller;
 #[path = "../common/mod.rs"]
 mod common;
 mod http;
+mod injection;
+mod pods;
+mod processes;
 mod rest;
 mod smoke;
 mod tools;
