@@ -19,8 +19,13 @@ use crate::telemetry::Metrics;
 
 /// A grant is asked for again after a minute, a refusal after five seconds; ten minutes is what a caller whom
 /// we know gets while the API server is down.
-const AGES: Ages =
-    Ages { grant: Duration::from_secs(60), refusal: Duration::from_secs(5), stale: Duration::from_secs(600) };
+const AGES: Ages = Ages {
+    grant: Duration::from_secs(60),
+    refusal: Duration::from_secs(5),
+    stale: Duration::from_secs(600),
+    known: Duration::from_secs(1),
+    unknown: Duration::from_secs(5),
+};
 
 /// Longest token that is looked at.
 const TOKEN_MAX: usize = 16 * 1024;
@@ -67,7 +72,7 @@ impl Authenticate for TokenReviews {
                 }
             }
         };
-        match self.memory.get(digest, ask).await {
+        match self.memory.get(digest, Refused::Unavailable, ask).await {
             Ok((answer, source)) => {
                 self.metrics.decided(
                     "authenticate",
