@@ -8,6 +8,7 @@ mod http;
 mod injection;
 mod pods;
 mod processes;
+mod resilience;
 mod rest;
 mod smoke;
 mod tools;
