@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use jiff::Timestamp;
@@ -52,6 +53,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The admission policies are installed: they vouch for `spec.requester`.
+    pub admission_checked: bool,
     /// Makes attestations.
     pub attestor: Attestor,
     /// Makes signatures.
@@ -63,12 +66,14 @@ pub struct Context {
 }
 
 /// What was on a token when it was asked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Inventory {
     /// Identifiers of private and secret keys.
     pub private: HashSet<KeyId>,
     /// All of them with their labels.
     pub keys: Vec<(Option<KeyId>, String)>,
+    /// When it was asked.
+    pub taken: Instant,
 }
 
 impl Context {

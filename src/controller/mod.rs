@@ -53,6 +53,8 @@ pub struct Settings {
     pub namespace: String,
     /// Name of this replica, for events.
     pub replica: String,
+    /// The admission policies are installed: they vouch for the requester of a SigningRequest.
+    pub admission_checked: bool,
     /// Tokens.
     pub registry: Arc<Registry>,
     /// Counts.
@@ -61,7 +63,7 @@ pub struct Settings {
 
 /// Reconciles until `end`.
 pub async fn run(settings: Settings, end: CancellationToken) {
-    let Settings { client, namespace, replica, registry, metrics } = settings;
+    let Settings { client, namespace, replica, admission_checked, registry, metrics } = settings;
     let config = || watcher::Config::default();
     let reporter = Reporter { controller: "hsm-operator".into(), instance: Some(replica) };
 
@@ -81,6 +83,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         namespaces: namespaces.clone(),
         recorder: Recorder::new(client.clone(), reporter),
         metrics,
+        admission_checked,
         attestor: Attestor::default(),
         signer: Signer::default(),
         inventories: Mutex::default(),

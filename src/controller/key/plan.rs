@@ -5,6 +5,7 @@ use crate::{
     api::{HsmKey, condition},
     hsm::protocol::{HsmError, KeyFacts},
     model::{KeyLabel, curve},
+    service::attest::own_keys,
 };
 
 /// What to do next.
@@ -64,6 +65,9 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     }
     if let Err(error) = KeyLabel::new(key.label()) {
         return refuse("InvalidSpec", error.to_string());
+    }
+    if spec.attributes.bip32 == Some(true) || spec.attributes.slip10 == Some(true) {
+        return refuse("Unsupported", "bip32 and slip10 are not served yet: leave them out".into());
     }
     let partition = &spec.partition_ref.name;
     if seen.partition.is_none() {
@@ -129,6 +133,10 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
                 ),
                 _ => Step::Generate,
             },
+            Some(facts) if is_own(facts, seen) => refuse(
+                "Conflict",
+                format!("'{}' is the operator's own attestation key, which nobody else may use", key.label()),
+            ),
             Some(facts) if key.spec.adopt => {
                 differs(key, facts).map_or_else(|| Step::Adopt(Box::new(facts.clone())), Step::Refuse)
             }
@@ -141,6 +149,13 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             ),
         },
     }
+}
+
+/// A key of the attestation chain: who could sign with one could attest anything.
+fn is_own(facts: &KeyFacts, seen: &Seen) -> bool {
+    let name = seen.partition.as_ref().map(|partition| partition.spec.attestation.key_name.0.clone());
+    facts.id.as_ref().is_some_and(|id| own_keys(&name.unwrap_or_default()).contains(id))
+        || facts.label.starts_with("hsm-operator-attestation")
 }
 
 fn complete(key: &HsmKey) -> bool {
@@ -271,6 +286,14 @@ mod tests {
         assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![])))), "NothingToAdopt");
         let other = KeyFacts { algorithm: Some(KeyAlgorithm::Rsa), ..facts() };
         assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![other])))), "AttributesDiffer");
+    }
+
+    #[test]
+    fn the_operators_own_attestation_keys_cannot_be_taken_over() {
+        for id in own_keys("attestation-key") {
+            let own = KeyFacts { id: Some(id), ..facts() };
+            assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![own])))), "Conflict");
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 mod report;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
@@ -18,13 +21,14 @@ use super::{
     error::Error,
 };
 use crate::{
-    api::{HsmPartition, PARTITION_FINALIZER, condition},
+    api::{HsmPartition, PARTITION_FINALIZER, condition, partition::AttestationMode},
     hsm::{
         HostState, Hsm, PartitionConfig,
-        protocol::{Reply, Request},
+        protocol::{HsmError, Kind, Reply, Request},
     },
     model::{KeyId, secret::Pin},
     service::sign::unexpected,
+    telemetry::logs::chain,
 };
 
 /// How often the token is asked what is on it when nothing happens.
@@ -92,7 +96,7 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
             format!("the token refused the PIN in {place}, and it is not tried again: correct the Secret");
         // A process that was started before must not be left with the refused PIN either.
         ctx.registry.remove(&name);
-        return wait(Outcome::PinRejected { version, message });
+        return wait(Outcome::PinRejected { version, reason: "PinRejected", message });
     }
     let config = PartitionConfig::of(partition, pin, version.clone());
     let handle = ctx.registry.ensure(&name, config);
@@ -101,23 +105,38 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
         HostState::Failed(error) => {
             ctx.attestor.forget(&name);
             ctx.inventories.lock().expect("no panic while it is held").remove(&name);
-            let pin_trouble = matches!(
-                error.kind,
-                crate::hsm::protocol::Kind::PinRejected | crate::hsm::protocol::Kind::PinLocked
-            );
+            let pin_trouble = matches!(error.kind, Kind::PinRejected | Kind::PinLocked);
             let outcome = if pin_trouble {
-                Outcome::PinRejected { version, message: error.message }
+                let reason = super::error::reason(error.kind);
+                Outcome::PinRejected { version, reason, message: error.message }
             } else {
                 Outcome::Failed(error)
             };
             wait(outcome)
         }
         HostState::Ready(token) => {
-            let seen = match ctx.inventory(&name) {
+            if partition.spec.attestation.mode == AttestationMode::Vendor {
+                let message = format!(
+                    "attestation.mode is Vendor and the library of the token '{}' offers no attestation that is served: choose Auto or Software",
+                    token.label
+                );
+                return wait(Outcome::Failed(HsmError::new(Kind::Unsupported, message)));
+            }
+            let seen = match ctx.inventory(&name).filter(|seen| seen.taken.elapsed() < INVENTORY) {
                 Some(seen) => seen,
-                None => take_inventory(handle.as_ref(), &name, ctx).await?,
+                None => match take_inventory(handle.as_ref(), &name, ctx).await {
+                    Ok(seen) => seen,
+                    Err(source) => return wait(Outcome::Failed(source)),
+                },
             };
-            let attestation = ctx.attestor.ensure(handle.as_ref(), partition, ctx.now()).await?;
+            let attestation = match ctx.attestor.ensure(handle.as_ref(), partition, ctx.now()).await {
+                Ok(attestation) => attestation,
+                Err(error) => {
+                    let kind = error.hsm().map_or(Kind::Device, |hsm| hsm.kind);
+                    let message = format!("the attestation keys are not in order: {}", chain(&error));
+                    return wait(Outcome::Failed(HsmError::new(kind, message)));
+                }
+            };
             let claims = claims(&name, ctx);
             let outcome = Outcome::Ready { token, seen, attestation: Box::new(attestation), claims, version };
             Ok((outcome, Action::requeue(super::jittered(INVENTORY))))
@@ -137,12 +156,10 @@ fn claims(partition: &str, ctx: &Context) -> Vec<KeyId> {
         .collect()
 }
 
-async fn take_inventory(hsm: &dyn Hsm, name: &str, ctx: &Context) -> Result<Arc<Inventory>, Error> {
-    let failed = |source| Error::Hsm { operation: "an inventory", source };
-    let entries = match hsm.call(Request::Inventory).await {
-        Ok(Reply::Inventory(entries)) => entries,
-        Ok(other) => return Err(failed(unexpected(&other))),
-        Err(source) => return Err(failed(source)),
+async fn take_inventory(hsm: &dyn Hsm, name: &str, ctx: &Context) -> Result<Arc<Inventory>, HsmError> {
+    let entries = match hsm.call(Request::Inventory).await? {
+        Reply::Inventory(entries) => entries,
+        other => return Err(unexpected(&other)),
     };
     let private: Vec<_> = entries
         .into_iter()
@@ -152,6 +169,7 @@ async fn take_inventory(hsm: &dyn Hsm, name: &str, ctx: &Context) -> Result<Arc<
     let seen = Arc::new(Inventory {
         private: private.iter().filter_map(|(id, _)| id.clone()).collect(),
         keys: private,
+        taken: Instant::now(),
     });
     ctx.inventories.lock().expect("no panic while it is held").insert(name.to_owned(), Arc::clone(&seen));
     Ok(seen)

@@ -29,6 +29,8 @@ pub enum Outcome {
     PinRejected {
         /// Version of the Secret.
         version: String,
+        /// `PinRejected` or `PinLocked`.
+        reason: &'static str,
         /// What to do.
         message: String,
     },
@@ -78,9 +80,9 @@ pub fn report(
             ]
         }
         Outcome::PinMissing(message) => both("PinMissing", message, true),
-        Outcome::PinRejected { version, message } => {
+        Outcome::PinRejected { version, reason, message } => {
             status.rejected_pin = Some(version.clone());
-            both("PinRejected", message, true)
+            both(reason, message, true)
         }
         Outcome::Failed(error) => {
             both(crate::controller::error::reason(error.kind), &error.message, error.kind.needs_person())
@@ -158,7 +160,7 @@ mod tests {
     fn ready(version: &str, keys: Vec<(Option<KeyId>, String)>, claims: Vec<KeyId>) -> Outcome {
         Outcome::Ready {
             token: Arc::new(TokenFacts::default()),
-            seen: Arc::new(Inventory { private: HashSet::new(), keys }),
+            seen: Arc::new(Inventory { private: HashSet::new(), keys, taken: std::time::Instant::now() }),
             attestation: Box::new(AttestationStatus {
                 key_name: "attestation-key".into(),
                 ..Default::default()
@@ -171,7 +173,8 @@ mod tests {
     #[test]
     fn a_refused_pin_is_remembered_until_another_is_accepted() {
         let now = Timestamp::from_second(1).unwrap();
-        let refused = Outcome::PinRejected { version: "7".into(), message: "no".into() };
+        let refused =
+            Outcome::PinRejected { version: "7".into(), reason: "PinRejected", message: "no".into() };
         let status = report(&partition(), &HsmPartitionStatus::default(), &refused, now);
         assert_eq!(status.rejected_pin.as_deref(), Some("7"));
         assert!(condition::is_true(&status.conditions, condition::STALLED));
