@@ -36,6 +36,8 @@ use crate::{
 const CREATE_WAIT: Duration = Duration::from_secs(80);
 /// How long a request waits for a key to be destroyed.
 const DELETE_WAIT: Duration = Duration::from_secs(30);
+/// How often the API server is asked whether it is, where the view does not know.
+const GONE_POLL: Duration = Duration::from_millis(250);
 
 /// `POST /v1/key`: makes an HsmKey in the caller's namespace and answers when it is Ready.
 pub async fn create(
@@ -75,7 +77,7 @@ pub async fn create(
     };
     state.metrics.wrote("HsmKey", "create");
     let name = made.name_any();
-    let outcome = settled(&state, &caller.namespace, &name).await;
+    let outcome = settled(&state, &caller.namespace, &made).await;
     match outcome {
         Settled::Ready(answer) => Ok((StatusCode::CREATED, Json(*answer))),
         Settled::Stalled(error) => {
@@ -127,12 +129,15 @@ enum Settled {
 }
 
 /// Waits until a key is Ready or a person must act.
-async fn settled(state: &Shared, namespace: &str, name: &str) -> Settled {
+async fn settled(state: &Shared, namespace: &str, made: &HsmKey) -> Settled {
     let mut changes = state.directory.changes();
+    let (name, uid) = (made.name_any(), made.uid());
     let wait = async {
         loop {
             changes.borrow_and_update();
-            if let Some(entry) = state.directory.by_name(namespace, name) {
+            // The view may still have an earlier object of that name.
+            let entry = state.directory.by_name(namespace, &name);
+            if let Some(entry) = entry.filter(|entry| entry.object.uid() == uid) {
                 if entry.usable.is_some()
                     && let Some(answer) = SignedKeyAttributes::of(&entry.object)
                 {
@@ -291,18 +296,7 @@ async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<St
         Err(error) => return Err(api_error(&error)),
     }
     // Gone means gone from the token too: the object's finalizer goes after the key.
-    let mut changes = state.directory.changes();
-    let uid = entry.object.uid();
-    let gone = async {
-        loop {
-            changes.borrow_and_update();
-            let still = state.directory.by_name(&caller.namespace, &name);
-            if still.is_none_or(|other| other.object.uid() != uid) || changes.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    match timeout(DELETE_WAIT, gone).await {
+    match timeout(DELETE_WAIT, gone(state, &api, &entry.object)).await {
         Ok(()) => Ok(StatusCode::OK),
         Err(_) => Err(ApiError::new(
             Code::Timeout,
@@ -311,6 +305,26 @@ async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<St
                 caller.namespace
             ),
         )),
+    }
+}
+
+/// Waits until an object is gone.
+async fn gone(state: &Shared, api: &Api<HsmKey>, key: &HsmKey) {
+    let (namespace, name, uid) = (key.namespace().unwrap_or_default(), key.name_any(), key.uid());
+    let mut changes = state.directory.changes();
+    loop {
+        changes.borrow_and_update();
+        let still = state.directory.by_name(&namespace, &name);
+        if still.is_none_or(|other| other.object.uid() != uid) || changes.changed().await.is_err() {
+            break;
+        }
+    }
+    // The view of a replica that never saw the key says nothing of its end.
+    loop {
+        match api.get_metadata_opt(&name).await {
+            Ok(still) if still.as_ref().is_none_or(|other| other.uid() != uid) => return,
+            _ => tokio::time::sleep(GONE_POLL).await,
+        }
     }
 }
 
@@ -329,14 +343,15 @@ pub async fn lookup(state: &Shared, caller: &auth::Caller, label: &str) -> Resul
     if let Some(client) = &state.client {
         let api = Api::<HsmKey>::namespaced(client.clone(), &caller.namespace);
         match api.get_opt(&checked.object_name()).await {
-            Ok(Some(found)) if found.label() == label => state.directory.put(Arc::new(found)),
+            // Not put into the directory: the watch may know of a later change, or of the object's end.
+            Ok(Some(found)) if found.label() == label => return Ok(Arc::new(Entry::of(Arc::new(found)))),
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!(error = %crate::telemetry::logs::chain(&error), "cannot look a key up")
             }
         }
     }
-    state.directory.find(&caller.namespace, label).or(known).ok_or_else(|| ApiError::no_key(label))
+    known.ok_or_else(|| ApiError::no_key(label))
 }
 
 /// What is needed to use a key, or why it cannot be used.
