@@ -39,8 +39,9 @@ image-load: ## load an OCI image archive into the node: make image-load TAR=file
 	@test -n "$(TAR)" || { echo 'usage: make image-load TAR=file' >&2; exit 2; }
 	@e2e/cluster.sh load "$(TAR)"
 
-generate: ## write what is generated: CRDs and the like
+generate: ## write what is generated: CRDs, the chart's copy of them, the kustomize base
 	@cargo run --quiet -- crd --output crds
+	@config/generate.sh
 
 fmt: ## format the Rust code
 	@cargo fmt --all

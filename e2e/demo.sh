@@ -24,6 +24,9 @@ show() {
   "$@" 2>&1 | sed 's/^/      /'
 }
 
+# quietly COMMAND...: progress is said on standard error; a path on standard output is for scripts.
+quietly() { "$@" >/dev/null; }
+
 if [[ ${1:-} == down ]]; then
   if [[ $existing ]]; then "$here/operator.sh" uninstall; else "$here/cluster.sh" down; fi
   exit
@@ -31,7 +34,7 @@ fi
 
 step 'What is missing is installed' "$here/setup.sh"
 step 'Kubernetes and Helm, built from Go modules (8 minutes the first time)' "$here/tools/build.sh"
-step 'A second software token, kryoptic (3 minutes the first time)' "$here/kryoptic/build.sh"
+step 'A second software token, kryoptic (3 minutes the first time)' quietly "$here/kryoptic/build.sh"
 step 'The operator (5 minutes the first time)' "$here/build.sh"
 if [[ ! $existing ]]; then
   step 'A Kubernetes cluster of one node' "$here/cluster.sh" up
@@ -40,7 +43,21 @@ if [[ ! $existing ]]; then
 fi
 PATH=$(tool_dir kubernetes):$(tool_dir helm):$PATH
 step 'Image, tokens, chart and the HSM partition' "$here/operator.sh" install
-step 'The partition, as Kubernetes shows it' show kubectl get hsmpartitions -o wide
+step 'The partition, as Kubernetes shows it' show kubectl get hsmpartitions
+
+# shellcheck source=demo/steps.sh
+source "$here/demo/steps.sh"
+step 'Two key manifests are applied: kubectl apply, nothing else' apply_keys
+step 'The keys are on the HSM' show kubectl get hsmkeys -n hsm-demo
+step 'The public half and the attestation, from the Secret, checked with openssl' check_attestation
+step 'A SigningRequest, and openssl verifies its signature' check_request
+step 'A Job without any credential signs at http://localhost:8081' check_job
 
 say ''
-say "All of it took $(seconds_since "$started")."
+say "All of it took $(seconds_since "$started"). The cluster is up; what to try next:"
+[[ $existing ]] || say '  . target/cluster/env                                  kubectl, helm and the gateway address of this cluster'
+say '  kubectl get hsmpartition demo -o yaml                 what the token can, and the attestation root to pin' \
+  $'\n''  kubectl explain hsmkey.spec                           every field, explained' \
+  $'\n''  kubectl get events -n hsm-demo                        what happened' \
+  $'\n''  kubectl apply -n hsm-demo -f config/samples/key-ec.yaml' \
+  $'\n''  make demo-down                                        removes every trace'

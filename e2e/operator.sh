@@ -3,7 +3,7 @@
 #
 #   operator.sh tokens      namespace, PIN, volume and tokens only
 #   operator.sh install     tokens, images, chart and the demo partition
-#   operator.sh uninstall   the chart and everything else of the above, except CRDs
+#   operator.sh uninstall   the chart and everything else of demo and install, except CRDs
 #
 # CLUSTER_NAME chooses one of ours. With CLUSTER=existing it works on the cluster of your
 # kubeconfig; IMAGE, TOOLBOX_IMAGE and STORAGE_CLASS (ReadWriteMany) then apply.
@@ -13,6 +13,7 @@ source "$here/cluster/place.sh"
 existing=; [[ ${CLUSTER:-} != existing ]] || existing=yes
 
 namespace=hsm-operator
+demo_namespace=hsm-demo
 image=${IMAGE:-localhost/hsm-operator:dev}
 toolbox=${TOOLBOX_IMAGE:-localhost/hsm-operator-toolbox:dev}
 images=$root/target/images
@@ -129,11 +130,13 @@ install_all() {
   run 'gateway CA' 'the controller publishes it as a ClusterTrustBundle: see its log' wait_for 30 'the bundle' gateway_ca
 }
 
+# Only what the demo made: on somebody's own cluster there may be other keys and partitions.
 uninstall_all() {
-  local kinds
   # The operator's own objects first, while it is there to take its finalizers off.
-  kinds=$(kubectl api-resources --api-group hsm-operator.io -o name 2>/dev/null | paste -sd,)
-  [[ -z $kinds ]] || run 'objects' 'kubectl get events -A' kubectl delete "$kinds" --all -A --timeout 60s
+  run 'demo namespace' 'kubectl get hsmkeys,events -n hsm-demo' \
+    kubectl delete namespace "$demo_namespace" --ignore-not-found --timeout 60s
+  run 'demo partition' 'kubectl describe hsmpartition demo: which keys still refer to it?' \
+    kubectl delete -f "$root/config/samples/partition.yaml" --ignore-not-found --timeout 60s
   run 'chart' 'helm status hsm-operator -n hsm-operator' helm uninstall hsm-operator -n "$namespace" --ignore-not-found --wait
   run 'namespace' 'kubectl get all -n hsm-operator' kubectl delete namespace "$namespace" --ignore-not-found --timeout 60s
   [[ $existing ]] || {

@@ -6,6 +6,7 @@ packages=(
   containerd runc containernetworking-plugins conntrack iptables iproute2 procps util-linux  # node
   busybox-static ca-certificates                                                                  # images
   softhsm2 opensc libssl3                                                                         # tokens
+  wrk                                                                                              # load for the bench
   gcc libc6-dev make perl libclang-14-dev                                                          # kryoptic and its OpenSSL
   jq curl openssl python3                                                                         # scripts and demo
 )

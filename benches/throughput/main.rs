@@ -1,0 +1,64 @@
+//! Signatures per second and resident memory of the installed operator, beside the same token driven directly.
+//! `make bench` starts a cluster and runs this inside its network. Both sides of a figure are measured in turn,
+//! several times, in one run.
+
+mod cluster;
+mod direct;
+mod table;
+mod wrk;
+
+use std::time::Duration;
+
+use cluster::Cluster;
+use table::{Row, median};
+
+/// Measurements per figure.
+const REPEATS: usize = 5;
+/// Length of one measurement.
+const SECONDS: u64 = 3;
+/// Threads that drive the token directly: as many as the partition has sessions.
+const THREADS: usize = 4;
+/// Connections that the load generator keeps busy: enough for saturation.
+const CONNECTIONS: usize = 32;
+
+fn main() {
+    // `cargo bench` passes flags of its own; there is nothing to choose here.
+    let cluster = Cluster::new();
+    let mut rows = Vec::new();
+    for (name, key, algorithm) in [("rsa2048", "bench-rsa", "SHA256_WITH_RSA"), ("p256", "bench-ec", "SHA256_WITH_ECDSA")] {
+        let pkcs11 = direct::Key::open(&cluster, key);
+        let sidecar = cluster.sidecar();
+        let (mut gateway_rates, mut sidecar_rates, mut raw_rates) = (Vec::new(), Vec::new(), Vec::new());
+        // The first round warms caches and connections on every side and is thrown away.
+        for round in 0..=REPEATS {
+            let raw = pkcs11.signatures_per_second(THREADS, Duration::from_secs(SECONDS));
+            let through_gateway = wrk::signatures_per_second(&cluster.gateway_target(key, algorithm), CONNECTIONS, SECONDS);
+            let through_sidecar = wrk::signatures_per_second(&sidecar.target(key, algorithm), CONNECTIONS, SECONDS);
+            eprintln!("  {name} {round}/{REPEATS}: token {raw:.0}/s, gateway {through_gateway:.0}/s, sidecar {through_sidecar:.0}/s");
+            if round > 0 {
+                raw_rates.push(raw);
+                gateway_rates.push(through_gateway);
+                sidecar_rates.push(through_sidecar);
+            }
+        }
+        rows.push(Row::rate(format!("sign/gateway/{name}"), &gateway_rates, &raw_rates));
+        rows.push(Row::rate(format!("sign/sidecar/{name}"), &sidecar_rates, &raw_rates));
+        if name == "p256" {
+            rows.extend(memory(&cluster, sidecar.pid()));
+        }
+    }
+    table::print(&rows);
+    table::write(&rows);
+}
+
+/// Resident memory after all that load; the baseline is what the issue allows, or nothing.
+fn memory(cluster: &Cluster, sidecar: u32) -> Vec<Row> {
+    let mut rows = vec![Row::memory("rss/sidecar", &[cluster::resident(sidecar)], Some(10.0))];
+    for (component, pids) in cluster.processes() {
+        let sizes: Vec<f64> = pids.into_iter().map(cluster::resident).collect();
+        if !sizes.is_empty() {
+            rows.push(Row::memory(&format!("rss/{component}"), &[median(&sizes)], None));
+        }
+    }
+    rows
+}

@@ -1,0 +1,35 @@
+//! wrk, as the load generator: it costs less than what it measures.
+
+use std::process::Command;
+
+/// A request to repeat.
+pub struct Target {
+    /// Where to.
+    pub url: String,
+    /// Bearer token, if the target wants one.
+    pub token: Option<String>,
+    /// JSON body.
+    pub body: String,
+}
+
+/// Successful answers per second from `connections` at a time. Stops the program if any answer is an error.
+pub fn signatures_per_second(target: &Target, connections: usize, seconds: u64) -> f64 {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let script = folder.path().join("post.lua");
+    let authorization = target.token.as_ref().map_or_else(String::new, |token| format!("wrk.headers['Authorization'] = 'Bearer {token}'\n"));
+    let lua = format!(
+        "wrk.method = 'POST'\nwrk.headers['Content-Type'] = 'application/json'\n{authorization}wrk.body = [[{}]]\n",
+        target.body
+    );
+    std::fs::write(&script, lua).expect("the folder is ours");
+    let output = Command::new("wrk")
+        .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"])
+        .arg(&script)
+        .arg(&target.url)
+        .output()
+        .expect("wrk is installed by e2e/setup.sh");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{} answered with errors: {text}", target.url);
+    let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:"));
+    rate.and_then(|rate| rate.trim().parse().ok()).unwrap_or_else(|| panic!("wrk printed no rate: {text}"))
+}
