@@ -262,6 +262,23 @@ async fn a_key_that_cannot_be_made_leaves_no_object() {
 }
 
 #[tokio::test]
+async fn a_key_that_was_made_and_would_stay_keeps_its_object() {
+    for (reason, kept) in
+        [("SecretConflict", true), ("AttributesDiffer", true), ("Conflict", false), ("Unsupported", false)]
+    {
+        let (world, stand) = world(Fate::Stalled(reason), &[]).await;
+        let mut request = body("new");
+        request["attributes"]["destroyable"] = json!(false);
+        let answer = world.call("POST", "/v1/key", &request).await;
+        answer.refused();
+        let message = answer.json()["message"].as_str().unwrap().to_owned();
+        assert_eq!(message.ends_with("; HsmKey shop/new is kept"), kept, "{reason}: {message}");
+        tokio::time::sleep(2 * WORK).await;
+        assert_eq!(!stand.objects().is_empty(), kept, "{reason}");
+    }
+}
+
+#[tokio::test]
 async fn the_api_servers_refusals_are_passed_on() {
     for (code, refusal) in
         [(409, (400, 608)), (422, (400, 600)), (403, (400, 600)), (500, (503, 700)), (429, (503, 700))]

@@ -34,6 +34,8 @@ use crate::{
 
 /// How long a request waits for a key to be made: RSA-8192 takes a token a minute.
 const CREATE_WAIT: Duration = Duration::from_secs(80);
+/// Reasons for which a key is refused before it is made.
+const BEFOREHAND: &[&str] = &["InvalidSpec", "NamespaceNotAllowed", "Conflict", "Unsupported"];
 /// How long a request waits for a key to be destroyed.
 const DELETE_WAIT: Duration = Duration::from_secs(30);
 /// How often the API server is asked whether it is, where the view does not know.
@@ -80,9 +82,14 @@ pub async fn create(
     let outcome = settled(&state, &caller.namespace, &made).await;
     match outcome {
         Settled::Ready(answer) => Ok((StatusCode::CREATED, Json(*answer))),
-        Settled::Stalled(error) => {
-            // Nothing was made on the token, so nothing may be left in the cluster either.
-            take_back(&state, &api, &made).await;
+        Settled::Stalled { reason, mut error } => {
+            // What left nothing on the token may leave nothing in the cluster either. A key that is there and
+            // would stay keeps its object: it would belong to nobody.
+            if made.spec.deletion_policy == DeletionPolicy::Destroy || BEFOREHAND.contains(&reason.as_str()) {
+                take_back(&state, &api, &made).await;
+            } else {
+                error.message += &format!("; HsmKey {}/{name} is kept", caller.namespace);
+            }
             Err(error)
         }
         Settled::Late => Err(ApiError::new(
@@ -124,7 +131,7 @@ fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
 
 enum Settled {
     Ready(Box<SignedKeyAttributes>),
-    Stalled(ApiError),
+    Stalled { reason: String, error: ApiError },
     Late,
 }
 
@@ -143,8 +150,8 @@ async fn settled(state: &Shared, namespace: &str, made: &HsmKey) -> Settled {
                 {
                     return Settled::Ready(Box::new(answer));
                 }
-                if let Some(error) = stalled(&entry.object) {
-                    return Settled::Stalled(error);
+                if let Some((reason, error)) = stalled(&entry.object) {
+                    return Settled::Stalled { reason: reason.to_owned(), error };
                 }
             }
             if changes.changed().await.is_err() {
@@ -155,8 +162,8 @@ async fn settled(state: &Shared, namespace: &str, made: &HsmKey) -> Settled {
     timeout(CREATE_WAIT, wait).await.unwrap_or(Settled::Late)
 }
 
-/// Why a key will not become Ready by itself.
-fn stalled(key: &HsmKey) -> Option<ApiError> {
+/// Why a key will not become Ready by itself: the condition's reason, and what a client is told.
+fn stalled(key: &HsmKey) -> Option<(&str, ApiError)> {
     let conditions = &key.status.as_ref()?.conditions;
     let stalled = condition::find(conditions, condition::STALLED).filter(|found| found.status == "True")?;
     let code = match stalled.reason.as_str() {
@@ -166,7 +173,7 @@ fn stalled(key: &HsmKey) -> Option<ApiError> {
         "NamespaceNotAllowed" => Code::NotAllowed,
         _ => Code::Hsm,
     };
-    Some(ApiError::new(code, stalled.message.clone()))
+    Some((&stalled.reason, ApiError::new(code, stalled.message.clone())))
 }
 
 async fn take_back(state: &Shared, api: &Api<HsmKey>, made: &HsmKey) {
@@ -357,7 +364,7 @@ pub async fn lookup(state: &Shared, caller: &auth::Caller, label: &str) -> Resul
 /// What is needed to use a key, or why it cannot be used.
 pub fn usable(entry: &Entry) -> Result<&Usable, ApiError> {
     entry.usable.as_ref().ok_or_else(|| {
-        stalled(&entry.object).unwrap_or_else(|| {
+        stalled(&entry.object).map(|(_, error)| error).unwrap_or_else(|| {
             let ready = entry
                 .object
                 .status
