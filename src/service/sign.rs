@@ -51,6 +51,7 @@ pub enum SignError {
 /// Makes signatures, and checks the first one of every key and algorithm before it is handed out: tokens exist
 /// that answer with a valid signature of something else.
 pub struct Signer {
+    /// By partition too: two tokens may have adopted keys of the same id.
     checked: Cache<(String, KeyId, SignatureAlgorithm), ()>,
 }
 

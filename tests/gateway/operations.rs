@@ -1,6 +1,6 @@
 //! What the token in memory signs, in every form, checked by openssl and by `/v1/verify`.
 
-use std::process::Command;
+use std::{process::Command, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hsm_operator::{
@@ -8,8 +8,18 @@ use hsm_operator::{
     hsm::{
         Hsm,
         fake::{Fake, Fault},
+        protocol::{KeyTemplate, Reply, Request},
     },
-    model::{SignatureAlgorithm, digest::Hash, signature::Input, signature::Scheme},
+    model::{
+        KeyAlgorithm, KeyId, KeyLabel, RequestedAttributes, SignatureAlgorithm, SignatureType,
+        digest::Hash,
+        signature::{Input, Scheme},
+    },
+    public_key::PublicKey,
+    service::{
+        directory::Usable,
+        sign::{Job, SignError, Signer},
+    },
 };
 use serde_json::{Value, json};
 
@@ -202,6 +212,39 @@ async fn the_first_signature_is_checked_and_only_the_first() {
     world.fake.inject("sign", Fault::SignOther);
     let signature = world.sign("p256", algorithm, b"b", json!("DER")).await;
     assert!(!world.verify("p256", algorithm, b"b", &signature).await);
+}
+
+/// Adopted keys may have the same identifier on two tokens: that one of them was right says nothing of the other.
+#[tokio::test]
+async fn a_key_of_the_same_identifier_on_another_token_is_checked_too() {
+    let signer = Signer::default();
+    let tokens = [Fake::default(), Fake::default()];
+    let template = KeyTemplate {
+        id: KeyId::from_bytes([1]).unwrap(),
+        label: KeyLabel::new("adopted").unwrap(),
+        algorithm: KeyAlgorithm::Ed,
+        key_size: None,
+        curve_oid: None,
+        attributes: RequestedAttributes { sign: Some(true), ..Default::default() }.resolved(),
+    };
+    let job = || Job { algorithm: SignatureAlgorithm::EdDsa, form: SignatureType::Der, payload: "a".into() };
+    let mut outcomes = Vec::new();
+    for (token, partition) in tokens.iter().zip(["one", "other"]) {
+        let Ok(Reply::Key(facts)) = token.call(Request::Generate(template.clone())).await else { panic!() };
+        let public = PublicKey::from_spki(&facts.public_key.unwrap()).unwrap();
+        let key = Usable {
+            partition: partition.into(),
+            id: template.id.clone(),
+            algorithm: KeyAlgorithm::Ed,
+            public: Some(Arc::new(public)),
+        };
+        if partition == "other" {
+            token.inject("sign", Fault::SignOther);
+        }
+        outcomes.push(signer.sign(token, &key, job()).await);
+    }
+    assert!(outcomes[0].is_ok());
+    assert_eq!(outcomes[1], Err(SignError::Wrong(SignatureAlgorithm::EdDsa)));
 }
 
 #[tokio::test]
