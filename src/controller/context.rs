@@ -19,6 +19,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::error::Error;
 use crate::{
@@ -63,6 +64,8 @@ pub struct Context {
     pub inventories: Mutex<HashMap<String, Arc<Inventory>>>,
     /// Failures in a row, by object.
     pub failures: Mutex<HashMap<String, u32>>,
+    /// Whether partitions, keys and namespaces were all read.
+    pub filled: watch::Sender<bool>,
 }
 
 /// What was on a token when it was asked.

@@ -29,6 +29,7 @@ use kube::{
         watcher,
     },
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -88,7 +89,17 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         signer: Signer::default(),
         inventories: Mutex::default(),
         failures: Mutex::default(),
+        filled: watch::Sender::new(false),
     });
+    // A store wakes only the last of those that wait for it, and the controllers wait, too: so nobody else may
+    // but this task, which is theirs.
+    let filling = Arc::clone(&ctx);
+    let fill = async move {
+        let _ = filling.partitions.wait_until_ready().await;
+        let _ = filling.keys.wait_until_ready().await;
+        let _ = filling.namespaces.wait_until_ready().await;
+        filling.filled.send_replace(true);
+    };
 
     // A partition is looked at when its PIN changes, when a key of it comes or goes, and when its token's state
     // changes.
@@ -232,7 +243,13 @@ pub async fn run(settings: Settings, end: CancellationToken) {
             () = end.cancelled() => {}
         }
     };
-    futures::join!(partitions, keys, requests, watch_namespaces);
+    let fill = async {
+        tokio::select! {
+            () = fill => {}
+            () = end.cancelled() => {}
+        }
+    };
+    futures::join!(partitions, keys, requests, watch_namespaces, fill);
 }
 
 fn refs<K: Resource<DynamicType = ()>>(objects: &[Arc<K>]) -> Vec<ObjectRef<K>> {
@@ -268,10 +285,8 @@ where
     K: Resource<DynamicType = ()>,
     F: Future<Output = Result<Action, Error>>,
 {
-    // A store that is not filled yet would make an existing object look missing. Its writer lives as long as we.
-    let _ = ctx.partitions.wait_until_ready().await;
-    let _ = ctx.keys.wait_until_ready().await;
-    let _ = ctx.namespaces.wait_until_ready().await;
+    // A store that is not filled yet would make an existing object look missing.
+    let _ = ctx.filled.subscribe().wait_for(|filled| *filled).await;
     let started = Instant::now();
     let result = reconcile(Arc::clone(&object), Arc::clone(&ctx)).await;
     let outcome = result.as_ref().map_or_else(Error::category, |_| "ok");
