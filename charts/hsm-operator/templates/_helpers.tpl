@@ -81,6 +81,10 @@ spec:
           value: {{ $name }}-gateway-tls
         - name: HSM_OPERATOR_AUDIENCE
           value: {{ $root.Values.gateway.audience | quote }}
+        {{- if eq $component "controller" }}
+        - name: HSM_OPERATOR_RESYNC_SECONDS
+          value: {{ $root.Values.controller.resyncSeconds | quote }}
+        {{- end }}
         {{- with $root.Values.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
