@@ -1,10 +1,7 @@
 //! The same key on the same token, driven directly through PKCS#11 by threads with a session each.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -27,8 +24,8 @@ pub struct Key {
     id: Vec<u8>,
     /// Keeps the login.
     _keeper: Session,
-    mechanism: Mechanism<'static>,
-    input: Arc<Vec<u8>>,
+    rsa: bool,
+    input: Vec<u8>,
 }
 
 impl Key {
@@ -52,19 +49,14 @@ impl Key {
         let keeper = context.open_ro_session(slot).expect("a session");
         let _ = keeper.login(UserType::User, Some(&AuthPin::new(cluster.pin().into())));
         let digest = Sha256::digest(b"Payload");
-        let (mechanism, input) = if name.ends_with("rsa") {
-            let mut info = hex::decode("3031300d060960864801650304020105000420").expect("hexadecimal");
-            info.extend_from_slice(&digest);
-            (Mechanism::RsaPkcs, info)
-        } else {
-            (Mechanism::Ecdsa, digest.to_vec())
-        };
-        Self { context, slot, id: cluster.key_id(name), _keeper: keeper, mechanism, input: Arc::new(input) }
-    }
-
-    fn find(&self, session: &Session) -> ObjectHandle {
-        let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(self.id.clone())];
-        *session.find_objects(&template).expect("a search").first().expect("the key is on the token")
+        let rsa = name.ends_with("rsa");
+        let mut input = Vec::new();
+        if rsa {
+            // DigestInfo of SHA-256, RFC 8017.
+            input = hex::decode("3031300d060960864801650304020105000420").expect("hexadecimal");
+        }
+        input.extend_from_slice(&digest);
+        Self { context, slot, id: cluster.key_id(name), _keeper: keeper, rsa, input }
     }
 
     /// Signatures per second of `threads` threads.
@@ -73,11 +65,14 @@ impl Key {
         let started = Instant::now();
         std::thread::scope(|scope| {
             for _ in 0..threads {
-                scope.spawn(|| {
-                    let session = self.context.open_ro_session(self.slot).expect("a session");
-                    let key = self.find(&session);
+                let context = self.context.clone();
+                let (stop, count, slot, id, input, rsa) = (&stop, &count, self.slot, &self.id, &self.input, self.rsa);
+                scope.spawn(move || {
+                    let session = context.open_ro_session(slot).expect("a session");
+                    let key = find(&session, id);
+                    let mechanism = if rsa { Mechanism::RsaPkcs } else { Mechanism::Ecdsa };
                     while !stop.load(Ordering::Relaxed) {
-                        session.sign(&self.mechanism, key, &self.input).expect("a signature");
+                        session.sign(&mechanism, key, input).expect("a signature");
                         count.fetch_add(1, Ordering::Relaxed);
                     }
                 });
@@ -89,4 +84,9 @@ impl Key {
         let signatures = count.load(Ordering::Relaxed) as f64;
         signatures / started.elapsed().as_secs_f64()
     }
+}
+
+fn find(session: &Session, id: &[u8]) -> ObjectHandle {
+    let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(id.to_vec())];
+    *session.find_objects(&template).expect("a search").first().expect("the key is on the token")
 }

@@ -166,7 +166,7 @@ mod tests {
     #[tokio::test]
     async fn an_old_grant_serves_while_nobody_can_be_asked_and_an_old_refusal_does_not() {
         let memory = Memory::new(10, AGES);
-        answers(&memory, Ok(Ok(7))).await.unwrap();
+        assert_eq!(answers(&memory, Ok(Ok(7))).await, Ok((Ok(7), Source::Api)));
         tokio::time::sleep(AGES.grant).await;
         assert_eq!(answers(&memory, Err("down")).await, Ok((Ok(7), Source::Stale)));
         assert_eq!(answers(&memory, Ok(Err("no"))).await, Ok((Err("no"), Source::Api)));

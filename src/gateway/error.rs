@@ -48,6 +48,8 @@ pub enum Code {
     Range,
     /// Not JSON.
     Json,
+    /// An address is of keys with a policy only.
+    Address,
     /// Not base64 or hexadecimal.
     Encoding,
     /// No such key.
@@ -91,6 +93,7 @@ impl Code {
             Self::Forbidden => (S::BAD_REQUEST, 614, "res.error.operation.forbidden.for.key"),
             Self::Range => (S::BAD_REQUEST, 619, "res.error.invalid.number.range"),
             Self::Json => (S::BAD_REQUEST, 621, "res.error.invalid.json"),
+            Self::Address => (S::BAD_REQUEST, 630, "res.error.invalid.address.on.non.ska.key"),
             Self::Encoding => (S::BAD_REQUEST, 635, "res.error.encoding.exception"),
             Self::NoKey => (S::NOT_FOUND, 650, "res.error.key.not.existent"),
             Self::Subsystem => (S::INTERNAL_SERVER_ERROR, 700, "res.error.in.subystem"),

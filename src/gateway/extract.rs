@@ -1,10 +1,10 @@
 //! Extractors that answer in the contract's error format.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Request},
+    extract::{FromRequest, FromRequestParts, Path, Request},
     http::{header, request::Parts},
 };
 use serde::de::DeserializeOwned;
@@ -36,6 +36,21 @@ impl FromRequestParts<Shared> for Caller {
             _ => return Err(Refused::Missing.into()),
         };
         Ok(Self(state.authenticate.authenticate(token).await?))
+    }
+}
+
+/// The name in the path `/v1/…/{name}`. A text that is none, and the name of an endpoint in the place of a
+/// key's name, are taken as they were sent.
+pub struct PathName(pub String);
+
+impl FromRequestParts<Shared> for PathName {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, Infallible> {
+        if let Ok(Path(name)) = Path::<String>::from_request_parts(parts, state).await {
+            return Ok(Self(name));
+        }
+        Ok(Self(parts.uri.path().split('/').nth(3).unwrap_or_default().to_owned()))
     }
 }
 

@@ -139,6 +139,7 @@ struct Table {
     /// Why calls are refused instead of waiting for the next token-host.
     refusal: Option<HsmError>,
     last_done: [Option<Instant>; 3],
+    answered: u64,
 }
 
 /// All requests in flight.
@@ -259,12 +260,18 @@ impl Calls {
             let mut table = locked(&self.table);
             let Some(call) = table.calls.remove(&id) else { return };
             table.last_done[call.lane as usize] = Some(Instant::now());
+            table.answered += 1;
             call.waiter
         };
         if let Some(waiter) = waiter {
             // Whoever gave up a moment ago does not miss it.
             let _ = waiter.send(answer);
         }
+    }
+
+    /// How many answers there have been.
+    pub fn answered(&self) -> u64 {
+        locked(&self.table).answered
     }
 
     /// A token-host is ready: what waits is sent to it, in the order of arrival.

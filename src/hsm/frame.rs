@@ -63,7 +63,7 @@ impl Frames {
     ///
     /// # Errors
     /// [`Broken`], after which nothing on the stream has a meaning.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<(u64, T)>, Broken> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<(u64, T)>, Broken> {
         let rest = &mut self.buffer[self.start..];
         let Some((length, after)) = rest.split_first_chunk_mut::<4>() else { return Ok(None) };
         let length = u32::from_le_bytes(*length) as usize;
@@ -101,7 +101,7 @@ mod tests {
             let mut seen = Vec::new();
             for piece in stream.chunks(size) {
                 frames.push(piece);
-                while let Some((id, request)) = frames.next::<Request>().unwrap() {
+                while let Some((id, request)) = frames.take::<Request>().unwrap() {
                     seen.push((id, request.name()));
                 }
             }
@@ -114,9 +114,9 @@ mod tests {
     fn nonsense_is_refused_before_memory_is_taken_for_it() {
         let mut frames = Frames::default();
         frames.push(&u32::MAX.to_le_bytes());
-        assert_eq!(frames.next::<Request>().unwrap_err(), Broken::Length(u32::MAX as usize));
+        assert_eq!(frames.take::<Request>().unwrap_err(), Broken::Length(u32::MAX as usize));
         let mut frames = Frames::default();
         frames.push(&[9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xff]);
-        assert_eq!(frames.next::<Request>().unwrap_err(), Broken::Message);
+        assert_eq!(frames.take::<Request>().unwrap_err(), Broken::Message);
     }
 }

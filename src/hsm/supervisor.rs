@@ -33,7 +33,9 @@ use super::{
 const INHERITED: &[&str] = &["PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "TZ", "RUST_LOG"];
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// After this long the past of a token-host is forgiven.
+/// Once a token-host has answered something, the next one waits for at most `BACKOFF_MIN` this often doubled, and
+/// after `STEADY` nothing is held against it any more.
+const USEFUL_FAILURES: u32 = 4;
 const STEADY: Duration = Duration::from_secs(10);
 /// So long after its death the state may go on saying that a token-host is ready: the next one usually is.
 const GRACE: Duration = Duration::from_secs(2);
@@ -99,12 +101,20 @@ pub struct Counters {
     pub pid: Option<u32>,
 }
 
+/// What the next token-host is started with.
+#[derive(Clone)]
+struct Wanted {
+    /// Counts configurations.
+    generation: u64,
+    open: Open,
+    environment: Vec<(String, String)>,
+}
+
 struct Shared {
     calls: Calls,
     state: watch::Sender<HostState>,
     facts: ArcSwapOption<TokenFacts>,
-    /// Number of the configuration, and the configuration.
-    wanted: Mutex<(u64, Open, Vec<(String, String)>)>,
+    wanted: Mutex<Wanted>,
     changed: Notify,
     stop: Notify,
     pid: AtomicU32,
@@ -129,12 +139,12 @@ impl Supervisor {
             calls: Calls::new(config.in_flight, config.deadlines),
             state: watch::Sender::new(HostState::Starting),
             facts: ArcSwapOption::empty(),
-            wanted: Mutex::new((0, config.open.clone(), config.environment.clone())),
+            wanted: Mutex::new(Wanted { generation: 0, open: config.open, environment: config.environment }),
             changed: Notify::new(),
             stop: Notify::new(),
             pid: AtomicU32::new(0),
             started: AtomicU64::new(0),
-            observer: config.observer.clone(),
+            observer: config.observer,
         });
         let driver = Driver {
             shared: Arc::clone(&shared),
@@ -153,11 +163,11 @@ impl Supervisor {
         {
             let mut wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             let form = |open: &Open| Zeroizing::new(frame::encode(0, open));
-            let same = form(&wanted.1) == form(&open) && wanted.2 == environment;
+            let same = form(&wanted.open) == form(&open) && wanted.environment == environment;
             if same && !matches!(*self.shared.state.borrow(), HostState::Failed(_)) {
                 return;
             }
-            *wanted = (wanted.0 + 1, open, environment);
+            *wanted = Wanted { generation: wanted.generation + 1, open, environment };
             self.shared.calls.admit();
             self.shared.state.send_replace(HostState::Starting);
         }
@@ -259,23 +269,22 @@ impl Driver {
     async fn run(mut self) {
         let mut failures = 0;
         loop {
-            let (generation, open, environment) = {
-                let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-                (wanted.0, wanted.1.clone(), wanted.2.clone())
-            };
+            let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let generation = wanted.generation;
             let begun = Instant::now();
-            let end = match self.open(open, &environment).await {
+            let end = match self.open(wanted).await {
                 Ok((host, facts)) => {
                     let facts = Arc::new(facts);
                     self.shared.facts.store(Some(Arc::clone(&facts)));
-                    if self.report(generation, HostState::Ready(facts)) {
-                        self.shared.calls.connect(&host.link);
-                    }
+                    self.report(generation, HostState::Ready(facts), |calls| calls.connect(&host.link));
+                    let answered = self.shared.calls.answered();
                     let end = self.watch(&host).await;
                     self.shared.calls.disconnect();
                     host.end(&self.shared).await;
                     if begun.elapsed() > STEADY {
                         failures = 0;
+                    } else if self.shared.calls.answered() > answered {
+                        failures = failures.min(USEFUL_FAILURES);
                     }
                     end
                 }
@@ -294,9 +303,7 @@ impl Driver {
                 End::Replaced => failures = 0,
                 End::PinRefused(error) => {
                     tracing::error!(error = error.message, "the PIN is not tried again before it changes");
-                    if self.report(generation, HostState::Failed(error.clone())) {
-                        self.shared.calls.refuse(&error);
-                    }
+                    self.report(generation, HostState::Failed(error.clone()), |calls| calls.refuse(&error));
                     failures = 0;
                     tokio::select! {
                         () = self.shared.changed.notified() => {}
@@ -315,29 +322,34 @@ impl Driver {
         }
     }
 
-    /// Sets the state, unless the configuration that it belongs to is not wanted any more.
-    fn report(&self, generation: u64, state: HostState) -> bool {
+    /// Sets the state, unless the configuration that it belongs to is not wanted any more. Calls are let in before
+    /// the state says so and turned away after it: nobody is refused while it says ready.
+    fn report(&self, generation: u64, state: HostState, effect: impl FnOnce(&Calls)) {
         let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = wanted.0 == generation;
-        if current {
+        if wanted.generation != generation {
+            return;
+        }
+        let publish = |state: HostState| {
             self.shared.state.send_if_modified(|old| {
                 let differs = *old != state;
                 *old = state;
                 differs
-            });
+            })
+        };
+        if matches!(state, HostState::Ready(_)) {
+            effect(&self.shared.calls);
+            publish(state);
+        } else {
+            publish(state);
+            effect(&self.shared.calls);
         }
-        current
     }
 
     /// Starts a token-host and has it open the token.
-    async fn open(
-        &mut self,
-        open: Open,
-        environment: &[(String, String)],
-    ) -> Result<(Host, TokenFacts), End> {
-        let generation = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner).0;
+    async fn open(&mut self, wanted: Wanted) -> Result<(Host, TokenFacts), End> {
+        let Wanted { generation, open, environment } = wanted;
         let limit = self.shared.calls.deadlines.open;
-        let mut host = match self.spawn(environment).await {
+        let mut host = match self.spawn(&environment).await {
             Ok(host) => host,
             Err(error) => {
                 let message = format!("cannot start a token-host: {error}");
@@ -358,7 +370,7 @@ impl Driver {
                     () = &mut grace, if patient => {
                         patient = false;
                         if matches!(*self.shared.state.borrow(), HostState::Ready(_)) {
-                            self.report(generation, HostState::Starting);
+                            self.report(generation, HostState::Starting, |_| ());
                         }
                     }
                     () = self.shared.changed.notified() => break Err(End::Replaced),
@@ -385,9 +397,11 @@ impl Driver {
             _ => {}
         }
         tracing::warn!(error = error.message, "the token could not be opened");
-        if self.report(generation, HostState::Failed(error.clone())) && error.kind.needs_person() {
-            self.shared.calls.refuse(&error);
-        }
+        self.report(generation, HostState::Failed(error.clone()), |calls| {
+            if error.kind.needs_person() {
+                calls.refuse(&error);
+            }
+        });
         End::Died
     }
 
@@ -441,7 +455,7 @@ impl Driver {
                         Err(_) => return End::Died,
                     }
                     loop {
-                        match frames.next::<Result<Reply, HsmError>>() {
+                        match frames.take::<Result<Reply, HsmError>>() {
                             Ok(None) => break,
                             Ok(Some((id, _))) if owed.is_some_and(|(ping, _)| ping == id) => owed = None,
                             Ok(Some((id, answer))) => {
@@ -538,7 +552,7 @@ impl Host {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(ended(&error)),
             }
-            match self.frames.next::<Result<Reply, HsmError>>() {
+            match self.frames.take::<Result<Reply, HsmError>>() {
                 Ok(None) => {}
                 Ok(Some((_, Ok(Reply::Opened(facts))))) => return Ok(*facts),
                 Ok(Some((_, Err(error)))) => return Err(error),

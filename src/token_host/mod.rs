@@ -64,7 +64,7 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
             use zeroize::Zeroize;
             piece[..length].zeroize();
         }
-        while let Some((id, request)) = frames.next::<Request>()? {
+        while let Some((id, request)) = frames.take::<Request>()? {
             serve(&mut state, &out, id, request);
         }
     }

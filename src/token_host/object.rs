@@ -6,7 +6,7 @@ use super::{
     capability,
     mechanism::KeyShape,
     public,
-    raw::{Attribute, Mechanism, Object, Session},
+    raw::{Attribute, Failure, Mechanism, Object, Session},
     token::{SignKey, Token},
 };
 use crate::{
@@ -61,12 +61,13 @@ struct Key {
     value_len: Option<CK_ULONG>,
     public_key_info: Option<Vec<u8>>,
     local: Option<bool>,
+    check_value: Option<Vec<u8>>,
     attributes: KeyAttributes,
 }
 
 impl Key {
     fn read(session: &Session, object: Object) -> Result<Self, HsmError> {
-        let [class, key_type, id, label, modulus, exponent, params, value_len, info, local] = session
+        let [class, key_type, id, label, modulus, exponent, params, value_len, info, local, check] = session
             .attributes(
                 object,
                 [
@@ -80,6 +81,7 @@ impl Key {
                     CKA_VALUE_LEN,
                     CKA_PUBLIC_KEY_INFO,
                     CKA_LOCAL,
+                    CKA_CHECK_VALUE,
                 ],
             )?;
         let flags = session.attributes(
@@ -114,6 +116,7 @@ impl Key {
             value_len: number(&value_len),
             public_key_info: filled(info),
             local: flag(&local),
+            check_value: filled(check),
             attributes: KeyAttributes {
                 decrypt,
                 sign,
@@ -137,12 +140,17 @@ impl Key {
         match self.key_type {
             Some(CKK_RSA) => self.modulus.is_some(),
             Some(CKK_EC | CKK_EC_EDWARDS) => self.curve.is_some(),
-            // An empty secret key looks like a full one to whoever may not read its value; `CKA_LOCAL` is
-            // written together with the value.
+            // An empty secret key may look like a full one to whoever may not read its value.
             Some(CKK_AES) => self.local == Some(true) || self.value_len.is_some_and(|bytes| bytes > 0),
             Some(_) => true,
             None => false,
         }
+    }
+
+    /// Whether a secret key shows no sign that a token finished making it: those marks are written together with
+    /// its value. An imported key may look the same.
+    fn doubtful(&self) -> bool {
+        self.class == CKO_SECRET_KEY && self.local == Some(false) && self.check_value.is_none()
     }
 
     fn algorithm(&self) -> Option<KeyAlgorithm> {
@@ -310,7 +318,26 @@ pub fn sign_key(token: &Token, session: &Session, id: &KeyId) -> Result<SignKey,
 
 /// See [`crate::hsm::protocol::Request::Generate`].
 pub fn generate(token: &Token, session: &Session, template: &KeyTemplate) -> Result<KeyFacts, HsmError> {
-    let before = Group::find(token, session, by_id(&template.id))?;
+    let mut before = Group::find(token, session, by_id(&template.id))?;
+    if let [key] = before.whole.as_slice()
+        && key.doubtful()
+    {
+        // Not ours to destroy; under another id it is neither used nor lost, and the inventory shows it.
+        let aside = KeyId::for_purpose(&format!("set-aside/{}", template.id));
+        session.set(key.object, &[by_id(&aside)]).map_err(HsmError::from).map_err(|error| {
+            match error.kind {
+                Kind::Lost => error,
+                _ => {
+                    let message = format!(
+                        "a secret key with the id {} on token {} may be empty and cannot be set aside: {}",
+                        template.id, token.facts.label, error.message
+                    );
+                    HsmError { kind: Kind::Ambiguous, message, ..error }
+                }
+            }
+        })?;
+        before.whole.clear();
+    }
     if !before.whole.is_empty() {
         return one_of(before, session, None);
     }
@@ -521,7 +548,16 @@ pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>
         token.prove(session)?;
     }
     for object in objects {
-        let [class, id, label] = session.attributes(object, [CKA_CLASS, CKA_ID, CKA_LABEL])?;
+        let [class, id, label] = match session.attributes(object, [CKA_CLASS, CKA_ID, CKA_LABEL]) {
+            Ok(read) => read,
+            // Deleted meanwhile, or left empty by a crash: one such object must not hide the others. What the
+            // codes mean on a session that was lost is caught below.
+            Err(Failure {
+                code: CKR_OBJECT_HANDLE_INVALID | CKR_ATTRIBUTE_VALUE_INVALID | CKR_GENERAL_ERROR,
+                ..
+            }) => continue,
+            Err(failure) => return Err(failure.into()),
+        };
         let class = number(&class).unwrap_or(CK_OBJECT_CLASS::MAX);
         if !matches!(class, CKO_PRIVATE_KEY | CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_CERTIFICATE) {
             continue;

@@ -158,7 +158,8 @@ impl Worker {
         let token = Arc::clone(&self.token);
         match request {
             Request::Sign { key, algorithm, payload } => self.attempt(|session| {
-                let chosen = match token.cached(key) {
+                let cached = token.cached(key);
+                let chosen = match cached {
                     Some(chosen) => chosen,
                     None => {
                         let epoch = token.epoch();
@@ -170,10 +171,14 @@ impl Worker {
                 let (mechanism, data) =
                     mechanism::plan(*algorithm, chosen.shape, &token.mechanisms, payload)?;
                 let signed = session.sign(&mechanism, chosen.object, &data).map_err(HsmError::from);
-                let signature = signed.inspect_err(|error| {
-                    if matches!(error.kind, Kind::Lost | Kind::Device) {
+                let signature = signed.map_err(|error| match error.kind {
+                    Kind::Lost | Kind::Device => {
                         token.forget(key);
+                        // Some modules say no more than this of a key that somebody else deleted; look again.
+                        let kind = if cached.is_some() { Kind::Lost } else { error.kind };
+                        HsmError { kind, ..error }
                     }
+                    _ => error,
                 })?;
                 Ok(Reply::Signature(signature.into()))
             }),

@@ -69,19 +69,23 @@ pub enum LoadFailure {
     Module(Failure),
 }
 
+/// What the dynamic linker says is the cause of the error, and the only part worth reading.
+fn reason(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 impl Module {
     /// Loads the library and calls `C_Initialize`, once per process.
     pub fn load(path: &str, init_args: Option<&str>) -> Result<Self, LoadFailure> {
         // SAFETY: this runs the library's initialisers. That is what the operator asked for by naming it, and
         // the reason for this being a process of its own.
-        let library =
-            unsafe { libloading::Library::new(path) }.map_err(|e| LoadFailure::Link(e.to_string()))?;
+        let library = unsafe { libloading::Library::new(path) }.map_err(|e| LoadFailure::Link(reason(&e)))?;
         // Never unloaded: its threads and exit handlers may still run.
         let library: &'static libloading::Library = Box::leak(Box::new(library));
         type GetFunctionList = unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV;
         // SAFETY: the type is the one that the standard gives to this symbol.
         let get = unsafe { library.get::<GetFunctionList>(b"C_GetFunctionList\0") }
-            .map_err(|e| LoadFailure::Link(e.to_string()))?;
+            .map_err(|e| LoadFailure::Link(reason(&e)))?;
         let mut functions: *mut CK_FUNCTION_LIST = ptr::null_mut();
         // SAFETY: the argument points to a writable pointer.
         let code = unsafe { get(&raw mut functions) };

@@ -9,16 +9,17 @@ use hsm_operator::{
         HostState, Hsm, Supervisor, SupervisorConfig,
         protocol::{Kind, Request, TokenSelector},
     },
-    model::{SignatureAlgorithm, secret::Pin},
+    model::{KeyAlgorithm, SignatureAlgorithm, secret::Pin},
 };
 
 use crate::{
-    common::token::{Token, signal},
-    generate, id, inventory, on_both_tokens, p256, sign,
+    common::token::{Module, Token, signal},
+    generate, id, inventory, on_both_tokens, p256, sign, template,
 };
 
 on_both_tokens! {
     a_kill_while_a_key_is_made_leaves_one_pair_after_the_next_try,
+    a_kill_while_a_secret_key_is_made_leaves_one_key,
     no_signature_fails_while_token_hosts_are_killed,
     a_stopped_token_host_is_replaced_in_time,
     a_wrong_pin_is_tried_once_until_it_changes,
@@ -51,7 +52,13 @@ async fn a_kill_while_a_key_is_made_leaves_one_pair_after_the_next_try(token: To
                 interrupted += 1;
             }
         }
-        let facts = generate(&hsm, p256(&name)).await.unwrap();
+        let facts = loop {
+            match generate(&hsm, p256(&name)).await {
+                Ok(facts) => break facts,
+                // It was sent to the token-host that had been killed a moment ago.
+                Err(error) => assert_eq!(error.kind, Kind::Crashed, "{error}"),
+            }
+        };
         assert_eq!(facts.twins, 1);
         assert!(facts.public_key.is_some());
         sign(&hsm, &name, SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
@@ -62,6 +69,55 @@ async fn a_kill_while_a_key_is_made_leaves_one_pair_after_the_next_try(token: To
         assert_eq!(of_key.len(), 2, "round {round}: {of_key:?}");
     }
     assert!(interrupted >= 3, "only {interrupted} of 20 kills met a key in the making");
+}
+
+async fn a_kill_while_a_secret_key_is_made_leaves_one_key(token: Token) {
+    let hsm = token.supervisor().await;
+    for round in 0..20_u32 {
+        hsm.call(Request::Random(1)).await.unwrap();
+        let name = format!("k{round}");
+        let template = || template(&name, KeyAlgorithm::Aes, Some(256), None);
+        let making = tokio::spawn({
+            let (hsm, template) = (Arc::clone(&hsm), template());
+            async move { generate(&hsm, template).await }
+        });
+        tokio::time::sleep(Duration::from_micros(u64::from(round) * 400)).await;
+        if let Some(pid) = hsm.counters().pid {
+            signal("KILL", pid);
+        }
+        let _ = making.await.unwrap();
+        let facts = loop {
+            match generate(&hsm, template()).await {
+                Ok(facts) => break facts,
+                Err(error) => assert_eq!(error.kind, Kind::Crashed, "{error}"),
+            }
+        };
+        assert_eq!((facts.twins, facts.local, facts.key_size), (1, Some(true), Some(256)), "round {round}");
+        assert_eq!(facts.attributes.always_sensitive, Some(true), "round {round}");
+    }
+    // SoftHSM may keep objects without an identity, which were empty when the process was killed.
+    let mut entries = inventory(&hsm).await;
+    entries.retain(|entry| !(entry.id.is_empty() && entry.label.is_empty()));
+    assert_eq!(entries.len(), 20, "{entries:?}");
+}
+
+/// SoftHSM finds nothing, without an error, once its storage is gone, and stays so when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storage_that_was_away_is_used_again_without_help() {
+    let token = Token::new(Module::SoftHsm);
+    let hsm = token.supervisor().await;
+    generate(&hsm, p256("k")).await.unwrap();
+    let (here, away) = (token.path().join("tokens"), token.path().join("away"));
+    std::fs::rename(&here, &away).unwrap();
+    for _ in 0..3 {
+        let error = sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap_err();
+        assert!(error.kind.not_done(), "a key on it is not said to be gone: {:?} {error}", error.kind);
+    }
+    std::fs::rename(&away, &here).unwrap();
+    let mut state = hsm.state();
+    let ready = state.wait_for(|state| matches!(state, HostState::Ready(_)));
+    drop(tokio::time::timeout(Duration::from_secs(10), ready).await.expect("in time").unwrap());
+    sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
 }
 
 async fn signing(hsm: &Arc<Supervisor>, callers: usize, until: Instant) -> usize {

@@ -6,12 +6,12 @@ use hsm_operator::{
         Hsm, Supervisor,
         protocol::{Find, Kind, Reply, Request},
     },
-    model::{KeyLabel, SignatureAlgorithm},
+    model::{KeyAlgorithm, KeyLabel, SignatureAlgorithm},
 };
 
 use crate::{
     common::token::{Token, run},
-    find, generate, id, inventory, on_both_tokens, p256, sign,
+    find, generate, id, inventory, on_both_tokens, p256, sign, template,
 };
 
 on_both_tokens! {
@@ -21,6 +21,9 @@ on_both_tokens! {
     a_key_that_is_not_destroyable_stays,
     a_certificate_is_kept_and_replaced,
     a_key_deleted_by_somebody_else_is_not_found,
+    two_keys_with_one_id_are_never_used,
+    the_public_half_alone_is_not_a_key,
+    a_secret_key_of_doubtful_origin_is_never_destroyed,
     random_bytes_differ,
 }
 
@@ -115,6 +118,67 @@ async fn a_key_deleted_by_somebody_else_is_not_found(token: Token) {
     generate(&other, p256("k")).await.unwrap();
     sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
     assert_eq!(hsm.counters().restarts, 0);
+}
+
+/// Makes a key pair with the id of another, as no part of the operator does.
+fn make_twin(token: &Token, name: &str) {
+    run(token
+        .tool()
+        .envs(token.environment.clone())
+        .args(["--token-label", &token.label, "--login", "--pin", "env:TOKEN_PIN", "--keypairgen"])
+        .args(["--key-type", "EC:prime256v1", "--usage-sign", "--label", "twin"])
+        .args(["--id", &id(name).to_string()]));
+}
+
+async fn two_keys_with_one_id_are_never_used(token: Token) {
+    let hsm = token.supervisor().await;
+    make_twin(&token, "k");
+    let only = find(&hsm, Find::Id(id("k"))).await.unwrap();
+    assert_eq!((only.len(), only[0].twins, only[0].label.as_str()), (1, 1, "twin"));
+    assert_eq!(generate(&hsm, p256("k")).await.unwrap(), only[0], "a key with this id is there already");
+    make_twin(&token, "k");
+    let found = find(&hsm, Find::Id(id("k"))).await.unwrap();
+    assert_eq!(found.iter().map(|key| key.twins).collect::<Vec<_>>(), [2, 2]);
+    assert_eq!(generate(&hsm, p256("k")).await.unwrap().twins, 2);
+    let error = sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap_err();
+    assert_eq!(error.kind, Kind::Ambiguous, "{error}");
+}
+
+async fn the_public_half_alone_is_not_a_key(token: Token) {
+    let hsm = token.supervisor().await;
+    make_twin(&token, "k");
+    let delete = |class: &str| {
+        run(token
+            .tool()
+            .envs(token.environment.clone())
+            .args(["--token-label", &token.label, "--login", "--pin", "env:TOKEN_PIN"])
+            .args(["--delete-object", "--type", class, "--id", &id("k").to_string()]));
+    };
+    delete("privkey");
+    assert_eq!(find(&hsm, Find::Id(id("k"))).await.unwrap(), []);
+    let made = generate(&hsm, p256("k")).await.unwrap();
+    assert_eq!(inventory(&hsm).await.len(), 2);
+    // The other way round the key still signs, and says what its public key is where its token tells.
+    delete("pubkey");
+    sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+    let left = generate(&hsm, p256("k")).await.unwrap();
+    assert!(left.public_key.is_none() || left.public_key == made.public_key);
+}
+
+async fn a_secret_key_of_doubtful_origin_is_never_destroyed(token: Token) {
+    let hsm = token.supervisor().await;
+    let value = token.path().join("aes.bin");
+    std::fs::write(&value, [7; 32]).unwrap();
+    run(token
+        .tool()
+        .envs(token.environment.clone())
+        .args(["--token-label", &token.label, "--login", "--pin", "env:TOKEN_PIN", "--type", "secrkey"])
+        .args(["--key-type", "AES:32", "--label", "imported", "--id", &id("k").to_string(), "--write-object"])
+        .arg(value));
+    let made = generate(&hsm, template("k", KeyAlgorithm::Aes, Some(256), None)).await.unwrap();
+    assert_eq!(made.twins, 1);
+    assert!(inventory(&hsm).await.iter().any(|entry| entry.label == "imported"));
+    assert!(made.label == "imported" || made.local == Some(true), "{made:?}");
 }
 
 async fn random_bytes_differ(token: Token) {

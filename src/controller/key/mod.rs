@@ -15,7 +15,7 @@ use kube::{
 use serde_json::json;
 
 use self::{
-    gather::{Seen, gather},
+    gather::{Presence, Seen, gather},
     plan::{Refusal, Step, plan},
     report::{Done, report},
 };
@@ -116,14 +116,11 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
                 }
                 Err(source) => return Err(Error::Hsm { operation: "key generation", source }),
             };
-            ctx.event(
-                key,
-                false,
-                "KeyGenerated",
-                "Generate",
-                format!("made {} on the token", describe(&facts)),
-            )
-            .await;
+            // An interrupted run said so itself, and this one may be repeated.
+            if !matches!(seen.presence, Presence::Ours(_)) {
+                let note = format!("made {} on the token", describe(&facts));
+                ctx.event(key, false, "KeyGenerated", "Generate", note).await;
+            }
             complete(key, seen, ctx, &facts, "Generated").await
         }
         Step::Describe(facts) => complete(key, seen, ctx, facts, "Generated").await,

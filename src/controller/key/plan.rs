@@ -13,9 +13,9 @@ use crate::{
 pub enum Step {
     /// Nothing changed: see that the Secret is there.
     Keep,
-    /// Make the key.
+    /// Make the key, unless it is there.
     Generate,
-    /// The key is there and not reported yet: a run was interrupted.
+    /// The key is there and not fully reported yet: a run was interrupted.
     Describe(Box<KeyFacts>),
     /// Take over the key that is there.
     Adopt(Box<KeyFacts>),
@@ -109,7 +109,9 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
         }
         Presence::Ours(keys) => match keys.first() {
             Some(facts) if complete(key) => differs(key, facts).map_or(Step::Keep, Step::Refuse),
-            Some(facts) => Step::Describe(Box::new(facts.clone())),
+            Some(facts) if recorded(key) => Step::Describe(Box::new(facts.clone())),
+            // A run was interrupted before it told of the key. Generation takes it if it is whole.
+            Some(_) => Step::Generate,
             None => refuse("MissingOnToken", missing(key)),
         },
         Presence::Labelled(_) if generated => refuse("MissingOnToken", missing(key)),
@@ -156,6 +158,10 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
 fn is_own(facts: &KeyFacts, seen: &Seen) -> bool {
     let name = seen.partition.as_ref().map(|partition| partition.spec.attestation.key_name.0.as_str());
     facts.id.as_ref().is_some_and(|id| own_keys(name.unwrap_or_default()).contains(id))
+}
+
+fn recorded(key: &HsmKey) -> bool {
+    key.status.as_ref().is_some_and(|status| status.key_id.is_some())
 }
 
 fn complete(key: &HsmKey) -> bool {
@@ -299,8 +305,9 @@ mod tests {
     }
 
     #[test]
-    fn a_key_whose_making_was_interrupted_is_described_and_not_made_again() {
-        assert_eq!(reason(&plan(&key(false), &seen(Presence::Ours(vec![facts()])))), "Describe");
+    fn a_key_whose_making_was_interrupted_is_completed() {
+        assert_eq!(plan(&key(false), &seen(Presence::Ours(vec![facts()]))), Step::Generate);
+        assert_eq!(reason(&plan(&generated(), &seen(Presence::Ours(vec![facts()])))), "Describe");
     }
 
     #[test]

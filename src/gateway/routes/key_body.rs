@@ -58,19 +58,13 @@ impl CreateBody {
         if self.password.is_some_and(|password| !password.is_empty()) {
             return unsupported("key passwords");
         }
-        if self.policy.is_some_and(|policy| !policy.is_null()) {
-            return unsupported("key policies");
-        }
-        if self.address_format.is_some_and(|format| !format.is_null()) {
-            return unsupported("crypto-currency addresses");
-        }
         if self.id.is_some_and(|id| !id.is_empty()) {
             return unsupported("ids chosen by the caller");
         }
         let label =
             KeyLabel::new(self.label).map_err(|error| ApiError::new(Code::KeyName, error.to_string()))?;
         let algorithm = match (self.algorithm.as_deref(), self.algorithm_oid.as_deref()) {
-            (Some(name), _) => name.parse().map_err(|error| {
+            (Some(name), _) => name.parse::<KeyAlgorithm>().map_err(|error| {
                 ApiError::new(Code::Validation, format!("Unsupported algorithm: {error}"))
             })?,
             (None, Some(oid)) => *KeyAlgorithm::ALL
@@ -81,6 +75,16 @@ impl CreateBody {
                 return Err(ApiError::new(Code::Validation, "algorithm or algorithmOid is missing"));
             }
         };
+        if self.policy.is_some_and(|policy| !policy.is_null()) {
+            if algorithm.row().asymmetric {
+                return unsupported("key policies");
+            }
+            // As the contract has it: clients send one with every key.
+            tracing::warn!(label = label.as_str(), %algorithm, "the policy of a symmetric key is ignored");
+        }
+        if self.address_format.is_some_and(|format| !format.is_null()) {
+            return Err(ApiError::new(Code::Address, "only keys with a policy have an address"));
+        }
         // Published clients send 0 for algorithms without sizes.
         let key_size = match self.key_size {
             None | Some(0) => None,

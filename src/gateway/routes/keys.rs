@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -27,7 +27,7 @@ use crate::{
     gateway::{
         Shared,
         error::{ApiError, Code},
-        extract::{Caller, JsonBody},
+        extract::{Caller, JsonBody, PathName},
     },
     service::directory::{Entry, Usable},
 };
@@ -195,7 +195,7 @@ pub async fn attributes(
 pub async fn attributes_of(
     State(state): State<Shared>,
     Caller(caller): Caller,
-    Path(name): Path<String>,
+    PathName(name): PathName,
 ) -> Result<Json<SignedKeyAttributes>, ApiError> {
     describe(&state, &caller, &name).await
 }
@@ -251,7 +251,7 @@ pub async fn attestation(
 pub async fn remove(
     State(state): State<Shared>,
     Caller(caller): Caller,
-    Path(name): Path<String>,
+    PathName(name): PathName,
 ) -> Result<StatusCode, ApiError> {
     delete(&state, &caller, &name).await
 }

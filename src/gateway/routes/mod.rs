@@ -32,11 +32,12 @@ pub fn router(state: Shared) -> Router {
         .route("/v1/keystore/statistics", get(service::statistics))
         .route("/v1/generateRandom/{length}", get(service::random))
         .route("/v1/key", post(keys::create).get(keys::list))
-        .route("/v1/key/attributes", post(keys::attributes))
+        // Keys may be named like these three, and are deleted by that name too.
+        .route("/v1/key/attributes", post(keys::attributes).delete(keys::remove))
+        .route("/v1/key/deleteKey", post(keys::remove_by_body).delete(keys::remove))
+        .route("/v1/key/keyAttestation", post(keys::attestation).delete(keys::remove))
         .route("/v1/key/{name}/attributes", get(keys::attributes_of))
         .route("/v1/key/{name}", delete(keys::remove))
-        .route("/v1/key/deleteKey", post(keys::remove_by_body))
-        .route("/v1/key/keyAttestation", post(keys::attestation))
         .route("/v1/synchronousSign", post(operations::sign))
         .route("/v1/verify", post(operations::verify))
         .fallback(async |request: Request| {

@@ -1,9 +1,6 @@
 //! Service endpoints: version, licence, statistics, random bytes.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
@@ -12,7 +9,7 @@ use crate::{
     gateway::{
         Shared,
         error::{ApiError, Code},
-        extract::Caller,
+        extract::{Caller, PathName},
     },
     hsm::protocol::{Reply, Request},
     service::sign::unexpected,
@@ -52,7 +49,7 @@ pub async fn statistics(
 pub async fn random(
     State(state): State<Shared>,
     Caller(caller): Caller,
-    Path(length): Path<String>,
+    PathName(length): PathName,
 ) -> Result<Json<Value>, ApiError> {
     let length = match length.parse::<u32>() {
         Ok(length) if (1..=RANDOM_MAX).contains(&length) => length,

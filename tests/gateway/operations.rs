@@ -1,0 +1,289 @@
+//! What the token in memory signs, in every form, checked by openssl and by `/v1/verify`.
+
+use std::process::Command;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hsm_operator::{
+    attestation::chain,
+    hsm::{
+        Hsm,
+        fake::{Fake, Fault},
+    },
+    model::{SignatureAlgorithm, digest::Hash, signature::Input, signature::Scheme},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    common::{openssl, token::run},
+    world::{NAMESPACE, World, office},
+};
+
+fn algorithms(key: &str) -> impl Iterator<Item = SignatureAlgorithm> {
+    let capabilities = Fake::default().token().unwrap().capabilities.clone();
+    let rsa = key == "rsa";
+    let fits = move |algorithm: &SignatureAlgorithm| match algorithm.row().scheme {
+        Scheme::RsaPkcs1 | Scheme::RsaPss(_) => rsa,
+        Scheme::Ecdsa => !rsa,
+        _ => false,
+    };
+    capabilities.signature_algorithms.into_iter().filter(fits)
+}
+
+/// A payload of the length that the algorithm takes.
+fn payload(algorithm: SignatureAlgorithm) -> Vec<u8> {
+    match algorithm.row().input {
+        Input::Message(_) => b"Payload".to_vec(),
+        Input::Digest(hash) => hash.digest(b"Payload"),
+        Input::Bytes => Hash::Sha256.digest(b"Payload"),
+    }
+}
+
+impl World {
+    async fn sign(&self, key: &str, algorithm: SignatureAlgorithm, payload: &[u8], form: Value) -> Vec<u8> {
+        let body = json!({"signRequest": {
+            "payload": hex::encode(payload), "payloadType": "HEX", "signKeyName": key,
+            "signatureAlgorithm": algorithm, "signatureType": form,
+        }});
+        let answer = self.call("POST", "/v1/synchronousSign", &body).await.ok();
+        assert_eq!(answer.as_object().unwrap().len(), 1, "{answer}");
+        STANDARD.decode(answer["signature"].as_str().unwrap()).unwrap()
+    }
+
+    async fn verify(
+        &self,
+        key: &str,
+        algorithm: SignatureAlgorithm,
+        payload: &[u8],
+        signature: &[u8],
+    ) -> bool {
+        let body = json!({"verifySignatureRequest": {
+            "payload": STANDARD.encode(payload), "signature": STANDARD.encode(signature),
+            "signKeyName": key, "signatureAlgorithm": algorithm,
+        }});
+        let answer = self.call("POST", "/v1/verify", &body).await.ok();
+        assert_eq!(answer.as_object().unwrap().len(), 1, "{answer}");
+        answer["signatureValid"].as_bool().unwrap()
+    }
+
+    /// Signs and checks in a form, and that another payload or a changed signature does not pass.
+    async fn round_trip(&self, key: &str, algorithm: SignatureAlgorithm, form: Value) -> Vec<u8> {
+        let payload = payload(algorithm);
+        let signature = self.sign(key, algorithm, &payload, form.clone()).await;
+        assert!(self.verify(key, algorithm, &payload, &signature).await, "{key} {algorithm} {form}");
+        let mut other = payload.clone();
+        other[0] ^= 1;
+        assert!(!self.verify(key, algorithm, &other, &signature).await, "{key} {algorithm} {form}");
+        let mut changed = signature.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        assert!(!self.verify(key, algorithm, &payload, &changed).await, "{key} {algorithm} {form}");
+        signature
+    }
+}
+
+async fn every_algorithm(key: &str) {
+    let world = World::new(&[key]).await;
+    let (directory, spki) = (tempfile::tempdir().unwrap(), world.spki(key));
+    let mut count = 0;
+    for algorithm in algorithms(key) {
+        let raw = world.round_trip(key, algorithm, json!("RAW")).await;
+        openssl::verify(directory.path(), &spki, algorithm, &payload(algorithm), &raw);
+        for form in [json!("DER"), Value::Null] {
+            let der = world.round_trip(key, algorithm, form).await;
+            if algorithm.row().scheme == Scheme::Ecdsa {
+                assert_eq!(der[0], 0x30, "{algorithm}");
+            } else {
+                assert_eq!(der.len(), raw.len(), "{algorithm}");
+            }
+        }
+        count += 1;
+    }
+    assert_eq!(count, if key == "rsa" { 21 } else { 15 });
+    assert_eq!(world.fake.count("sign"), 3 * count);
+}
+
+#[tokio::test]
+async fn rsa_signs_with_every_algorithm() {
+    every_algorithm("rsa").await;
+}
+
+#[tokio::test]
+async fn p256_signs_with_every_algorithm() {
+    every_algorithm("p256").await;
+}
+
+#[tokio::test]
+async fn p384_signs_with_every_algorithm() {
+    every_algorithm("p384").await;
+}
+
+#[tokio::test]
+async fn p521_signs_with_every_algorithm() {
+    every_algorithm("p521").await;
+}
+
+#[tokio::test]
+async fn secp256k1_signs_with_every_algorithm_and_for_ethereum() {
+    every_algorithm("k1").await;
+    let world = World::new(&["k1"]).await;
+    let mut bytes = std::collections::BTreeSet::new();
+    for _ in 0..24 {
+        let keccak = SignatureAlgorithm::Keccak256WithEcdsa;
+        let signature = world.sign("k1", keccak, b"Payload", json!("ETH")).await;
+        assert!(world.verify("k1", keccak, b"Payload", &signature).await);
+        // EIP-2: s is in the lower half of the order, whose first bit is not set.
+        assert_eq!((signature.len(), signature[32] & 0x80), (65, 0));
+        bytes.insert(signature[64]);
+        let mut other = signature.clone();
+        other[64] = 55 - other[64];
+        assert!(!world.verify("k1", keccak, b"Payload", &other).await, "the recovery byte is checked");
+    }
+    assert_eq!(Vec::from_iter(bytes), [27, 28]);
+}
+
+#[tokio::test]
+async fn ed25519_signs_the_payload_itself() {
+    let world = World::new(&["ed"]).await;
+    let directory = tempfile::tempdir().unwrap();
+    for form in [json!("RAW"), json!("DER"), Value::Null] {
+        let signature = world.round_trip("ed", SignatureAlgorithm::EdDsa, form).await;
+        let payload = payload(SignatureAlgorithm::EdDsa);
+        openssl::verify(directory.path(), &world.spki("ed"), SignatureAlgorithm::EdDsa, &payload, &signature);
+    }
+}
+
+#[tokio::test]
+async fn a_payload_may_have_64_kib_and_not_more() {
+    let world = World::new(&["ed"]).await;
+    for payload_type in ["HEX", "UNSPECIFIED"] {
+        for (length, status) in [(65536, 200), (65537, 400)] {
+            let payload = vec![7; length];
+            let text = if payload_type == "HEX" { hex::encode(&payload) } else { STANDARD.encode(&payload) };
+            let body = json!({"signRequest": {"payload": text, "payloadType": payload_type,
+                "signKeyName": "ed", "signatureAlgorithm": "EDDSA"}});
+            let answer = world.call("POST", "/v1/synchronousSign", &body).await;
+            assert_eq!(answer.status, status, "{payload_type} {length}");
+            if status == 400 {
+                assert_eq!(answer.refused(), (400, 612));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_a_signature_is_not_handed_out() {
+    let world = World::new(&["p256", "k1"]).await;
+    let body = |key: &str, algorithm: &str, form: &str| {
+        json!({"signRequest": {"payload": "YQ==", "signKeyName": key,
+            "signatureAlgorithm": algorithm, "signatureType": form}})
+    };
+    // The first one of a key and an algorithm, again and again until one is right.
+    for _ in 0..3 {
+        world.fake.inject("sign", Fault::SignOther);
+        let answer =
+            world.call("POST", "/v1/synchronousSign", &body("p256", "SHA256_WITH_ECDSA", "DER")).await;
+        assert_eq!(answer.refused(), (500, 701));
+        assert!(!answer.json().to_string().contains("signature\":"));
+    }
+    world.call("POST", "/v1/synchronousSign", &body("p256", "SHA256_WITH_ECDSA", "DER")).await.ok();
+    // Another algorithm, and another key, are checked for themselves.
+    for (key, algorithm) in [("p256", "SHA384_WITH_ECDSA"), ("k1", "SHA256_WITH_ECDSA")] {
+        world.fake.inject("sign", Fault::SignOther);
+        let answer = world.call("POST", "/v1/synchronousSign", &body(key, algorithm, "RAW")).await;
+        assert_eq!(answer.refused(), (500, 701));
+    }
+}
+
+/// Checking costs as much as signing: a pair that was right once is trusted, which a lie that comes later shows.
+#[tokio::test]
+async fn the_first_signature_is_checked_and_only_the_first() {
+    let world = World::new(&["p256"]).await;
+    let algorithm = SignatureAlgorithm::Sha256WithEcdsa;
+    world.sign("p256", algorithm, b"a", json!("DER")).await;
+    world.fake.inject("sign", Fault::SignOther);
+    let signature = world.sign("p256", algorithm, b"b", json!("DER")).await;
+    assert!(!world.verify("p256", algorithm, b"b", &signature).await);
+}
+
+#[tokio::test]
+async fn what_is_refused_is_refused_before_the_token_is_asked() {
+    let world = World::new(&["p256", "aes", "ed-waiting"]).await;
+    let before = world.fake.calls().len();
+    for (caller, key, algorithm, form, status) in [
+        ("app", "p256", "SHA256_WITH_RSA", "DER", 400),
+        ("app", "p256", "KECCAK256_WITH_ECDSA", "ETH", 400),
+        ("app", "aes", "SHA256_WITH_ECDSA", "DER", 400),
+        ("app", "none", "SHA256_WITH_ECDSA", "DER", 404),
+        ("app", "ed-waiting", "EDDSA", "DER", 503),
+        ("reader", "p256", "SHA256_WITH_ECDSA", "DER", 403),
+        ("nobody", "p256", "SHA256_WITH_ECDSA", "DER", 403),
+        ("stranger", "p256", "SHA256_WITH_ECDSA", "DER", 404),
+    ] {
+        let body = json!({"signRequest": {"payload": "YQ==", "signKeyName": key,
+            "signatureAlgorithm": algorithm, "signatureType": form}});
+        let answer = world.call_as(caller, "POST", "/v1/synchronousSign", &body).await;
+        assert_eq!(answer.refused().0, status, "{caller} {key} {algorithm}");
+    }
+    assert_eq!(world.fake.calls().len(), before);
+}
+
+#[tokio::test]
+async fn permissions_are_asked_for_by_verb_and_object() {
+    let world = World::new(&["ed", "ed-kept"]).await;
+    world.partitions.namespace("elsewhere", None);
+    let label = json!({"label": "ed"});
+    let sign = json!({"signRequest": {"payload": "", "signKeyName": "ed", "signatureAlgorithm": "EDDSA"}});
+    for (method, path, body, asked) in [
+        ("POST", "/v1/synchronousSign", &sign, "use hsmkeys shop/ed"),
+        ("POST", "/v1/key/attributes", &label, "get hsmkeys shop/ed"),
+        ("GET", "/v1/key/ed/attributes", &Value::Null, "get hsmkeys shop/ed"),
+        ("POST", "/v1/key/keyAttestation", &label, "get hsmkeys shop/ed"),
+        ("GET", "/v1/key", &Value::Null, "list hsmkeys shop/"),
+        ("DELETE", "/v1/key/ed-kept", &Value::Null, "delete hsmkeys shop/ed-kept"),
+        ("GET", "/v1/generateRandom/1", &Value::Null, "use hsmpartitions /main"),
+    ] {
+        world.call(method, path, body).await;
+        assert_eq!(world.rules.asked(), [asked], "{method} {path}");
+    }
+    assert_eq!(NAMESPACE, "shop");
+}
+
+#[tokio::test]
+async fn an_attestation_comes_as_a_zip_that_openssl_checks() {
+    let world = World::new(&["p256"]).await;
+    let answer = world.call("POST", "/v1/key/keyAttestation", &json!({"label": "p256"})).await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.headers["content-type"]),
+        (200, &"application/zip".parse().unwrap())
+    );
+    let disposition = answer.headers["content-disposition"].to_str().unwrap();
+    assert_eq!(disposition, "attachment; filename=\"p256-attestation.zip\"");
+
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("a.zip"), &answer.body).unwrap();
+    let members = run(Command::new("unzip").arg("-Z1").arg(at("a.zip"))).stdout;
+    let mut members: Vec<_> = std::str::from_utf8(&members).unwrap().lines().collect();
+    members.sort_unstable();
+    let expected = [
+        "PrimusHSM_Attestation.crt",
+        "PrimusHSM_Attestation_PublicKey.pem",
+        "README_attestation.md",
+        "p256.pem",
+        "p256.sig",
+        "p256.xml",
+    ];
+    assert_eq!(members, expected);
+    run(Command::new("unzip").arg("-q").arg(at("a.zip")).current_dir(&directory));
+    for key in ["p256.pem", "PrimusHSM_Attestation_PublicKey.pem"] {
+        run(Command::new("openssl")
+            .args(["dgst", "-sha256", "-verify", key, "-signature", "p256.sig", "p256.xml"])
+            .current_dir(&directory));
+    }
+    let chain = chain::from_pem(&std::fs::read_to_string(at("PrimusHSM_Attestation.crt")).unwrap()).unwrap();
+    let status = office().await.partition.status.clone().unwrap();
+    assert_eq!(chain, chain::from_pem(&status.attestation.unwrap().chain).unwrap());
+    let attributes = world.call("POST", "/v1/key/attributes", &json!({"label": "p256"})).await.ok();
+    assert_eq!(attributes["xml"], std::fs::read_to_string(at("p256.xml")).unwrap());
+    let signature = std::fs::read(at("p256.sig")).unwrap();
+    assert_eq!(attributes["xmlSignature"], STANDARD.encode(signature));
+}

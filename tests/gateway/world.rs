@@ -1,0 +1,322 @@
+//! A gateway with everything around it in memory.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use axum::{Router, body::Body};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use hsm_operator::{
+    api::{
+        HsmKey, HsmPartition,
+        condition::{self, Report},
+        key::HsmKeyStatus,
+        partition::HsmPartitionStatus,
+    },
+    auth::{Action, Authenticate, Authorize, Caller, Denied, Refused},
+    gateway::{
+        self, State,
+        partitions::{Known, Partitions},
+    },
+    hsm::{
+        Hsm,
+        fake::Fake,
+        protocol::{KeyFacts, KeyTemplate, Reply, Request},
+    },
+    model::{KeyId, KeyLabel},
+    service::{attest::Attestor, directory::Directory, sign::Signer},
+    telemetry::Metrics,
+};
+use http_body_util::BodyExt;
+use hyper::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use kube::{Client, ResourceExt, core::ObjectMeta};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use tower::ServiceExt;
+
+pub const NAMESPACE: &str = "shop";
+pub const PARTITION: &str = "main";
+
+/// Knows callers by the words that they send as tokens.
+struct Words;
+
+#[async_trait]
+impl Authenticate for Words {
+    async fn authenticate(&self, token: &str) -> Result<Arc<Caller>, Refused> {
+        let (namespace, name) = match token {
+            "app" | "reader" | "nobody" => (NAMESPACE, token),
+            "stranger" => ("elsewhere", "app"),
+            "person" => return Err(Refused::NotServiceAccount("jane".into())),
+            "unchecked" => return Err(Refused::Unavailable),
+            _ => return Err(Refused::Invalid("nobody knows it".into())),
+        };
+        Ok(Arc::new(Caller {
+            username: format!("system:serviceaccount:{namespace}:{name}"),
+            uid: name.into(),
+            groups: vec!["system:serviceaccounts".into()],
+            namespace: namespace.into(),
+        }))
+    }
+}
+
+/// `app` may do everything, `reader` everything but use keys, `nobody` nothing.
+#[derive(Default)]
+pub struct Rules(Mutex<Vec<Action>>);
+
+#[async_trait]
+impl Authorize for Rules {
+    async fn authorize(&self, caller: &Caller, action: &Action) -> Result<(), Denied> {
+        self.0.lock().unwrap().push(action.clone());
+        let allowed = match caller.uid.as_str() {
+            "app" => true,
+            "reader" => action.verb != "use",
+            _ => false,
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(Denied::Forbidden(format!("{} may not {}", caller.username, action.verb)))
+    }
+}
+
+impl Rules {
+    /// What was asked since the last time, as `verb resource namespace/name`.
+    pub fn asked(&self) -> Vec<String> {
+        let line = |one: Action| format!("{} {} {}/{}", one.verb, one.resource, one.namespace, one.name);
+        std::mem::take(&mut *self.0.lock().unwrap()).into_iter().map(line).collect()
+    }
+}
+
+/// Makes attestations: one token with its chain for all tests, because its keys take a while.
+pub struct Office {
+    token: Fake,
+    attestor: Attestor,
+    pub partition: HsmPartition,
+}
+
+pub async fn office() -> &'static Office {
+    static OFFICE: OnceCell<Office> = OnceCell::const_new();
+    OFFICE
+        .get_or_init(|| async {
+            let spec = json!({
+                "pkcs11": {"library": "/fake.so", "tokenLabel": "fake", "pinSecretRef": {"name": "pin"}},
+                "allowedNamespaces": {"matchLabels": {"hsm": "yes"}},
+            });
+            let mut partition = HsmPartition::new(PARTITION, serde_json::from_value(spec).unwrap());
+            let (token, attestor) = (Fake::default(), Attestor::default());
+            let attestation = attestor.ensure(&token, &partition, Timestamp::now()).await.unwrap();
+            let ready = [Report::new(condition::READY, Some(true), "Ready", "it answers")];
+            partition.status = Some(HsmPartitionStatus {
+                conditions: condition::apply(&[], &ready, None, Timestamp::now()),
+                attestation: Some(attestation),
+                ..HsmPartitionStatus::default()
+            });
+            Office { token, attestor, partition }
+        })
+        .await
+}
+
+/// What the controller does with the token: makes the key and says everything about it in the status.
+#[derive(Clone)]
+pub struct Maker(pub Arc<Fake>);
+
+impl Maker {
+    pub async fn ready(&self, mut key: HsmKey) -> HsmKey {
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+        let uid = key.uid().unwrap().parse().unwrap();
+        let namespace = key.namespace().unwrap();
+        let template = KeyTemplate {
+            id: KeyId::for_object(uid, &namespace, &key.name_any()),
+            label: KeyLabel::new(key.label()).unwrap(),
+            algorithm: key.spec.algorithm,
+            key_size: key.spec.key_size.map(|size| u32::try_from(size).unwrap()),
+            curve_oid: key.spec.curve_oid.clone(),
+            attributes: key.spec.attributes.resolved(),
+        };
+        let Ok(Reply::Key(facts)) = self.0.call(Request::Generate(template)).await else {
+            panic!("the fake makes keys")
+        };
+        let KeyFacts { id, label, key_size, curve_oid, public_key, attributes, .. } = *facts.clone();
+        let office = office().await;
+        let attestation = office
+            .attestor
+            .attest(&office.token, &office.partition, &facts, key.spec.algorithm, &now.to_string(), now)
+            .await
+            .unwrap();
+        let ready = [Report::new(condition::READY, Some(true), "Ready", "the key can be used")];
+        key.status = Some(HsmKeyStatus {
+            conditions: condition::apply(&[], &ready, Some(1), now),
+            key_id: id.map(|id| id.to_string()),
+            label: Some(label),
+            public_key: public_key.map(|spki| STANDARD.encode(spki)),
+            key_size: key_size.map(|size| i32::try_from(size).unwrap()),
+            curve_oid,
+            attributes: Some(attributes),
+            create_time: Some(now.to_string()),
+            attestation: Some(attestation),
+            ..HsmKeyStatus::default()
+        });
+        key
+    }
+}
+
+/// A key whose controller says that it waits or is stalled.
+pub fn unready(mut key: HsmKey, stalled: bool, reason: &'static str, message: &str) -> HsmKey {
+    let mut reports = vec![Report::new(condition::READY, Some(false), reason, message)];
+    if stalled {
+        reports.push(Report::new(condition::STALLED, Some(true), reason, message));
+    }
+    key.status = Some(HsmKeyStatus {
+        conditions: condition::apply(&[], &reports, Some(1), Timestamp::now()),
+        ..HsmKeyStatus::default()
+    });
+    key
+}
+
+/// An HsmKey as it is in the cluster before anybody looked at it.
+pub fn object(namespace: &str, name: &str, spec: Value) -> HsmKey {
+    let mut key = HsmKey::new(name, serde_json::from_value(spec).unwrap());
+    key.metadata = ObjectMeta {
+        name: Some(name.into()),
+        namespace: Some(namespace.into()),
+        uid: Some(uuid::Uuid::new_v4().to_string()),
+        ..ObjectMeta::default()
+    };
+    key
+}
+
+pub struct World {
+    pub fake: Arc<Fake>,
+    pub directory: Arc<Directory>,
+    pub partitions: Arc<Partitions>,
+    pub rules: Arc<Rules>,
+    pub metrics: Arc<Metrics>,
+    pub router: Router,
+}
+
+impl World {
+    /// With the keys of `keys` (see [`World::make`]), and without an API server.
+    pub async fn new(keys: &[&str]) -> Self {
+        Self::with_client(keys, |_, _| None).await
+    }
+
+    pub async fn with_client(
+        keys: &[&str],
+        client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
+    ) -> Self {
+        let (fake, directory) = (Arc::new(Fake::default()), Arc::new(Directory::default()));
+        let (rules, metrics) = (Arc::new(Rules::default()), Arc::new(Metrics::default()));
+        let partitions = Arc::new(Partitions::default());
+        let hsm: Arc<dyn Hsm> = fake.clone();
+        partitions.put(Known { object: Arc::new(office().await.partition.clone()), hsm: Some(hsm) });
+        partitions.namespace(NAMESPACE, Some([("hsm".to_owned(), "yes".to_owned())].into()));
+        partitions.namespace("elsewhere", Some([].into()));
+        let state = State {
+            authenticate: Arc::new(Words),
+            authorize: rules.clone(),
+            directory: directory.clone(),
+            partitions: partitions.clone(),
+            signer: Signer::default(),
+            client: client(directory.clone(), Maker(fake.clone())),
+            metrics: metrics.clone(),
+        };
+        let router = gateway::router(Arc::new(state));
+        let world = Self { fake, directory, partitions, rules, metrics, router };
+        for name in keys {
+            world.make(name).await;
+        }
+        world
+    }
+
+    /// Makes a key by the name that tests know it by.
+    pub async fn make(&self, name: &str) {
+        let plain = |algorithm: &str| json!({"algorithm": algorithm});
+        let curve = |oid: &str| json!({"algorithm": "EC", "curveOid": oid});
+        let mut spec = match name {
+            "rsa" => json!({"algorithm": "RSA", "keySize": 2048}),
+            "p256" | "p256-mute" => curve("1.2.840.10045.3.1.7"),
+            "p384" => curve("1.3.132.0.34"),
+            "p521" => curve("1.3.132.0.35"),
+            "k1" => curve("1.3.132.0.10"),
+            "aes" => json!({"algorithm": "AES", "keySize": 256}),
+            _ => plain("ED"),
+        };
+        spec["partitionRef"] = json!({"name": PARTITION});
+        spec["attributes"] = json!({"sign": name != "p256-mute", "destroyable": name == "ed-destroyable"});
+        if name == "ed-destroyable" {
+            spec["deletionPolicy"] = json!("Destroy");
+        }
+        if name == "ed-kept" {
+            spec["attributes"]["destroyable"] = json!(true);
+        }
+        let key = object(NAMESPACE, name, spec);
+        let key = match name {
+            "ed-waiting" => unready(key, false, "Waiting", "the token is asked"),
+            "ed-missing" => unready(key, true, "MissingOnToken", "the key is gone from the token"),
+            "ed-conflict" => unready(key, true, "Conflict", "another HsmKey has this label"),
+            "ed-untouched" => key,
+            _ => Maker(self.fake.clone()).ready(key).await,
+        };
+        self.directory.put(Arc::new(key));
+    }
+
+    pub fn spki(&self, name: &str) -> Vec<u8> {
+        let entry = self.directory.by_name(NAMESPACE, name).unwrap();
+        entry.usable.as_ref().unwrap().public.as_ref().unwrap().spki().to_vec()
+    }
+
+    pub async fn send(&self, request: hyper::Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub async fn call(&self, method: &str, path: &str, body: &Value) -> Answer {
+        self.call_as("app", method, path, body).await
+    }
+
+    pub async fn call_as(&self, token: &str, method: &str, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "application/json")
+            .body(body)
+            .unwrap();
+        self.send(request).await
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {} {:?}", self.status, self.body))
+    }
+
+    /// The body of a success.
+    pub fn ok(&self) -> Value {
+        assert!(self.status.is_success(), "{} {:?}", self.status, self.body);
+        self.json()
+    }
+
+    /// Status and code of a refusal, whose body must be as the contract has it.
+    pub fn refused(&self) -> (u16, u64) {
+        assert_eq!(self.headers["content-type"], "application/json");
+        let body = self.json();
+        let members: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(members, ["errorCode", "message", "reason"], "{body}");
+        assert!(body["reason"].as_str().unwrap().starts_with("res.error."), "{body}");
+        assert!(!body["message"].as_str().unwrap().is_empty(), "{body}");
+        (self.status.as_u16(), body["errorCode"].as_u64().expect("a number"))
+    }
+}
