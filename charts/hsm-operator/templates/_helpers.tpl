@@ -86,6 +86,10 @@ spec:
         {{- end }}
         - name: HSM_OPERATOR_AUDIENCE
           value: {{ $root.Values.gateway.audience | quote }}
+        {{- if eq $component "controller" }}
+        - name: HSM_OPERATOR_RESYNC_SECONDS
+          value: {{ $root.Values.controller.resyncSeconds | quote }}
+        {{- end }}
         {{- with $root.Values.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}

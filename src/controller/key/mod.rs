@@ -15,7 +15,7 @@ use kube::{
 use serde_json::json;
 
 use self::{
-    gather::{Seen, gather},
+    gather::{Presence, Seen, gather},
     plan::{Refusal, Step, plan},
     report::{Done, report},
 };
@@ -29,9 +29,6 @@ use crate::{
     model::{KeyId, KeyLabel, curve},
     service::sign::unexpected,
 };
-
-/// How often an object is looked at when nothing happens.
-pub const RESYNC: Duration = Duration::from_secs(3600);
 
 /// Brings one key to what its spec asks for.
 ///
@@ -73,7 +70,11 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
     };
     write(key, &ctx, &step, &done).await?;
     Ok(match done {
-        Done::Complete { .. } => Action::requeue(super::jittered(RESYNC)),
+        Done::Complete { .. } => Action::requeue(super::jittered(ctx.resync)),
+        // The watch that says that it went may be ahead of the store that is asked.
+        Done::Refused(_) if seen.rival.is_some_and(|rival| rival.leaving) => {
+            Action::requeue(Duration::from_secs(2))
+        }
         // A watch wakes us: on the object, its partition, its namespace. The rest is seen by the resync.
         Done::Refused(_) | Done::Waiting(..) => Action::requeue(super::jittered(Duration::from_secs(300))),
     })
@@ -115,14 +116,11 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
                 }
                 Err(source) => return Err(Error::Hsm { operation: "key generation", source }),
             };
-            ctx.event(
-                key,
-                false,
-                "KeyGenerated",
-                "Generate",
-                format!("made {} on the token", describe(&facts)),
-            )
-            .await;
+            // An interrupted run said so itself, and this one may be repeated.
+            if !matches!(seen.presence, Presence::Ours(_)) {
+                let note = format!("made {} on the token", describe(&facts));
+                ctx.event(key, false, "KeyGenerated", "Generate", note).await;
+            }
             complete(key, seen, ctx, &facts, "Generated").await
         }
         Step::Describe(facts) => complete(key, seen, ctx, facts, "Generated").await,
@@ -152,7 +150,7 @@ async fn complete(
         return Ok(Done::Refused(refusal));
     }
     if let Some(id) = &facts.id {
-        ctx.saw(&key.spec.partition_ref.name, id);
+        ctx.inventories.saw(&key.spec.partition_ref.name, id, &facts.label).await;
     }
     let mut status = report::facts(key, facts, ctx.now());
     let partition = seen.partition.as_ref().ok_or(Error::Incomplete("partition"))?;
@@ -185,7 +183,7 @@ fn template(key: &HsmKey) -> Result<KeyTemplate, Error> {
 }
 
 /// The identifier of the key that is made for an object.
-fn derived_id(key: &HsmKey) -> Result<KeyId, Error> {
+pub fn derived_id(key: &HsmKey) -> Result<KeyId, Error> {
     let uid = key.uid().and_then(|uid| uid.parse().ok()).ok_or(Error::Incomplete("uid"))?;
     let namespace = key.namespace().ok_or(Error::Incomplete("namespace"))?;
     Ok(KeyId::for_object(uid, &namespace, &key.name_any()))
@@ -229,8 +227,9 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
         };
         match hsm.call(Request::Destroy(id.clone())).await {
             Ok(_) => {
-                ctx.event(key, false, "KeyDestroyed", "Destroy", format!("destroyed the key with id {id}"))
-                    .await;
+                ctx.inventories.missed(partition, &id).await;
+                let note = format!("the token has no key with id {id} any more");
+                ctx.event(key, false, "KeyDestroyed", "Destroy", note).await;
             }
             Err(source) if source.kind == Kind::Forbidden => {
                 let note = format!("the token refuses to destroy the key, which stays: {source}");

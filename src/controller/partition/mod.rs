@@ -2,10 +2,7 @@
 
 mod report;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
@@ -15,24 +12,21 @@ use kube::{
 };
 use serde_json::json;
 
-use self::report::{Outcome, report};
+use self::report::{Claims, Outcome, report};
 use super::{
-    context::{Context, Guarded, Inventory},
+    context::{Context, Guarded},
     error::Error,
+    inventory,
 };
 use crate::{
     api::{HsmPartition, PARTITION_FINALIZER, condition, partition::AttestationMode},
     hsm::{
-        HostState, Hsm, PartitionConfig,
-        protocol::{HsmError, Kind, Reply, Request},
+        HostState, PartitionConfig,
+        protocol::{HsmError, Kind},
     },
     model::{KeyId, secret::Pin},
-    service::sign::unexpected,
     telemetry::logs::chain,
 };
-
-/// How often the token is asked what is on it when nothing happens.
-const INVENTORY: Duration = Duration::from_secs(6 * 3600);
 
 /// Brings one partition to what its spec asks for.
 ///
@@ -104,7 +98,7 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
         HostState::Starting => Ok((Outcome::Connecting, Action::requeue(Duration::from_secs(30)))),
         HostState::Failed(error) => {
             ctx.attestor.forget(&name);
-            ctx.inventories.lock().expect("no panic while it is held").remove(&name);
+            ctx.inventories.forget(&name).await;
             let pin_trouble = matches!(error.kind, Kind::PinRejected | Kind::PinLocked);
             let outcome = if pin_trouble {
                 let reason = super::error::reason(error.kind);
@@ -122,12 +116,13 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
                 );
                 return wait(Outcome::Failed(HsmError::new(Kind::Unsupported, message)));
             }
-            let seen = match ctx.inventory(&name).filter(|seen| seen.taken.elapsed() < INVENTORY) {
-                Some(seen) => seen,
-                None => match take_inventory(handle.as_ref(), &name, ctx).await {
-                    Ok(seen) => seen,
-                    Err(source) => return wait(Outcome::Failed(source)),
-                },
+            let seen = match ctx.inventories.of(&name, handle.as_ref()).await {
+                Ok(seen) => seen,
+                Err(error) => {
+                    let failed =
+                        HsmError::new(error.hsm().map_or(Kind::Device, |hsm| hsm.kind), chain(&error));
+                    return wait(Outcome::Failed(failed));
+                }
             };
             let attestation = match ctx.attestor.ensure(handle.as_ref(), partition, ctx.now()).await {
                 Ok(attestation) => attestation,
@@ -139,40 +134,25 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
             };
             let claims = claims(&name, ctx);
             let outcome = Outcome::Ready { token, seen, attestation: Box::new(attestation), claims, version };
-            Ok((outcome, Action::requeue(super::jittered(INVENTORY))))
+            Ok((outcome, Action::requeue(super::jittered(inventory::LASTS.min(ctx.resync)))))
         }
     }
 }
 
 /// Identifiers that HsmKeys of a partition claim.
-fn claims(partition: &str, ctx: &Context) -> Vec<KeyId> {
+fn claims(partition: &str, ctx: &Context) -> Claims {
+    let mut claims = Claims::default();
     let keys = ctx
         .keys
         .state_filter(|guarded| guarded.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == partition));
-    keys.iter()
-        .filter_map(|guarded| guarded.0.as_ref().ok())
-        .filter_map(|key| key.status.as_ref()?.key_id.clone())
-        .filter_map(|id| KeyId::try_from(id).ok())
-        .collect()
-}
-
-async fn take_inventory(hsm: &dyn Hsm, name: &str, ctx: &Context) -> Result<Arc<Inventory>, HsmError> {
-    let entries = match hsm.call(Request::Inventory).await? {
-        Reply::Inventory(entries) => entries,
-        other => return Err(unexpected(&other)),
-    };
-    let private: Vec<_> = entries
-        .into_iter()
-        .filter(|entry| entry.private)
-        .map(|entry| (KeyId::from_bytes(entry.id).ok(), entry.label))
-        .collect();
-    let seen = Arc::new(Inventory {
-        private: private.iter().filter_map(|(id, _)| id.clone()).collect(),
-        keys: private,
-        taken: Instant::now(),
-    });
-    ctx.inventories.lock().expect("no panic while it is held").insert(name.to_owned(), Arc::clone(&seen));
-    Ok(seen)
+    for key in keys.iter().filter_map(|guarded| guarded.0.as_ref().ok()) {
+        let recorded = key.status.as_ref().and_then(|status| status.key_id.clone());
+        match recorded.and_then(|id| KeyId::try_from(id).ok()) {
+            Some(id) => drop(claims.recorded.insert(id)),
+            None => claims.coming.extend(super::key::derived_id(key).ok()),
+        }
+    }
+    claims
 }
 
 fn pin_of(secret: &Secret, key: &str) -> Option<Pin> {

@@ -150,7 +150,7 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         Err(SignError::Hsm(error)) => match error.kind {
             Kind::Unsupported | Kind::Forbidden | Kind::KeyNotFound | Kind::Ambiguous => {
                 // The key's own reconcile, which this request's status wakes, asks the token again.
-                ctx.missed(&usable.partition, &usable.id);
+                ctx.inventories.missed(&usable.partition, &usable.id).await;
                 Outcome::Failed(error::reason(error.kind), error.message)
             }
             kind => Outcome::Waiting(error::reason(kind), error.message),
