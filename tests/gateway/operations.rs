@@ -4,7 +4,9 @@ use std::{process::Command, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hsm_operator::{
+    api::HsmPartition,
     attestation::chain,
+    gateway::partitions::{self, Known},
     hsm::{
         Hsm,
         fake::{Fake, Fault},
@@ -21,6 +23,7 @@ use hsm_operator::{
         sign::{Job, SignError, Signer},
     },
 };
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::{
@@ -329,4 +332,48 @@ async fn an_attestation_comes_as_a_zip_that_openssl_checks() {
     assert_eq!(attributes["xml"], std::fs::read_to_string(at("p256.xml")).unwrap());
     let signature = std::fs::read(at("p256.sig")).unwrap();
     assert_eq!(attributes["xmlSignature"], STANDARD.encode(signature));
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_reached_is_busy() {
+    let world = World::new(&["ed"]).await;
+    world.partitions.put(Known { object: Arc::new(office().await.partition.clone()), hsm: None });
+    let sign = json!({"signRequest": {"payload": "", "signKeyName": "ed", "signatureAlgorithm": "EDDSA"}});
+    let create = json!({"label": "new", "algorithm": "ED", "attributes": {}});
+    for (method, path, body) in [
+        ("POST", "/v1/synchronousSign", &sign),
+        ("POST", "/v1/key", &create),
+        ("GET", "/v1/keystore/statistics", &Value::Null),
+        ("GET", "/v1/generateRandom/1", &Value::Null),
+    ] {
+        let answer = world.call(method, path, body).await;
+        assert_eq!((answer.refused(), &answer.headers["retry-after"]), ((503, 700), &"1".parse().unwrap()));
+        assert!(answer.json()["message"].as_str().unwrap().contains("partition main"), "{path}");
+    }
+    // What needs no token goes on.
+    world.call("POST", "/v1/key/attributes", &json!({"label": "ed"})).await.ok();
+    world.call("GET", "/v1/key", &Value::Null).await.ok();
+    assert!(world.partitions.readiness().is_err());
+}
+
+#[tokio::test]
+async fn of_several_partitions_the_default_one_is_meant() {
+    let world = World::new(&[]).await;
+    let mut second = office().await.partition.clone();
+    second.metadata.name = Some("second".into());
+    let put = |object: &HsmPartition| {
+        let hsm: Arc<dyn Hsm> = world.fake.clone();
+        world.partitions.put(Known { object: Arc::new(object.clone()), hsm: Some(hsm) });
+    };
+    put(&second);
+    let answer = world.call("GET", "/v1/keystore/statistics", &Value::Null).await;
+    assert_eq!(answer.refused(), (400, 611));
+    assert!(answer.json()["message"].as_str().unwrap().contains("(main, second)"));
+    second.annotations_mut().insert(partitions::DEFAULT.into(), "true".into());
+    put(&second);
+    let text = world.call("GET", "/v1/keystore/statistics", &Value::Null).await.ok();
+    assert!(text["keyStoreStatistics"].as_str().unwrap().starts_with("partition: second,"));
+    world.partitions.namespace(NAMESPACE, Some([("hsm".to_owned(), "no".to_owned())].into()));
+    let answer = world.call("GET", "/v1/keystore/statistics", &Value::Null).await;
+    assert_eq!(answer.refused(), (403, 400));
 }
