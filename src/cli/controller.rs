@@ -1,6 +1,6 @@
 //! `hsm-operator controller`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use kube::Client;
@@ -31,6 +31,12 @@ pub struct Args {
     /// Secret that receives the gateways' certificate.
     #[arg(long, env = "HSM_OPERATOR_GATEWAY_TLS_SECRET", default_value = "hsm-operator-gateway-tls")]
     gateway_tls_secret: String,
+    /// The admission policies are installed. Without them nobody knows who asked, and no SigningRequest is executed.
+    #[arg(long, env = "HSM_OPERATOR_ADMISSION_CHECKED", default_value_t = false, action = clap::ArgAction::Set)]
+    admission_checked: bool,
+    /// Seconds after which an object is looked at although nothing happened.
+    #[arg(long, env = "HSM_OPERATOR_RESYNC_SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..))]
+    resync_seconds: u32,
     /// error, warn, info, debug, trace, or a filter such as `hsm_operator=debug`.
     #[arg(long, env = "HSM_OPERATOR_LOG_LEVEL", default_value = "info")]
     log_level: String,
@@ -41,7 +47,7 @@ pub struct Args {
 /// # Errors
 /// What stopped it.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    logs::init(&args.log_level);
+    let _logs = logs::init(&args.log_level);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the event loop")?;
     runtime.block_on(serve(args))
 }
@@ -84,8 +90,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         client,
         namespace: args.namespace,
         replica,
+        admission_checked: args.admission_checked,
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
+        resync: Duration::from_secs(args.resync_seconds.into()),
     };
     // The lease is kept until the last reconcile ended.
     let done = CancellationToken::new();

@@ -52,7 +52,7 @@ pub struct Args {
 /// # Errors
 /// What stopped it.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    logs::init(&args.log_level);
+    let _logs = logs::init(&args.log_level);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the event loop")?;
     runtime.block_on(serve(args))
 }

@@ -1,8 +1,9 @@
 //! What every reconciler works with.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -20,11 +21,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::error::Error;
+use super::{
+    error::Error,
+    inventory::{Inventories, Labels},
+};
 use crate::{
     api::{HsmKey, HsmPartition},
     hsm::Registry,
-    model::KeyId,
     service::{attest::Attestor, sign::Signer},
     telemetry::Metrics,
 };
@@ -53,25 +56,22 @@ pub struct Context {
     pub recorder: Recorder,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The admission policies are installed: they vouch for `spec.requester`.
+    pub admission_checked: bool,
     /// Makes attestations.
     pub attestor: Attestor,
     /// Makes signatures.
     pub signer: Signer,
     /// What was on each token when it was last asked.
-    pub inventories: Mutex<HashMap<String, Arc<Inventory>>>,
+    pub inventories: Inventories,
+    /// Labels on which a key is just being made.
+    pub labels: Labels,
+    /// How often an object is looked at when nothing happens.
+    pub resync: Duration,
     /// Failures in a row, by object.
     pub failures: Mutex<HashMap<String, u32>>,
     /// Whether partitions, keys and namespaces were all read.
     pub filled: watch::Sender<bool>,
-}
-
-/// What was on a token when it was asked.
-#[derive(Clone, Debug, Default)]
-pub struct Inventory {
-    /// Identifiers of private and secret keys.
-    pub private: HashSet<KeyId>,
-    /// All of them with their labels.
-    pub keys: Vec<(Option<KeyId>, String)>,
 }
 
 impl Context {
@@ -80,28 +80,6 @@ impl Context {
     pub fn now(&self) -> Timestamp {
         let now = Timestamp::now();
         Timestamp::from_second(now.as_second()).unwrap_or(now)
-    }
-
-    /// What was on the token of a partition when it was last asked, in this process.
-    #[must_use]
-    pub fn inventory(&self, partition: &str) -> Option<Arc<Inventory>> {
-        self.inventories.lock().expect("no panic while it is held").get(partition).cloned()
-    }
-
-    /// A key was seen on its token since the last inventory.
-    pub fn saw(&self, partition: &str, id: &KeyId) {
-        let mut all = self.inventories.lock().expect("no panic while it is held");
-        if let Some(seen) = all.get_mut(partition).filter(|seen| !seen.private.contains(id)) {
-            Arc::make_mut(seen).private.insert(id.clone());
-        }
-    }
-
-    /// A key was missed on its token: the next look asks the token again.
-    pub fn missed(&self, partition: &str, id: &KeyId) {
-        let mut all = self.inventories.lock().expect("no panic while it is held");
-        if let Some(seen) = all.get_mut(partition).filter(|seen| seen.private.contains(id)) {
-            Arc::make_mut(seen).private.remove(id);
-        }
     }
 
     /// Says once that something happened. An event that cannot be written is only logged.

@@ -3,6 +3,7 @@
 mod context;
 mod error;
 pub mod gateway_tls;
+mod inventory;
 mod key;
 pub mod lease;
 mod malformed;
@@ -54,15 +55,19 @@ pub struct Settings {
     pub namespace: String,
     /// Name of this replica, for events.
     pub replica: String,
+    /// The admission policies are installed: they vouch for the requester of a SigningRequest.
+    pub admission_checked: bool,
     /// Tokens.
     pub registry: Arc<Registry>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// How often an object is looked at when nothing happens.
+    pub resync: Duration,
 }
 
 /// Reconciles until `end`.
 pub async fn run(settings: Settings, end: CancellationToken) {
-    let Settings { client, namespace, replica, registry, metrics } = settings;
+    let Settings { client, namespace, replica, admission_checked, registry, metrics, resync } = settings;
     let config = || watcher::Config::default();
     let reporter = Reporter { controller: "hsm-operator".into(), instance: Some(replica) };
 
@@ -82,9 +87,12 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         namespaces: namespaces.clone(),
         recorder: Recorder::new(client.clone(), reporter),
         metrics,
+        admission_checked,
         attestor: Attestor::default(),
         signer: Signer::default(),
-        inventories: Mutex::default(),
+        inventories: inventory::Inventories::default(),
+        labels: inventory::Labels::default(),
+        resync,
         failures: Mutex::default(),
         filled: watch::Sender::new(false),
     });
@@ -118,6 +126,8 @@ pub async fn run(settings: Settings, end: CancellationToken) {
             let facts = (
                 key.status.as_ref().and_then(|status| status.key_id.clone()),
                 key.metadata.deletion_timestamp.is_some(),
+                // The last that is seen of an object is that its finalizers are gone.
+                key.finalizers().is_empty(),
             );
             counted.see(key.uid()?, facts).then(|| ObjectRef::new(&key.spec.partition_ref.name))
         })

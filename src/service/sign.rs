@@ -51,7 +51,8 @@ pub enum SignError {
 /// Makes signatures, and checks the first one of every key and algorithm before it is handed out: tokens exist
 /// that answer with a valid signature of something else.
 pub struct Signer {
-    checked: Cache<(KeyId, SignatureAlgorithm), ()>,
+    /// By partition too: two tokens may have adopted keys of the same id.
+    checked: Cache<(String, KeyId, SignatureAlgorithm), ()>,
 }
 
 impl Default for Signer {
@@ -99,7 +100,7 @@ impl Signer {
             Err(error) if error.kind == Kind::Invalid => return Err(SignError::Payload(error.message)),
             Err(error) => return Err(error.into()),
         };
-        let pair = (key.id.clone(), algorithm);
+        let pair = (key.partition.clone(), key.id.clone(), algorithm);
         if !self.checked.contains_key(&pair) {
             if !is_right(public, algorithm, &payload, &signature) {
                 tracing::error!(key_id = %key.id, %algorithm, "the token signed something else");

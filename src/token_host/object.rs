@@ -175,15 +175,13 @@ impl Key {
 
     /// SubjectPublicKeyInfo, from wherever the token has it: the public half first, because a private half may
     /// have an empty one or none.
-    fn public_key(&self, token: &Token, session: &Session) -> Result<Option<Vec<u8>>, HsmError> {
+    fn public_key(&self, session: &Session, halves: &[Object]) -> Result<Option<Vec<u8>>, HsmError> {
         if self.class != CKO_PRIVATE_KEY {
             return Ok(None);
         }
-        if let Some(id) = &self.id {
-            for object in find(token, session, CKO_PUBLIC_KEY, by_id(id))? {
-                if let Some(spki) = public_half(session, object, self.key_type)? {
-                    return Ok(Some(spki));
-                }
+        for object in halves {
+            if let Some(spki) = public_half(session, *object, self.key_type)? {
+                return Ok(Some(spki));
             }
         }
         if let Some(info) = &self.public_key_info {
@@ -195,9 +193,10 @@ impl Key {
         })
     }
 
-    fn facts(self, token: &Token, session: &Session, twins: u32) -> Result<KeyFacts, HsmError> {
+    /// What is reported of a key, given the public halves under its id and the number of keys there.
+    fn facts(self, session: &Session, halves: &[Object], twins: usize) -> Result<KeyFacts, HsmError> {
         let algorithm = self.algorithm();
-        let public_key = self.public_key(token, session)?;
+        let public_key = self.public_key(session, halves)?;
         let key_size = match self.key_type {
             Some(CKK_RSA) => u32::try_from(modulus_len(self.modulus.as_deref()) * 8).ok(),
             Some(CKK_AES) => self.value_len.and_then(|bytes| u32::try_from(bytes * 8).ok()),
@@ -212,7 +211,7 @@ impl Key {
             curve_oid: self.curve,
             attributes: self.attributes,
             local: self.local,
-            twins,
+            twins: u32::try_from(twins).unwrap_or(u32::MAX),
         })
     }
 }
@@ -241,46 +240,66 @@ fn public_half(
     })
 }
 
-/// Complete private and secret keys under an id, and objects of these classes that are not complete.
-fn keys(token: &Token, session: &Session, by: &Attribute) -> Result<(Vec<Key>, Vec<Key>), HsmError> {
-    let (mut whole, mut broken) = (Vec::new(), Vec::new());
-    for class in KEY_CLASSES {
-        for object in find(token, session, class, by.clone())? {
-            let key = Key::read(session, object)?;
-            if key.complete() { whole.push(key) } else { broken.push(key) }
+/// What is on the token under an id or a label.
+#[derive(Default)]
+struct Group {
+    /// Complete private and secret keys.
+    whole: Vec<Key>,
+    /// Private and secret keys that are not complete.
+    broken: Vec<Key>,
+    /// Public halves.
+    public: Vec<Object>,
+}
+
+impl Group {
+    /// Looks once for all of it: a look costs a token more, the more it holds. That there is no key is proven.
+    fn find(token: &Token, session: &Session, by: Attribute) -> Result<Self, HsmError> {
+        let mut group = Self::default();
+        for object in session.find(&[by])? {
+            let [class] = session.attributes(object, [CKA_CLASS])?;
+            match number(&class) {
+                Some(class) if KEY_CLASSES.contains(&class) => {
+                    let key = Key::read(session, object)?;
+                    if key.complete() { &mut group.whole } else { &mut group.broken }.push(key);
+                }
+                Some(CKO_PUBLIC_KEY) => group.public.push(object),
+                _ => {}
+            }
         }
+        if group.whole.is_empty() && group.broken.is_empty() {
+            token.prove(session)?;
+        }
+        Ok(group)
     }
-    Ok((whole, broken))
 }
 
 /// See [`crate::hsm::protocol::Request::Find`].
 pub fn find_keys(token: &Token, session: &Session, what: &Find) -> Result<Vec<KeyFacts>, HsmError> {
-    let by = match what {
-        Find::Id(id) => by_id(id),
-        Find::Label(label) => Attribute::bytes(CKA_LABEL, label.as_str()),
-    };
-    let (keys_found, _) = keys(token, session, &by)?;
-    // A search costs some tokens time in proportion to all their objects: none more than needed.
-    let found = count(keys_found.len());
-    let mut facts = Vec::new();
-    for key in keys_found.into_iter().take(FIND_MAX) {
-        let twins = match (&key.id, what) {
-            (_, Find::Id(_)) => found,
-            (Some(id), Find::Label(_)) => count(keys(token, session, &by_id(id))?.0.len()),
-            (None, Find::Label(_)) => 1,
-        };
-        facts.push(key.facts(token, session, twins)?);
+    match what {
+        Find::Id(id) => {
+            let Group { whole, public, .. } = Group::find(token, session, by_id(id))?;
+            let twins = whole.len();
+            whole.into_iter().take(FIND_MAX).map(|key| key.facts(session, &public, twins)).collect()
+        }
+        Find::Label(label) => {
+            let by = Attribute::bytes(CKA_LABEL, label.as_str());
+            let named = Group::find(token, session, by)?.whole.into_iter().take(FIND_MAX);
+            // The halves of a key share its id, and need not share its label.
+            let facts = named.map(|key| match &key.id {
+                Some(id) => {
+                    let Group { whole, public, .. } = Group::find(token, session, by_id(id))?;
+                    key.facts(session, &public, whole.len())
+                }
+                None => key.facts(session, &[], 1),
+            });
+            facts.collect()
+        }
     }
-    Ok(facts)
-}
-
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// The one key to sign with under an id.
 pub fn sign_key(token: &Token, session: &Session, id: &KeyId) -> Result<SignKey, HsmError> {
-    let (mut found, _) = keys(token, session, &by_id(id))?;
+    let mut found = Group::find(token, session, by_id(id))?.whole;
     match (found.pop(), found.len()) {
         (None, _) => {
             Err(HsmError::new(Kind::KeyNotFound, format!("token {} has no key {id}", token.facts.label)))
@@ -299,9 +318,8 @@ pub fn sign_key(token: &Token, session: &Session, id: &KeyId) -> Result<SignKey,
 
 /// See [`crate::hsm::protocol::Request::Generate`].
 pub fn generate(token: &Token, session: &Session, template: &KeyTemplate) -> Result<KeyFacts, HsmError> {
-    let by = by_id(&template.id);
-    let (mut whole, broken) = keys(token, session, &by)?;
-    if let [key] = whole.as_slice()
+    let mut before = Group::find(token, session, by_id(&template.id))?;
+    if let [key] = before.whole.as_slice()
         && key.doubtful()
     {
         // Not ours to destroy; under another id it is neither used nor lost, and the inventory shows it.
@@ -318,20 +336,27 @@ pub fn generate(token: &Token, session: &Session, template: &KeyTemplate) -> Res
                 }
             }
         })?;
-        whole.clear();
+        before.whole.clear();
     }
-    if let Some(key) = whole.pop() {
-        return key.facts(token, session, count(whole.len() + 1));
+    if !before.whole.is_empty() {
+        return one_of(before, session, None);
     }
     // Whatever is there under this id was left by a process that was killed while it made the same key.
-    for object in broken.iter().map(|key| key.object).chain(find(token, session, CKO_PUBLIC_KEY, by.clone())?)
-    {
+    for object in before.broken.iter().map(|key| key.object).chain(before.public) {
         discard(session, object);
     }
     let object = make(token, session, template)?;
-    let key = Key::read(session, object)?;
-    let twins = count(keys(token, session, &by)?.0.len());
-    key.facts(token, session, twins)
+    one_of(Group::find(token, session, by_id(&template.id))?, session, Some(object))
+}
+
+/// Reports a key of a group, this one or any, and how many there are.
+fn one_of(mut all: Group, session: &Session, object: Option<Object>) -> Result<KeyFacts, HsmError> {
+    let at = all.whole.iter().position(|key| object.is_none_or(|object| key.object == object)).unwrap_or(0);
+    let twins = all.whole.len();
+    if twins == 0 {
+        return Err(HsmError::new(Kind::Device, "the token made a key and does not find it"));
+    }
+    all.whole.swap_remove(at).facts(session, &all.public, twins)
 }
 
 /// Removes a leftover as well as the token allows: what cannot be destroyed is made destroyable first, and what
@@ -550,7 +575,7 @@ pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>
 
 /// See [`crate::hsm::protocol::Request::Destroy`].
 pub fn destroy(token: &Token, session: &Session, id: &KeyId) -> Result<(), HsmError> {
-    let (whole, broken) = keys(token, session, &by_id(id))?;
+    let Group { whole, broken, .. } = Group::find(token, session, by_id(id))?;
     if whole.iter().any(|key| key.attributes.destroyable == Some(false)) {
         let message = format!("key {id} on token {} is not destroyable", token.facts.label);
         return Err(HsmError::new(Kind::Forbidden, message));

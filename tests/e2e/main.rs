@@ -4,8 +4,10 @@
 mod caller;
 #[path = "../common/mod.rs"]
 mod common;
+mod host;
 mod http;
 mod injection;
+mod keys;
 mod pods;
 mod processes;
 mod resilience;

@@ -12,6 +12,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::tools;
 
@@ -48,21 +49,46 @@ pub struct World {
     pub client: Client,
     /// The folder that pods see as `/hsm`.
     pub volume: PathBuf,
+    _turn: Turn,
+}
+
+/// Tests run side by side, except those that break the operator for everyone or count what it does.
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+enum Turn {
+    Shared(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+    Alone(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
 }
 
 impl World {
     /// Connects, and makes sure that both partitions are Ready.
     pub async fn new() -> Self {
+        Self::at_turn(Turn::Shared(TURNS.read().await)).await
+    }
+
+    /// The same for a test that no other may run beside.
+    pub async fn alone() -> Self {
+        Self::at_turn(Turn::Alone(TURNS.write().await)).await
+    }
+
+    async fn at_turn(turn: Turn) -> Self {
         // Every test calls this; only the first installs.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = Client::try_default().await.expect("KUBECONFIG names the cluster under test");
-        let ca = PathBuf::from(std::env::var("GATEWAY_CA").expect("GATEWAY_CA is set by the cluster's env file"));
+        let ca =
+            PathBuf::from(std::env::var("GATEWAY_CA").expect("GATEWAY_CA is set by the cluster's env file"));
         let volume = ca.parent().expect("the CA is in the cluster's folder").join("volumes/hsm-demo");
-        let world = Self { client, volume };
+        let world = Self { client, volume, _turn: turn };
         tools::apply(include_str!("../../config/samples/partition.yaml"));
         tools::apply(KRYOPTIC);
         for token in Token::BOTH {
-            tools::kubectl(&["wait", "hsmpartition", token.partition(), "--for=condition=Ready", "--timeout=90s"]);
+            tools::kubectl(&[
+                "wait",
+                "hsmpartition",
+                token.partition(),
+                "--for=condition=Ready",
+                "--timeout=90s",
+            ]);
         }
         world
     }
@@ -90,7 +116,13 @@ impl World {
     }
 
     /// Makes an HsmKey on a token; `spec` adds to or replaces what is usual (P-256, signing, destroyable).
-    pub async fn make_key(&self, namespace: &str, name: &str, token: Token, spec: serde_json::Value) -> HsmKey {
+    pub async fn make_key(
+        &self,
+        namespace: &str,
+        name: &str,
+        token: Token,
+        spec: serde_json::Value,
+    ) -> HsmKey {
         let mut full = json!({
             "partitionRef": { "name": token.partition() },
             // Labels are unique on a partition, and the partition is shared by all tests.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     api::{HsmKey, HsmPartition, condition},
@@ -28,10 +29,21 @@ pub struct Seen {
     pub allowed: bool,
     /// The token, once it is reached.
     pub hsm: Option<Arc<dyn Hsm>>,
-    /// Another object that claims the same label and was there first.
-    pub older_claim: Option<String>,
+    /// Another object to which the label belongs.
+    pub rival: Option<Rival>,
+    /// Held while a key may be made: nobody else makes one of this label meanwhile.
+    pub _claim: Option<OwnedMutexGuard<()>>,
     /// What the token has.
     pub presence: Presence,
+}
+
+/// Another object that claims the same label and was there first.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// `namespace/name`.
+    pub name: String,
+    /// It is about to go.
+    pub leaving: bool,
 }
 
 /// What the token has of a key.
@@ -72,13 +84,20 @@ pub async fn gather(key: &HsmKey, ctx: &Context) -> Result<Seen, Error> {
         .and_then(|partition| partition.status.as_ref())
         .is_some_and(|status| condition::is_true(&status.conditions, condition::READY));
     let hsm = if ready { ctx.registry.get(name) } else { None };
-    let older_claim = older_claim(key, ctx);
+    let rival = rival(key, partition.as_deref(), ctx);
 
-    let presence = match (&hsm, allowed, &older_claim) {
-        (Some(hsm), true, None) => ask(key, hsm.as_ref(), ctx).await?,
+    let mut claim = None;
+    let presence = match (&hsm, allowed, &rival) {
+        (Some(hsm), true, None) => {
+            let recorded = recorded(key);
+            if recorded.is_none() {
+                claim = Some(ctx.labels.claim(name, &key.label()).await);
+            }
+            ask(key, recorded, hsm.as_ref(), ctx).await?
+        }
         _ => Presence::NotAsked,
     };
-    Ok(Seen { partition, allowed, hsm, older_claim, presence })
+    Ok(Seen { partition, allowed, hsm, rival, _claim: claim, presence })
 }
 
 /// Labels of a namespace. One so new that the watch has not shown it yet is read.
@@ -92,43 +111,69 @@ async fn namespace_labels(name: &str, ctx: &Context) -> Result<BTreeMap<String, 
     Ok(namespace.map(|namespace| namespace.labels().clone()).unwrap_or_default())
 }
 
-/// Of several objects that claim one label the oldest wins; of the same second, the lower UID.
-fn older_claim(key: &HsmKey, ctx: &Context) -> Option<String> {
-    let age = |key: &HsmKey| (key.metadata.creation_timestamp.as_ref().map(|time| time.0), key.uid());
-    let (label, mine) = (key.label(), age(key));
+/// Who comes first of several that claim one label: who has the key already, then the oldest, and of the same second
+/// the lower UID. Only objects count that may have keys on the partition at all, or any namespace could keep labels
+/// from others.
+fn rival(key: &HsmKey, partition: Option<&HsmPartition>, ctx: &Context) -> Option<Rival> {
+    let (label, mine) = (key.label(), rank(key));
     let rivals = ctx.keys.state_filter(|guarded| {
         guarded.0.as_ref().is_ok_and(|other| {
             other.spec.partition_ref == key.spec.partition_ref
                 && other.label() == label
                 && other.uid() != key.uid()
-                && age(other) < mine
+                && rank(other) < mine
+                && partition.is_none_or(|partition| may_be_there(other, partition, ctx))
         })
     });
     let rival = rivals.first()?.0.as_ref().ok()?;
-    Some(format!("{}/{}", rival.namespace().unwrap_or_default(), rival.name_any()))
+    Some(Rival {
+        name: format!("{}/{}", rival.namespace().unwrap_or_default(), rival.name_any()),
+        leaving: rival.metadata.deletion_timestamp.is_some(),
+    })
 }
 
-async fn ask(key: &HsmKey, hsm: &dyn Hsm, ctx: &Context) -> Result<Presence, Error> {
-    let status = key.status.as_ref();
-    let recorded = status.and_then(|status| status.key_id.clone()).and_then(|id| KeyId::try_from(id).ok());
-    if let Some(id) = &recorded {
-        let known = ctx.inventory(&key.spec.partition_ref.name).is_some_and(|seen| seen.private.contains(id));
-        if known && status.is_some_and(|status| status.attestation.is_some()) {
-            return Ok(Presence::Recorded);
-        }
-    }
-    let id = match recorded {
-        Some(id) => id,
-        None => super::derived_id(key)?,
+/// Sorts claims: the lowest wins.
+fn rank(key: &HsmKey) -> impl PartialOrd + use<> {
+    let age = key.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    (recorded(key).is_none(), age, key.uid())
+}
+
+/// A namespace that is not known yet counts as allowed: it was made a moment ago.
+fn may_be_there(key: &HsmKey, partition: &HsmPartition, ctx: &Context) -> bool {
+    let namespace = ctx.namespaces.get(&ObjectRef::new(&key.namespace().unwrap_or_default()));
+    namespace.is_none_or(|namespace| allows(&partition.spec.allowed_namespaces, namespace.labels()))
+}
+
+fn recorded(key: &HsmKey) -> Option<KeyId> {
+    key.status.as_ref()?.key_id.clone().and_then(|id| KeyId::try_from(id).ok())
+}
+
+async fn ask(key: &HsmKey, recorded: Option<KeyId>, hsm: &dyn Hsm, ctx: &Context) -> Result<Presence, Error> {
+    let partition = &key.spec.partition_ref.name;
+    let by_label = async || match KeyLabel::new(key.label()) {
+        Ok(label) => find(hsm, Find::Label(label)).await,
+        Err(_) => Ok(Vec::new()),
     };
-    let ours = find(hsm, Find::Id(id.clone())).await?;
-    if !ours.is_empty() {
-        ctx.saw(&key.spec.partition_ref.name, &id);
-        return Ok(Presence::Ours(ours));
+    let Some(id) = recorded else {
+        // One look is enough: what this object's interrupted making left has its label, and generation itself finds
+        // it by its identifier even where somebody changed the label.
+        let found = by_label().await?;
+        let ours = super::derived_id(key)?;
+        let mine: Vec<_> = found.iter().filter(|facts| facts.id.as_ref() == Some(&ours)).cloned().collect();
+        return Ok(if mine.is_empty() { Presence::Labelled(found) } else { Presence::Ours(mine) });
+    };
+    if ctx.inventories.of(partition, hsm).await?.has(&id)
+        && key.status.as_ref().is_some_and(|status| status.attestation.is_some())
+    {
+        return Ok(Presence::Recorded);
     }
-    match KeyLabel::new(key.label()) {
-        Ok(label) => Ok(Presence::Labelled(find(hsm, Find::Label(label)).await?)),
-        Err(_) => Ok(Presence::Labelled(Vec::new())),
+    let ours = find(hsm, Find::Id(id.clone())).await?;
+    match ours.first() {
+        Some(facts) => {
+            ctx.inventories.saw(partition, &id, &facts.label).await;
+            Ok(Presence::Ours(ours))
+        }
+        None => Ok(Presence::Labelled(by_label().await?)),
     }
 }
 

@@ -10,12 +10,12 @@ use std::{sync::Arc, time::Duration};
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::controller::Action,
+    runtime::{controller::Action, reflector::ObjectRef},
 };
 use serde_json::json;
 
 use self::{
-    gather::{Seen, gather},
+    gather::{Presence, Seen, gather},
     plan::{Refusal, Step, plan},
     report::{Done, report},
 };
@@ -29,9 +29,6 @@ use crate::{
     model::{KeyId, KeyLabel, curve},
     service::sign::unexpected,
 };
-
-/// How often an object is looked at when nothing happens.
-pub const RESYNC: Duration = Duration::from_secs(3600);
 
 /// Brings one key to what its spec asks for.
 ///
@@ -73,7 +70,11 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
     };
     write(key, &ctx, &step, &done).await?;
     Ok(match done {
-        Done::Complete { .. } => Action::requeue(super::jittered(RESYNC)),
+        Done::Complete { .. } => Action::requeue(super::jittered(ctx.resync)),
+        // The watch that says that it went may be ahead of the store that is asked.
+        Done::Refused(_) if seen.rival.is_some_and(|rival| rival.leaving) => {
+            Action::requeue(Duration::from_secs(2))
+        }
         // A watch wakes us: on the object, its partition, its namespace. The rest is seen by the resync.
         Done::Refused(_) | Done::Waiting(..) => Action::requeue(super::jittered(Duration::from_secs(300))),
     })
@@ -115,14 +116,11 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
                 }
                 Err(source) => return Err(Error::Hsm { operation: "key generation", source }),
             };
-            ctx.event(
-                key,
-                false,
-                "KeyGenerated",
-                "Generate",
-                format!("made {} on the token", describe(&facts)),
-            )
-            .await;
+            // An interrupted run said so itself, and this one may be repeated.
+            if !matches!(seen.presence, Presence::Ours(_)) {
+                let note = format!("made {} on the token", describe(&facts));
+                ctx.event(key, false, "KeyGenerated", "Generate", note).await;
+            }
             complete(key, seen, ctx, &facts, "Generated").await
         }
         Step::Describe(facts) => complete(key, seen, ctx, facts, "Generated").await,
@@ -152,7 +150,7 @@ async fn complete(
         return Ok(Done::Refused(refusal));
     }
     if let Some(id) = &facts.id {
-        ctx.saw(&key.spec.partition_ref.name, id);
+        ctx.inventories.saw(&key.spec.partition_ref.name, id, &facts.label).await;
     }
     let mut status = report::facts(key, facts, ctx.now());
     let partition = seen.partition.as_ref().ok_or(Error::Incomplete("partition"))?;
@@ -185,7 +183,7 @@ fn template(key: &HsmKey) -> Result<KeyTemplate, Error> {
 }
 
 /// The identifier of the key that is made for an object.
-fn derived_id(key: &HsmKey) -> Result<KeyId, Error> {
+pub fn derived_id(key: &HsmKey) -> Result<KeyId, Error> {
     let uid = key.uid().and_then(|uid| uid.parse().ok()).ok_or(Error::Incomplete("uid"))?;
     let namespace = key.namespace().ok_or(Error::Incomplete("namespace"))?;
     Ok(KeyId::for_object(uid, &namespace, &key.name_any()))
@@ -203,8 +201,12 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
     }
     let recorded =
         key.status.as_ref().and_then(|status| status.key_id.clone()).and_then(|id| KeyId::try_from(id).ok());
-    let destroy =
-        key.spec.deletion_policy == DeletionPolicy::Destroy && key.spec.attributes.destroyable == Some(true);
+    let partition = &key.spec.partition_ref.name;
+    // A partition goes after its keys, so one that does not exist has never held this key.
+    let known = ctx.partitions.get(&ObjectRef::new(partition)).is_some();
+    let destroy = known
+        && key.spec.deletion_policy == DeletionPolicy::Destroy
+        && key.spec.attributes.destroyable == Some(true);
     if destroy {
         // Only what is ours: the recorded key, or one whose making was interrupted before it was recorded. An
         // object that lost a conflict has neither.
@@ -212,7 +214,6 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
             Some(id) => id,
             None => derived_id(key)?,
         };
-        let partition = &key.spec.partition_ref.name;
         let Some(hsm) = ctx.registry.get(partition) else {
             let message = format!("the key is destroyed when partition {partition} is reachable");
             write(
@@ -226,8 +227,9 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
         };
         match hsm.call(Request::Destroy(id.clone())).await {
             Ok(_) => {
-                ctx.event(key, false, "KeyDestroyed", "Destroy", format!("destroyed the key with id {id}"))
-                    .await;
+                ctx.inventories.missed(partition, &id).await;
+                let note = format!("the token has no key with id {id} any more");
+                ctx.event(key, false, "KeyDestroyed", "Destroy", note).await;
             }
             Err(source) if source.kind == Kind::Forbidden => {
                 let note = format!("the token refuses to destroy the key, which stays: {source}");

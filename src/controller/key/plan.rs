@@ -5,6 +5,7 @@ use crate::{
     api::{HsmKey, condition},
     hsm::protocol::{HsmError, KeyFacts},
     model::{KeyLabel, curve},
+    service::attest::own_keys,
 };
 
 /// What to do next.
@@ -12,9 +13,9 @@ use crate::{
 pub enum Step {
     /// Nothing changed: see that the Secret is there.
     Keep,
-    /// Make the key.
+    /// Make the key, unless it is there.
     Generate,
-    /// The key is there and not reported yet: a run was interrupted.
+    /// The key is there and not fully reported yet: a run was interrupted.
     Describe(Box<KeyFacts>),
     /// Take over the key that is there.
     Adopt(Box<KeyFacts>),
@@ -65,6 +66,9 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     if let Err(error) = KeyLabel::new(key.label()) {
         return refuse("InvalidSpec", error.to_string());
     }
+    if spec.attributes.bip32 == Some(true) || spec.attributes.slip10 == Some(true) {
+        return refuse("Unsupported", "bip32 and slip10 are not served yet: leave them out".into());
+    }
     let partition = &spec.partition_ref.name;
     if seen.partition.is_none() {
         return Step::Wait("PartitionNotFound", format!("there is no HsmPartition {partition}"));
@@ -75,11 +79,12 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             format!("HsmPartition {partition} does not allow this namespace: see its allowedNamespaces"),
         );
     }
-    if let Some(rival) = &seen.older_claim {
+    if let Some(rival) = &seen.rival {
         return refuse(
             "Conflict",
             format!(
-                "HsmKey {rival} is older and has the label '{}' on this partition: choose another label",
+                "HsmKey {} came first and has the label '{}' on this partition: choose another label",
+                rival.name,
                 key.label()
             ),
         );
@@ -107,7 +112,9 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
         }
         Presence::Ours(keys) => match keys.first() {
             Some(facts) if complete(key) => differs(key, facts).map_or(Step::Keep, Step::Refuse),
-            Some(facts) => Step::Describe(Box::new(facts.clone())),
+            Some(facts) if recorded(key) => Step::Describe(Box::new(facts.clone())),
+            // A run was interrupted before it told of the key. Generation takes it if it is whole.
+            Some(_) => Step::Generate,
             None => refuse("MissingOnToken", missing(key)),
         },
         Presence::Labelled(_) if generated => refuse("MissingOnToken", missing(key)),
@@ -129,6 +136,13 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
                 ),
                 _ => Step::Generate,
             },
+            Some(facts) if is_own(facts, seen) => refuse(
+                "Conflict",
+                format!(
+                    "the label '{}' belongs to a key of the operator itself, which nobody takes over: choose another",
+                    key.label()
+                ),
+            ),
             Some(facts) if key.spec.adopt => {
                 differs(key, facts).map_or_else(|| Step::Adopt(Box::new(facts.clone())), Step::Refuse)
             }
@@ -141,6 +155,16 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             ),
         },
     }
+}
+
+/// Whoever could sign with an attestation key could attest anything.
+fn is_own(facts: &KeyFacts, seen: &Seen) -> bool {
+    let name = seen.partition.as_ref().map(|partition| partition.spec.attestation.key_name.0.as_str());
+    facts.id.as_ref().is_some_and(|id| own_keys(name.unwrap_or_default()).contains(id))
+}
+
+fn recorded(key: &HsmKey) -> bool {
+    key.status.as_ref().is_some_and(|status| status.key_id.is_some())
 }
 
 fn complete(key: &HsmKey) -> bool {
@@ -197,6 +221,7 @@ mod tests {
     use super::*;
     use crate::{
         api::HsmPartition,
+        controller::key::gather::Rival,
         model::{KeyAlgorithm, KeyAttributes, KeyId},
     };
 
@@ -241,7 +266,8 @@ mod tests {
             partition: Some(Arc::new(HsmPartition::new("p", serde_json::from_value(spec).unwrap()))),
             allowed: true,
             hsm: None,
-            older_claim: None,
+            rival: None,
+            _claim: None,
             presence,
         }
     }
@@ -274,8 +300,17 @@ mod tests {
     }
 
     #[test]
-    fn a_key_whose_making_was_interrupted_is_described_and_not_made_again() {
-        assert_eq!(reason(&plan(&key(false), &seen(Presence::Ours(vec![facts()])))), "Describe");
+    fn the_keys_that_attest_are_nobodys_to_take() {
+        for id in own_keys("attestation-key") {
+            let facts = KeyFacts { id: Some(id), ..facts() };
+            assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![facts])))), "Conflict");
+        }
+    }
+
+    #[test]
+    fn a_key_whose_making_was_interrupted_is_completed() {
+        assert_eq!(plan(&key(false), &seen(Presence::Ours(vec![facts()]))), Step::Generate);
+        assert_eq!(reason(&plan(&generated(), &seen(Presence::Ours(vec![facts()])))), "Describe");
     }
 
     #[test]
@@ -290,7 +325,8 @@ mod tests {
 
     #[test]
     fn the_younger_claim_and_a_foreign_namespace_are_refused_before_the_token_is_asked() {
-        let rival = Seen { older_claim: Some("a/b".into()), ..seen(Presence::NotAsked) };
+        let other = Rival { name: "a/b".into(), leaving: false };
+        let rival = Seen { rival: Some(other), ..seen(Presence::NotAsked) };
         assert_eq!(reason(&plan(&key(false), &rival)), "Conflict");
         let foreign = Seen { allowed: false, ..seen(Presence::NotAsked) };
         assert_eq!(reason(&plan(&key(false), &foreign)), "NamespaceNotAllowed");

@@ -12,23 +12,21 @@ use kube::{
 };
 use serde_json::json;
 
-use self::report::{Outcome, report};
+use self::report::{Claims, Outcome, report};
 use super::{
-    context::{Context, Guarded, Inventory},
+    context::{Context, Guarded},
     error::Error,
+    inventory,
 };
 use crate::{
-    api::{HsmPartition, PARTITION_FINALIZER, condition},
+    api::{HsmPartition, PARTITION_FINALIZER, condition, partition::AttestationMode},
     hsm::{
-        HostState, Hsm, PartitionConfig,
-        protocol::{Reply, Request},
+        HostState, PartitionConfig,
+        protocol::{HsmError, Kind},
     },
     model::{KeyId, secret::Pin},
-    service::sign::unexpected,
+    telemetry::logs::chain,
 };
-
-/// How often the token is asked what is on it when nothing happens.
-const INVENTORY: Duration = Duration::from_secs(6 * 3600);
 
 /// Brings one partition to what its spec asks for.
 ///
@@ -92,7 +90,7 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
             format!("the token refused the PIN in {place}, and it is not tried again: correct the Secret");
         // A process that was started before must not be left with the refused PIN either.
         ctx.registry.remove(&name);
-        return wait(Outcome::PinRejected { version, message });
+        return wait(Outcome::PinRejected { version, reason: "PinRejected", message });
     }
     let config = PartitionConfig::of(partition, pin, version.clone());
     let handle = ctx.registry.ensure(&name, config);
@@ -100,61 +98,61 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
         HostState::Starting => Ok((Outcome::Connecting, Action::requeue(Duration::from_secs(30)))),
         HostState::Failed(error) => {
             ctx.attestor.forget(&name);
-            ctx.inventories.lock().expect("no panic while it is held").remove(&name);
-            let pin_trouble = matches!(
-                error.kind,
-                crate::hsm::protocol::Kind::PinRejected | crate::hsm::protocol::Kind::PinLocked
-            );
+            ctx.inventories.forget(&name).await;
+            let pin_trouble = matches!(error.kind, Kind::PinRejected | Kind::PinLocked);
             let outcome = if pin_trouble {
-                Outcome::PinRejected { version, message: error.message }
+                let reason = super::error::reason(error.kind);
+                Outcome::PinRejected { version, reason, message: error.message }
             } else {
                 Outcome::Failed(error)
             };
             wait(outcome)
         }
         HostState::Ready(token) => {
-            let seen = match ctx.inventory(&name) {
-                Some(seen) => seen,
-                None => take_inventory(handle.as_ref(), &name, ctx).await?,
+            if partition.spec.attestation.mode == AttestationMode::Vendor {
+                let message = format!(
+                    "attestation.mode is Vendor and the library of the token '{}' offers no attestation that is served: choose Auto or Software",
+                    token.label
+                );
+                return wait(Outcome::Failed(HsmError::new(Kind::Unsupported, message)));
+            }
+            let seen = match ctx.inventories.of(&name, handle.as_ref()).await {
+                Ok(seen) => seen,
+                Err(error) => {
+                    let failed =
+                        HsmError::new(error.hsm().map_or(Kind::Device, |hsm| hsm.kind), chain(&error));
+                    return wait(Outcome::Failed(failed));
+                }
             };
-            let attestation = ctx.attestor.ensure(handle.as_ref(), partition, ctx.now()).await?;
+            let attestation = match ctx.attestor.ensure(handle.as_ref(), partition, ctx.now()).await {
+                Ok(attestation) => attestation,
+                Err(error) => {
+                    let kind = error.hsm().map_or(Kind::Device, |hsm| hsm.kind);
+                    let message = format!("the attestation keys are not in order: {}", chain(&error));
+                    return wait(Outcome::Failed(HsmError::new(kind, message)));
+                }
+            };
             let claims = claims(&name, ctx);
             let outcome = Outcome::Ready { token, seen, attestation: Box::new(attestation), claims, version };
-            Ok((outcome, Action::requeue(super::jittered(INVENTORY))))
+            Ok((outcome, Action::requeue(super::jittered(inventory::LASTS.min(ctx.resync)))))
         }
     }
 }
 
 /// Identifiers that HsmKeys of a partition claim.
-fn claims(partition: &str, ctx: &Context) -> Vec<KeyId> {
+fn claims(partition: &str, ctx: &Context) -> Claims {
+    let mut claims = Claims::default();
     let keys = ctx
         .keys
         .state_filter(|guarded| guarded.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == partition));
-    keys.iter()
-        .filter_map(|guarded| guarded.0.as_ref().ok())
-        .filter_map(|key| key.status.as_ref()?.key_id.clone())
-        .filter_map(|id| KeyId::try_from(id).ok())
-        .collect()
-}
-
-async fn take_inventory(hsm: &dyn Hsm, name: &str, ctx: &Context) -> Result<Arc<Inventory>, Error> {
-    let failed = |source| Error::Hsm { operation: "an inventory", source };
-    let entries = match hsm.call(Request::Inventory).await {
-        Ok(Reply::Inventory(entries)) => entries,
-        Ok(other) => return Err(failed(unexpected(&other))),
-        Err(source) => return Err(failed(source)),
-    };
-    let private: Vec<_> = entries
-        .into_iter()
-        .filter(|entry| entry.private)
-        .map(|entry| (KeyId::from_bytes(entry.id).ok(), entry.label))
-        .collect();
-    let seen = Arc::new(Inventory {
-        private: private.iter().filter_map(|(id, _)| id.clone()).collect(),
-        keys: private,
-    });
-    ctx.inventories.lock().expect("no panic while it is held").insert(name.to_owned(), Arc::clone(&seen));
-    Ok(seen)
+    for key in keys.iter().filter_map(|guarded| guarded.0.as_ref().ok()) {
+        let recorded = key.status.as_ref().and_then(|status| status.key_id.clone());
+        match recorded.and_then(|id| KeyId::try_from(id).ok()) {
+            Some(id) => drop(claims.recorded.insert(id)),
+            None => claims.coming.extend(super::key::derived_id(key).ok()),
+        }
+    }
+    claims
 }
 
 fn pin_of(secret: &Secret, key: &str) -> Option<Pin> {

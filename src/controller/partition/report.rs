@@ -10,7 +10,7 @@ use crate::{
         condition::{self, Report},
         partition::{AttestationStatus, HsmPartitionStatus, TokenStatus, Unclaimed, UnclaimedKey},
     },
-    controller::context::Inventory,
+    controller::inventory::Inventory,
     hsm::protocol::{HsmError, TokenFacts},
     model::KeyId,
     service::attest::own_keys,
@@ -29,6 +29,8 @@ pub enum Outcome {
     PinRejected {
         /// Version of the Secret.
         version: String,
+        /// `PinRejected` or `PinLocked`.
+        reason: &'static str,
         /// What to do.
         message: String,
     },
@@ -43,12 +45,27 @@ pub enum Outcome {
         /// How its keys are attested.
         attestation: Box<AttestationStatus>,
         /// Identifiers that HsmKeys claim.
-        claims: Vec<KeyId>,
+        claims: Claims,
         /// Version of the Secret with the PIN that it accepted.
         version: String,
     },
     /// It is to be deleted, and keys refer to it.
     InUse(String),
+}
+
+/// Identifiers that HsmKeys of a partition claim.
+#[derive(Default)]
+pub struct Claims {
+    /// Of keys that are on the token.
+    pub recorded: HashSet<KeyId>,
+    /// Of keys that are just being made, or would be.
+    pub coming: HashSet<KeyId>,
+}
+
+impl Claims {
+    fn has(&self, id: &KeyId) -> bool {
+        self.recorded.contains(id) || self.coming.contains(id)
+    }
 }
 
 /// The status after a look.
@@ -78,9 +95,9 @@ pub fn report(
             ]
         }
         Outcome::PinMissing(message) => both("PinMissing", message, true),
-        Outcome::PinRejected { version, message } => {
+        Outcome::PinRejected { version, reason, message } => {
             status.rejected_pin = Some(version.clone());
-            both("PinRejected", message, true)
+            both(reason, message, true)
         }
         Outcome::Failed(error) => {
             both(crate::controller::error::reason(error.kind), &error.message, error.kind.needs_person())
@@ -90,9 +107,8 @@ pub fn report(
             status.accepted_pin = Some(version.clone());
             status.rejected_pin = None;
             status.attestation = Some((**attestation).clone());
-            let claimed: HashSet<&KeyId> = claims.iter().collect();
-            status.key_count = i32::try_from(claimed.len()).ok();
-            status.unclaimed = unclaimed(seen, &claimed, &attestation.key_name);
+            status.key_count = i32::try_from(claims.recorded.len()).ok();
+            status.unclaimed = unclaimed(seen, claims, &attestation.key_name);
             let message = format!("the token '{}' is ready: {}", token.label, token.capabilities.summary());
             vec![
                 Report::new(condition::READY, Some(true), "Ready", message),
@@ -125,14 +141,13 @@ fn token_status(token: &TokenFacts) -> TokenStatus {
     }
 }
 
-/// What is on the token and claimed by nobody. An inventory is older than the claims, so a key made since does
-/// not count.
-fn unclaimed(seen: &Inventory, claimed: &HashSet<&KeyId>, attestation_key: &str) -> Option<Unclaimed> {
+/// What is on the token and claimed by nobody.
+fn unclaimed(seen: &Inventory, claims: &Claims, attestation_key: &str) -> Option<Unclaimed> {
     let own = own_keys(attestation_key);
     let mut keys: Vec<UnclaimedKey> = seen
-        .keys
-        .iter()
-        .filter(|(id, _)| id.as_ref().is_none_or(|id| !claimed.contains(id) && !own.contains(id)))
+        .keys()
+        .into_iter()
+        .filter(|(id, _)| id.as_ref().is_none_or(|id| !claims.has(id) && !own.contains(id)))
         .map(|(id, label)| UnclaimedKey {
             id: id.as_ref().map(ToString::to_string).unwrap_or_default(),
             label: label.chars().take(255).collect(),
@@ -158,12 +173,12 @@ mod tests {
     fn ready(version: &str, keys: Vec<(Option<KeyId>, String)>, claims: Vec<KeyId>) -> Outcome {
         Outcome::Ready {
             token: Arc::new(TokenFacts::default()),
-            seen: Arc::new(Inventory { private: HashSet::new(), keys }),
+            seen: Arc::new(Inventory::new(keys)),
             attestation: Box::new(AttestationStatus {
                 key_name: "attestation-key".into(),
                 ..Default::default()
             }),
-            claims,
+            claims: Claims { recorded: claims.into_iter().collect(), ..Default::default() },
             version: version.into(),
         }
     }
@@ -171,7 +186,8 @@ mod tests {
     #[test]
     fn a_refused_pin_is_remembered_until_another_is_accepted() {
         let now = Timestamp::from_second(1).unwrap();
-        let refused = Outcome::PinRejected { version: "7".into(), message: "no".into() };
+        let refused =
+            Outcome::PinRejected { version: "7".into(), reason: "PinRejected", message: "no".into() };
         let status = report(&partition(), &HsmPartitionStatus::default(), &refused, now);
         assert_eq!(status.rejected_pin.as_deref(), Some("7"));
         assert!(condition::is_true(&status.conditions, condition::STALLED));
