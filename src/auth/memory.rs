@@ -236,7 +236,7 @@ mod tests {
         }
         assert_eq!(waited, [true, false, false]);
         // A withdrawal counts as soon as it is heard of.
-        tokio::time::sleep(AGES.known + AGES.unknown).await;
+        tokio::time::sleep(2 * (AGES.known + AGES.unknown)).await;
         assert_eq!(answers(&memory, Ok(Err("no"))).await, Ok((Err("no"), Source::Api)));
     }
 }

@@ -11,8 +11,8 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, PostParams, Preconditions},
-    core::ObjectMeta,
+    api::{DeleteParams, ListParams, PostParams, Preconditions},
+    core::{DeserializeGuard, ObjectMeta},
 };
 use tokio::time::timeout;
 
@@ -29,6 +29,7 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, PathName},
     },
+    model::KeyLabel,
     service::directory::{Entry, Usable},
 };
 
@@ -36,6 +37,9 @@ use crate::{
 const CREATE_WAIT: Duration = Duration::from_secs(80);
 /// Reasons for which a key is refused before it is made.
 const BEFOREHAND: &[&str] = &["InvalidSpec", "NamespaceNotAllowed", "Conflict", "Unsupported"];
+/// How long a request waits for the API server to say whether there is a key.
+const LOOKUP_WAIT: Duration = Duration::from_secs(5);
+const API_AWAY: &str = "the Kubernetes API server did not answer; keys can be used but not made or deleted";
 /// How long a request waits for a key to be destroyed.
 const DELETE_WAIT: Duration = Duration::from_secs(30);
 /// How often the API server is asked whether it is, where the view does not know.
@@ -344,21 +348,32 @@ pub async fn lookup(state: &Shared, caller: &auth::Caller, label: &str) -> Resul
     {
         return Ok(Arc::clone(entry));
     }
-    let Ok(checked) = crate::model::KeyLabel::new(label) else {
+    let Ok(checked) = KeyLabel::new(label) else {
         return Err(ApiError::no_key(label));
     };
-    if let Some(client) = &state.client {
-        let api = Api::<HsmKey>::namespaced(client.clone(), &caller.namespace);
-        match api.get_opt(&checked.object_name()).await {
-            // Not put into the directory: the watch may know of a later change, or of the object's end.
-            Ok(Some(found)) if found.label() == label => return Ok(Arc::new(Entry::of(Arc::new(found)))),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(error = %crate::telemetry::logs::chain(&error), "cannot look a key up")
-            }
-        }
+    let Some(client) = &state.client else {
+        return known.ok_or_else(|| ApiError::no_key(label));
+    };
+    match timeout(LOOKUP_WAIT, in_api(client, &caller.namespace, &checked)).await {
+        // Not put into the directory: the watch may know of a later change, or of the object's end.
+        Ok(Ok(Some(found))) => Ok(Arc::new(Entry::of(Arc::new(found)))),
+        Ok(Ok(None)) => known.ok_or_else(|| ApiError::no_key(label)),
+        Ok(Err(error)) => known.ok_or_else(|| api_error(&error)),
+        Err(_) => known.ok_or_else(|| ApiError::new(Code::Busy, API_AWAY)),
     }
-    known.ok_or_else(|| ApiError::no_key(label))
+}
+
+/// The object of a label, as the API server has it: under the name that REST gives it, or under any other.
+async fn in_api(client: &Client, namespace: &str, label: &KeyLabel) -> Result<Option<HsmKey>, kube::Error> {
+    let is = |key: &HsmKey| key.label() == label.as_str();
+    let api = Api::<HsmKey>::namespaced(client.clone(), namespace);
+    if let Some(found) = api.get_opt(&label.object_name()).await?.filter(is) {
+        return Ok(Some(found));
+    }
+    // From the API server's memory: it is at most as late as our own watch, which may have been cut off.
+    let api = Api::<DeserializeGuard<HsmKey>>::namespaced(client.clone(), namespace);
+    let all = api.list(&ListParams::default().match_any()).await?;
+    Ok(all.items.into_iter().filter_map(|one| one.0.ok()).filter(is).min_by_key(|key| !key.is_ready()))
 }
 
 /// What is needed to use a key, or why it cannot be used.
@@ -393,8 +408,5 @@ fn client(state: &Shared) -> Result<Client, ApiError> {
 
 fn api_error(error: &kube::Error) -> ApiError {
     tracing::warn!(error = %crate::telemetry::logs::chain(error), "the API server did not do as asked");
-    ApiError::new(
-        Code::Busy,
-        "the Kubernetes API server did not answer; keys can be used but not made or deleted",
-    )
+    ApiError::new(Code::Busy, API_AWAY)
 }
