@@ -89,22 +89,22 @@ impl Cluster {
     pub fn sidecar(&self) -> Sidecar {
         let token_file = self.folder.path().join("token");
         std::fs::write(&token_file, &self.token).expect("the folder is ours");
-        let child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/hsm-operator"))
-            .args([
-                "sidecar",
-                "--listen",
-                "127.0.0.1:18081",
-                "--admin-listen",
-                "127.0.0.1:18082",
-                "--log-level",
-                "warn",
-            ])
-            .args(["--gateway", &self.gateway, "--ca-file"])
-            .arg(&self.ca)
-            .arg("--token-file")
-            .arg(&token_file)
-            .spawn()
-            .expect("the release build is there");
+        let child =
+            Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/hsm-operator-sidecar"))
+                .args([
+                    "--listen",
+                    "127.0.0.1:18081",
+                    "--admin-listen",
+                    "127.0.0.1:18082",
+                    "--log-level",
+                    "warn",
+                ])
+                .args(["--gateway", &self.gateway, "--ca-file"])
+                .arg(&self.ca)
+                .arg("--token-file")
+                .arg(&token_file)
+                .spawn()
+                .expect("the release build is there");
         let sidecar = Sidecar(child);
         let started = Instant::now();
         while !Command::new("curl")

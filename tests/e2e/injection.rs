@@ -44,12 +44,13 @@ async fn pods_jobs_and_deployments_sign_without_a_credential() {
         let sign = ask(&body(&format!("{namespace}-k")));
         let mut job = template(Some("true"), &sign);
         job["spec"]["restartPolicy"] = "Never".into();
-        let deployment = template(Some("true"), IDLE);
+        let mut deployment = template(Some("true"), IDLE);
+        deployment["metadata"]["labels"]["app"] = "deployment".into();
         let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
             { "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "job", "namespace": namespace },
               "spec": { "backoffLimit": 0, "template": job } },
             { "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "deployment", "namespace": namespace },
-              "spec": { "selector": { "matchLabels": { "app": "app" } }, "template": deployment } },
+              "spec": { "selector": { "matchLabels": { "app": "deployment" } }, "template": deployment } },
         ]});
         tools::apply(&objects.to_string());
         pods::start(&namespace, "pod");

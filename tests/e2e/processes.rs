@@ -14,11 +14,18 @@ pub fn all_of_pod(pod: &str, namespace: &str, subcommand: &str) -> Vec<u32> {
         let id = path.file_name()?.to_str()?.parse().ok()?;
         let groups = std::fs::read_to_string(path.join("cgroup")).ok()?;
         let command = std::fs::read(path.join("cmdline")).ok()?;
-        let is = names.iter().any(|name| groups.contains(name))
-            && command.split(|byte| *byte == 0).nth(1) == Some(subcommand.as_bytes());
+        let is = names.iter().any(|name| groups.contains(name)) && is_running(&command, subcommand);
         is.then_some(id)
     });
     processes.collect()
+}
+
+/// Whether a command line is `hsm-operator <subcommand> …` or `hsm-operator-<subcommand> …`.
+fn is_running(command: &[u8], subcommand: &str) -> bool {
+    let mut words = command.split(|byte| *byte == 0);
+    let program = words.next().unwrap_or_default();
+    let own = format!("hsm-operator-{subcommand}");
+    program.ends_with(own.as_bytes()) || words.next() == Some(subcommand.as_bytes())
 }
 
 /// The process of a pod that runs `hsm-operator <subcommand>`.

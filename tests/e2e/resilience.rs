@@ -160,8 +160,10 @@ async fn killing_token_hosts_costs_no_signature() {
 /// Eight clients in a pod that sign through its sidecar, one line of output for each answer.
 fn clients(namespace: &str, label: &str) -> Child {
     let command = format!(
+        // Each answer by one echo, so that lines stay whole.
         "rm -f /tmp/stop; for c in 1 2 3 4 5 6 7 8; do (while [ ! -e /tmp/stop ]; do \
-         curl -s -m 60 -w ' %{{http_code}} %{{errormsg}}\\n' http://localhost:8081/v1/synchronousSign -d '{}'; done) & done; wait",
+         echo \"$(curl -s -m 60 -w ' %{{http_code}} %{{errormsg}}' http://localhost:8081/v1/synchronousSign -d '{}')\"; \
+         done) & done; wait",
         body(label)
     );
     let args = ["exec", "-n", namespace, "pod/app", "-c", "app", "--", "/bin/sh", "-c", &command];
