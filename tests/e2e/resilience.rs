@@ -309,7 +309,7 @@ async fn known_callers_sign_on_while_the_api_server_is_away() {
         let (count, slowest) = load.end().await;
         println!("{token:?}: {count} signatures, the slowest took {slowest:?}");
         assert!(
-            count > 500 && slowest < Duration::from_secs(4),
+            count > 500 && slowest < Duration::from_secs(8),
             "{count} signatures, the slowest took {slowest:?}"
         );
 

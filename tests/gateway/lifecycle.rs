@@ -61,7 +61,7 @@ impl Stand {
     fn router(self: &Arc<Self>) -> Router {
         let keys = "/apis/hsm-operator.io/v1alpha1/namespaces/{namespace}/hsmkeys";
         Router::new()
-            .route(keys, post(create))
+            .route(keys, post(create).get(list))
             .route(&format!("{keys}/{{name}}"), axum::routing::get(get).delete(delete))
             .with_state(self.clone())
     }
@@ -101,6 +101,12 @@ async fn create(
         controller.directory.put(Arc::new(seen));
     });
     (StatusCode::CREATED, Json(key)).into_response()
+}
+
+async fn list(State(stand): State<Arc<Stand>>) -> Response {
+    let items: Vec<_> = stand.objects().values().cloned().collect();
+    let (version, kind) = ("hsm-operator.io/v1alpha1", "HsmKeyList");
+    Json(json!({"apiVersion": version, "kind": kind, "metadata": {}, "items": items})).into_response()
 }
 
 async fn get(State(stand): State<Arc<Stand>>, Path((_, name)): Path<(String, String)>) -> Response {
@@ -355,6 +361,19 @@ async fn a_key_that_the_view_does_not_have_yet_is_used_and_deleted_all_the_same(
     assert_eq!(answer.status, 200);
     assert!(begin.elapsed() >= WORK && stand.objects().is_empty());
     assert_eq!(world.call("POST", "/v1/synchronousSign", &sign).await.refused(), (404, 650));
+}
+
+#[tokio::test]
+async fn a_key_that_the_view_does_not_have_yet_is_found_under_any_name_of_its_object() {
+    let (world, stand) = world(Fate::Unseen, &[]).await;
+    let spec = json!({"partitionRef": {"name": PARTITION}, "label": "My Key", "algorithm": "ED",
+        "attributes": {"sign": true}});
+    let key = Maker(world.fake.clone()).ready(object(NAMESPACE, "mine", spec)).await;
+    stand.objects().insert("mine".into(), key);
+    let sign = |key: &str| json!({"signRequest": {"payload": "YQ==", "signKeyName": key, "signatureAlgorithm": "EDDSA"}});
+    world.call("POST", "/v1/synchronousSign", &sign("My Key")).await.ok();
+    // The object's name is not the key's.
+    assert_eq!(world.call("POST", "/v1/synchronousSign", &sign("mine")).await.refused(), (404, 650));
 }
 
 #[tokio::test]

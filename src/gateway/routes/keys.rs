@@ -370,9 +370,8 @@ async fn in_api(client: &Client, namespace: &str, label: &KeyLabel) -> Result<Op
     if let Some(found) = api.get_opt(&label.object_name()).await?.filter(is) {
         return Ok(Some(found));
     }
-    // From the API server's memory: it is at most as late as our own watch, which may have been cut off.
     let api = Api::<DeserializeGuard<HsmKey>>::namespaced(client.clone(), namespace);
-    let all = api.list(&ListParams::default().match_any()).await?;
+    let all = api.list(&ListParams::default()).await?;
     Ok(all.items.into_iter().filter_map(|one| one.0.ok()).filter(is).min_by_key(|key| !key.is_ready()))
 }
 
