@@ -1,8 +1,10 @@
 //! The whole product on a real cluster with real tokens. `make test` starts the cluster and runs this inside its
 //! network; `e2e/test.sh` says with which environment. Tests isolate themselves by namespace and label.
 
+mod controller;
 mod host;
 mod keys;
+mod partitions;
 mod smoke;
 mod tools;
 mod world;
