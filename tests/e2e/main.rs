@@ -4,7 +4,9 @@
 mod controller;
 mod host;
 mod keys;
+mod leader;
 mod partitions;
+mod requests;
 mod smoke;
 mod tools;
 mod world;
