@@ -2,6 +2,7 @@
 
 use std::{
     os::unix::process::CommandExt,
+    path::PathBuf,
     process::{Command, Output, Stdio},
 };
 
@@ -31,45 +32,29 @@ impl World {
     }
 
     fn tool(&self, token: Token, args: &[&str]) -> Command {
-        let conf = self.volume.join(format!("host-{}.conf", token.partition()));
-        let (library, variable, text) = match token {
-            Token::SoftHsm => (
-                "lib/libsofthsm2.so",
-                "SOFTHSM2_CONF",
-                format!(
-                    "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
-                    self.volume.join("softhsm/tokens").display()
-                ),
-            ),
-            Token::Kryoptic => (
-                "lib/libkryoptic.so",
-                "KRYOPTIC_CONF",
-                format!(
-                    "[[slots]]\nslot = 43\ndbtype = \"sqlite\"\ndbargs = \"{}\"\n",
-                    self.volume.join("kryoptic/token.sql").display()
-                ),
-            ),
-        };
-        // Renamed into place: another test may be reading it.
-        let new = conf.with_extension(format!("{}.new", rand::random::<u64>()));
-        std::fs::write(&new, text).unwrap();
-        std::fs::rename(&new, &conf).unwrap();
-        let mut tool = Command::new("pkcs11-tool");
-        tool.arg("--module")
-            .arg(self.volume.join(library))
-            .args(["--token-label", token.partition()])
-            .args(args)
-            .env(variable, conf)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .uid(USER)
-            .gid(USER);
+        let mut tool = self.shared(token).tool(args);
+        tool.args(["--token-label", token.partition()]);
         tool
     }
 
-    /// Runs pkcs11-tool on a token without logging in.
-    pub fn pkcs11_public(&self, token: Token, args: &[&str]) -> String {
-        said(&self.tool(token, args).output().unwrap(), args)
+    /// The token that all tests share.
+    fn shared(&self, token: Token) -> Place {
+        let folder = match token {
+            Token::SoftHsm => "softhsm",
+            Token::Kryoptic => "kryoptic",
+        };
+        Place { token, volume: self.volume.clone(), folder: folder.into() }
+    }
+
+    /// Room for a token of its own, with nothing in it yet.
+    pub fn place(&self, token: Token, name: &str) -> Place {
+        let place = Place { token, volume: self.volume.clone(), folder: name.into() };
+        for folder in [place.path(""), place.path("tokens")] {
+            std::fs::create_dir(&folder).unwrap();
+            std::os::unix::fs::chown(&folder, Some(USER), Some(USER)).unwrap();
+        }
+        place.write_conf("pod.conf", "/hsm");
+        place
     }
 
     /// Runs pkcs11-tool on a token, logged in.
@@ -82,22 +67,8 @@ impl World {
 
     /// Everything on a token.
     pub async fn objects(&self, token: Token) -> Vec<Object> {
-        let listing = self.pkcs11(token, &["--list-objects"]).await;
-        let mut all: Vec<Object> = Vec::new();
-        for line in listing.lines() {
-            let value = |name: &str| line.trim().strip_prefix(name).map(|rest| rest.trim().to_owned());
-            if let Some((class, _)) = line.split_once("Object; ").or_else(|| line.split_once("Object:")) {
-                let class = format!("{class}Object");
-                all.push(Object { class, label: String::new(), id: String::new() });
-            } else if let (Some(label), Some(last)) = (value("label:"), all.last_mut()) {
-                last.label = label;
-            } else if let (Some(id), Some(last)) = (value("ID:"), all.last_mut()) {
-                last.id = id;
-            }
-        }
-        all
+        parse(&self.pkcs11(token, &["--list-objects"]).await)
     }
-
     /// Classes of the objects of a label, sorted.
     pub async fn classes(&self, token: Token, label: &str) -> Vec<String> {
         let named = self.objects(token).await.into_iter().filter(|object| object.label == label);
@@ -111,4 +82,112 @@ fn said(output: &Output, args: &[&str]) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "pkcs11-tool {args:?} failed: {out}{err}");
     out.into_owned()
+}
+
+fn parse(listing: &str) -> Vec<Object> {
+    let mut all: Vec<Object> = Vec::new();
+    for line in listing.lines() {
+        let value = |name: &str| line.trim().strip_prefix(name).map(|rest| rest.trim().to_owned());
+        if let Some((class, _)) = line.split_once("Object; ").or_else(|| line.split_once("Object:")) {
+            let class = format!("{class}Object");
+            all.push(Object { class, label: String::new(), id: String::new() });
+        } else if let (Some(label), Some(last)) = (value("label:"), all.last_mut()) {
+            last.label = label;
+        } else if let (Some(id), Some(last)) = (value("ID:"), all.last_mut()) {
+            last.id = id;
+        }
+    }
+    all
+}
+
+/// Where a token lives in the volume that pods see as `/hsm`.
+pub struct Place {
+    /// What kind of token.
+    pub token: Token,
+    volume: PathBuf,
+    folder: String,
+}
+
+impl Place {
+    /// A file of it on the host.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.volume.join(&self.folder).join(file)
+    }
+
+    /// The library, as pods see it.
+    pub const fn library(&self) -> &'static str {
+        match self.token {
+            Token::SoftHsm => "/hsm/lib/libsofthsm2.so",
+            Token::Kryoptic => "/hsm/lib/libkryoptic.so",
+        }
+    }
+
+    const fn variable(&self) -> &'static str {
+        match self.token {
+            Token::SoftHsm => "SOFTHSM2_CONF",
+            Token::Kryoptic => "KRYOPTIC_CONF",
+        }
+    }
+
+    /// Spec of a partition on the token of a label here, with the PIN in a Secret.
+    pub fn partition(&self, label: &str, secret: &str) -> serde_json::Value {
+        serde_json::json!({
+            "pkcs11": {
+                "library": self.library(), "tokenLabel": label, "pinSecretRef": {"name": secret},
+                "environment": [{"name": self.variable(), "value": format!("/hsm/{}/pod.conf", self.folder)}]
+            },
+            "allowedNamespaces": {}, "sessions": 1,
+        })
+    }
+
+    fn write_conf(&self, name: &str, root: &str) -> PathBuf {
+        let text = match self.token {
+            Token::SoftHsm => format!(
+                "directories.tokendir = {root}/{}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n",
+                self.folder
+            ),
+            Token::Kryoptic => format!(
+                "[[slots]]\nslot = 43\ndbtype = \"sqlite\"\ndbargs = \"{root}/{}/token.sql\"\n",
+                self.folder
+            ),
+        };
+        // Renamed into place: somebody may be reading it.
+        let (conf, new) = (self.path(name), self.path(&format!(".{}", rand::random::<u64>())));
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &conf).unwrap();
+        conf
+    }
+
+    fn tool(&self, args: &[&str]) -> Command {
+        let conf = self.write_conf("host.conf", self.volume.to_str().unwrap());
+        let mut tool = Command::new("pkcs11-tool");
+        tool.arg("--module")
+            .arg(self.volume.join(self.library().trim_start_matches("/hsm/")))
+            .args(args)
+            .env(self.variable(), conf)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .uid(USER)
+            .gid(USER);
+        tool
+    }
+
+    /// Makes a token here.
+    pub fn initialise(&self, label: &str, pin: &str) {
+        let run = |args: &[&str]| {
+            let mut tool = self.tool(args);
+            tool.args(["--so-pin", "env:TEST_SO_PIN"]).env("TEST_SO_PIN", "56785678").env("TEST_PIN", pin);
+            said(&tool.output().unwrap(), args)
+        };
+        run(&["--slot-index", "0", "--init-token", "--label", label]);
+        let officer = ["--token-label", label, "--login", "--login-type", "so"];
+        run(&[&officer[..], &["--init-pin", "--new-pin", "env:TEST_PIN"]].concat());
+    }
+
+    /// Runs pkcs11-tool on the token of a label here, logged in.
+    pub fn pkcs11(&self, label: &str, pin: &str, args: &[&str]) -> String {
+        let mut tool = self.tool(args);
+        tool.args(["--token-label", label, "--login", "--pin", "env:TEST_PIN"]).env("TEST_PIN", pin);
+        said(&tool.output().unwrap(), args)
+    }
 }

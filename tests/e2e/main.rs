@@ -4,12 +4,16 @@
 mod caller;
 #[path = "../common/mod.rs"]
 mod common;
+mod controller;
 mod host;
 mod http;
 mod injection;
 mod keys;
+mod leader;
+mod partitions;
 mod pods;
 mod processes;
+mod requests;
 mod resilience;
 mod rest;
 mod smoke;
