@@ -81,6 +81,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         registry: Arc::clone(&registry),
         keys: keys.store(),
         partitions: partitions.store(),
+        filled: context::filled(keys.store(), partitions.store(), namespaces.clone()),
         namespaces: namespaces.clone(),
         recorder: Recorder::new(client.clone(), reporter),
         metrics,
@@ -272,10 +273,8 @@ where
     K: Resource<DynamicType = ()>,
     F: Future<Output = Result<Action, Error>>,
 {
-    // A store that is not filled yet would make an existing object look missing. Its writer lives as long as we.
-    let _ = ctx.partitions.wait_until_ready().await;
-    let _ = ctx.keys.wait_until_ready().await;
-    let _ = ctx.namespaces.wait_until_ready().await;
+    // A store that is not filled yet would make an existing object look missing.
+    ctx.filled.clone().await;
     let started = Instant::now();
     let result = reconcile(Arc::clone(&object), Arc::clone(&ctx)).await;
     let outcome = result.as_ref().map_or_else(Error::category, |_| "ok");
