@@ -45,7 +45,8 @@ fn the_kustomize_base_is_what_the_chart_renders() {
     let output = Command::new("bash").args(["-c", script]).current_dir(root()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let rendered = String::from_utf8(output.stdout).unwrap();
-    let rendered = rendered.replace("app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/managed-by: kustomize");
+    let rendered =
+        rendered.replace("app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/managed-by: kustomize");
     let (_, body) = base.split_once('\n').expect("a comment, then the objects");
     assert!(body == rendered, "config/base/hsm-operator.yaml differs: run make generate");
 }

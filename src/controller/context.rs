@@ -41,6 +41,28 @@ pub const MANAGER: &str = "hsm-operator";
 /// An object that is watched: malformed ones are seen, and do not hide the others.
 pub type Guarded<K> = DeserializeGuard<K>;
 
+/// Whether the token of a partition is reached, as this process found out; nothing where it does not know yet. What a
+/// watch says of it may be older, or from another process.
+#[derive(Default)]
+pub struct Reached(Mutex<HashMap<String, bool>>);
+
+impl Reached {
+    /// Notes what was found out.
+    pub fn set(&self, partition: &str, reached: Option<bool>) {
+        let mut all = self.0.lock().expect("no panic while it is held");
+        match reached {
+            Some(reached) => all.insert(partition.to_owned(), reached),
+            None => all.remove(partition),
+        };
+    }
+
+    /// What was found out.
+    #[must_use]
+    pub fn get(&self, partition: &str) -> Option<bool> {
+        self.0.lock().expect("no panic while it is held").get(partition).copied()
+    }
+}
+
 /// Ends once stores are filled. Shared, because a store wakes only the last of those who wait for it.
 pub type Filled = Shared<BoxFuture<'static, ()>>;
 
@@ -73,6 +95,8 @@ pub struct Context {
     pub partitions: Store<Guarded<HsmPartition>>,
     /// All namespaces, for their labels.
     pub namespaces: Store<Namespace>,
+    /// Which partitions' tokens are reached.
+    pub reached: Reached,
     /// Ends once all of these are filled.
     pub filled: Filled,
     /// Events.

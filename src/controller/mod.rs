@@ -81,6 +81,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         registry: Arc::clone(&registry),
         keys: keys.store(),
         partitions: partitions.store(),
+        reached: context::Reached::default(),
         filled: context::filled(keys.store(), partitions.store(), namespaces.clone()),
         namespaces: namespaces.clone(),
         recorder: Recorder::new(client.clone(), reporter),

@@ -70,7 +70,9 @@ fn pod_of(leader: &str) -> &str {
 pub fn sum(metrics: &str, name: &str, with: &[&str]) -> f64 {
     metrics
         .lines()
-        .filter(|line| line.split(['{', ' ']).next() == Some(name) && with.iter().all(|text| line.contains(text)))
+        .filter(|line| {
+            line.split(['{', ' ']).next() == Some(name) && with.iter().all(|text| line.contains(text))
+        })
         .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
         .sum()
 }

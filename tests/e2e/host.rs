@@ -85,19 +85,19 @@ fn said(output: &Output, args: &[&str]) -> String {
 }
 
 fn parse(listing: &str) -> Vec<Object> {
-        let mut all: Vec<Object> = Vec::new();
-        for line in listing.lines() {
-            let value = |name: &str| line.trim().strip_prefix(name).map(|rest| rest.trim().to_owned());
-            if let Some((class, _)) = line.split_once("Object; ").or_else(|| line.split_once("Object:")) {
-                let class = format!("{class}Object");
-                all.push(Object { class, label: String::new(), id: String::new() });
-            } else if let (Some(label), Some(last)) = (value("label:"), all.last_mut()) {
-                last.label = label;
-            } else if let (Some(id), Some(last)) = (value("ID:"), all.last_mut()) {
-                last.id = id;
-            }
+    let mut all: Vec<Object> = Vec::new();
+    for line in listing.lines() {
+        let value = |name: &str| line.trim().strip_prefix(name).map(|rest| rest.trim().to_owned());
+        if let Some((class, _)) = line.split_once("Object; ").or_else(|| line.split_once("Object:")) {
+            let class = format!("{class}Object");
+            all.push(Object { class, label: String::new(), id: String::new() });
+        } else if let (Some(label), Some(last)) = (value("label:"), all.last_mut()) {
+            last.label = label;
+        } else if let (Some(id), Some(last)) = (value("ID:"), all.last_mut()) {
+            last.id = id;
         }
-        all
+    }
+    all
 }
 
 /// Where a token lives in the volume that pods see as `/hsm`.

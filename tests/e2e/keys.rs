@@ -48,7 +48,8 @@ async fn a_token_makes_every_algorithm_or_says_what_it_offers_instead() {
         let namespace = world.namespace("algorithms").await;
         let ec = |oid: &str| json!({"algorithm": "EC", "curveOid": oid});
         let sized = |algorithm: &str, size: i32| {
-            let attributes = if algorithm == "AES" { json!({"decrypt": true}) } else { json!({"sign": true}) };
+            let attributes =
+                if algorithm == "AES" { json!({"decrypt": true}) } else { json!({"sign": true}) };
             json!({"algorithm": algorithm, "keySize": size, "curveOid": null, "attributes": attributes})
         };
         let all = [
@@ -81,7 +82,9 @@ async fn a_token_makes_every_algorithm_or_says_what_it_offers_instead() {
                 }
                 let secret = world.api::<Secret>(&namespace).get(&format!("{name}-public")).await.unwrap();
                 match secret.data.unwrap().get("publicKey.pem") {
-                    Some(pem) => drop(tools::output("openssl", &["pkey", "-pubin", "-noout", "-text"], &pem.0)),
+                    Some(pem) => {
+                        drop(tools::output("openssl", &["pkey", "-pubin", "-noout", "-text"], &pem.0))
+                    }
                     None => assert_eq!(*name, "aes-256"),
                 }
             } else {
@@ -114,7 +117,8 @@ async fn a_key_made_elsewhere_is_taken_over_only_with_adopt() {
         patch(&world, &namespace, "k", json!({"spec": {"adopt": true}})).await.unwrap();
         let adopted = world.ready(&namespace, "k").await;
         assert_eq!(key_id(&adopted), id, "{token:?}");
-        let generated = condition::find(&adopted.status.as_ref().unwrap().conditions, condition::GENERATED).unwrap();
+        let generated =
+            condition::find(&adopted.status.as_ref().unwrap().conditions, condition::GENERATED).unwrap();
         assert_eq!(generated.reason, "Adopted", "{token:?}");
         assert_eq!(world.classes(token, &label).await, [PRIVATE, PUBLIC], "{token:?}");
 
@@ -122,7 +126,20 @@ async fn a_key_made_elsewhere_is_taken_over_only_with_adopt() {
         world.make_key(&namespace, "nothing", token, json!({"adopt": true})).await;
         world.key_with_reason(&namespace, "nothing", "NothingToAdopt").await;
         let other = namespace.clone() + "-other";
-        world.pkcs11(token, &["--keypairgen", "--key-type", "EC:secp384r1", "--id", &format!("{id}01"), "--label", &other]).await;
+        world
+            .pkcs11(
+                token,
+                &[
+                    "--keypairgen",
+                    "--key-type",
+                    "EC:secp384r1",
+                    "--id",
+                    &format!("{id}01"),
+                    "--label",
+                    &other,
+                ],
+            )
+            .await;
         world.make_key(&namespace, "other", token, json!({"adopt": true, "label": other})).await;
         world.key_with_reason(&namespace, "other", "AttributesDiffer").await;
     }
@@ -134,7 +151,8 @@ async fn the_keys_that_attest_cannot_be_adopted() {
     for token in Token::BOTH {
         let namespace = world.namespace("own-keys").await;
         for label in ["hsm-operator-attestation-root", "hsm-operator-attestation-ca", "attestation-key"] {
-            let spec = json!({"adopt": true, "label": label, "algorithm": "RSA", "keySize": 4096, "curveOid": null});
+            let spec =
+                json!({"adopt": true, "label": label, "algorithm": "RSA", "keySize": 4096, "curveOid": null});
             world.make_key(&namespace, label, token, spec).await;
             let refused = world.key_with_reason(&namespace, label, "Conflict").await;
             assert!(message(&refused).contains("operator itself"), "{token:?}: {}", message(&refused));
@@ -152,16 +170,24 @@ async fn of_two_claims_on_a_label_the_older_wins_and_the_other_follows_when_it_g
             let spec = json!({"label": label, "deletionPolicy": policy, "adopt": policy == "Destroy"});
             world.make_key(&first, "older", token, spec).await;
             let older = world.ready(&first, "older").await;
-            world.make_key(&second, "younger", token, json!({"label": label, "deletionPolicy": "Destroy"})).await;
+            world
+                .make_key(&second, "younger", token, json!({"label": label, "deletionPolicy": "Destroy"}))
+                .await;
             let younger = world.key_with_reason(&second, "younger", "Conflict").await;
             assert!(message(&younger).contains(&format!("{first}/older")), "{}", message(&younger));
             world.delete(&world.api::<HsmKey>(&first), "older").await;
             if policy == "Retain" {
                 // The key is still there: to be taken over, or for somebody else.
-                let about = |key: &HsmKey| ready_reason(key) == Some("Conflict") && message(key).contains("adopt: true");
+                let about = |key: &HsmKey| {
+                    ready_reason(key) == Some("Conflict") && message(key).contains("adopt: true")
+                };
                 world.until(&world.api::<HsmKey>(&second), "younger", "told to adopt", about).await;
                 world.delete(&world.api::<HsmKey>(&second), "younger").await;
-                assert_eq!(world.classes(token, &label).await, [PRIVATE, PUBLIC], "{token:?}: not the loser's to destroy");
+                assert_eq!(
+                    world.classes(token, &label).await,
+                    [PRIVATE, PUBLIC],
+                    "{token:?}: not the loser's to destroy"
+                );
             } else {
                 let younger = world.ready(&second, "younger").await;
                 assert_ne!(key_id(&older), key_id(&younger));
@@ -225,7 +251,11 @@ async fn the_api_server_refuses_what_cannot_be_and_what_cannot_change() {
     let try_create = async |spec: Value| {
         let key = json!({"apiVersion": "hsm-operator.io/v1alpha1", "kind": "HsmKey", "metadata": {"name": "x"}, "spec": spec});
         let file = key.to_string();
-        let output = tools::run("kubectl", &["create", "-n", &namespace, "--dry-run=server", "-f", "-"], file.as_bytes());
+        let output = tools::run(
+            "kubectl",
+            &["create", "-n", &namespace, "--dry-run=server", "-f", "-"],
+            file.as_bytes(),
+        );
         assert!(!output.status.success(), "accepted: {file}");
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
@@ -236,7 +266,10 @@ async fn the_api_server_refuses_what_cannot_be_and_what_cannot_change() {
     };
     for (spec, says) in [
         (base(json!({"deletionPolicy": "Destroy"})), "needs attributes.destroyable"),
-        (base(json!({"deletionPolicy": "Destroy", "attributes": {"destroyable": false}})), "needs attributes.destroyable"),
+        (
+            base(json!({"deletionPolicy": "Destroy", "attributes": {"destroyable": false}})),
+            "needs attributes.destroyable",
+        ),
         (base(json!({"label": "a/b"})), "spec.label"),
         (base(json!({"label": ""})), "spec.label"),
         (base(json!({"label": "x".repeat(256)})), "spec.label"),
@@ -251,7 +284,14 @@ async fn the_api_server_refuses_what_cannot_be_and_what_cannot_change() {
 
     let full = json!({"label": format!("{namespace}.full"), "attributes": {"sign": true}});
     world.make_key(&namespace, "full", Token::SoftHsm, full).await;
-    world.make_key(&namespace, "rsa", Token::SoftHsm, json!({"algorithm": "RSA", "keySize": 2048, "curveOid": null})).await;
+    world
+        .make_key(
+            &namespace,
+            "rsa",
+            Token::SoftHsm,
+            json!({"algorithm": "RSA", "keySize": 2048, "curveOid": null}),
+        )
+        .await;
     let bare = HsmKey::new("bare", serde_json::from_value(base(json!({}))).unwrap());
     api.create(&PostParams::default(), &bare).await.unwrap();
     for (name, change, says) in [
@@ -290,7 +330,9 @@ async fn a_label_that_no_token_takes_is_refused_by_a_condition() {
     // Anything else goes, as over REST.
     for token in Token::BOTH {
         let label = format!("{namespace} Ünïcode_{token:?} +.#");
-        world.make_key(&namespace, &format!("{token:?}").to_lowercase(), token, json!({"label": label})).await;
+        world
+            .make_key(&namespace, &format!("{token:?}").to_lowercase(), token, json!({"label": label}))
+            .await;
         let key = world.ready(&namespace, &format!("{token:?}").to_lowercase()).await;
         assert_eq!(key.status.unwrap().label, Some(label));
     }
@@ -314,7 +356,8 @@ async fn a_key_that_is_gone_is_said_to_be_missing_and_never_made_again() {
             let finished = |request: &SigningRequest| {
                 request.status.as_ref().and_then(|status| status.state).is_some_and(State::is_final)
             };
-            let request = world.until(&world.api::<SigningRequest>(&namespace), name, "finished", finished).await;
+            let request =
+                world.until(&world.api::<SigningRequest>(&namespace), name, "finished", finished).await;
             let status = request.status.unwrap();
             if name == "before" {
                 assert_eq!(status.state, Some(State::Executed), "{token:?} {:?}", status.conditions);
@@ -363,10 +406,14 @@ async fn a_secret_of_somebody_else_is_not_touched_and_ours_is_written_again() {
 
         let _ = secrets.delete("mine", &DeleteParams::default()).await.unwrap();
         touch(&world, &namespace, "k").await;
-        let back = world.until(&secrets, "mine", "there again", |secret: &Secret| secret.data.is_some()).await;
+        let back =
+            world.until(&secrets, "mine", "there again", |secret: &Secret| secret.data.is_some()).await;
         assert_eq!(back.data, mine.data, "{token:?}");
         let names: Vec<_> = back.data.unwrap().into_keys().collect();
-        assert_eq!(names, ["attestation-chain.pem", "attestation.sig", "attestation.xml", "publicKey.der", "publicKey.pem"]);
+        assert_eq!(
+            names,
+            ["attestation-chain.pem", "attestation.sig", "attestation.xml", "publicKey.der", "publicKey.pem"]
+        );
     }
 }
 
@@ -380,11 +427,16 @@ async fn a_namespace_that_the_partition_does_not_allow_gets_no_key_and_blocks_no
         let mut spec = partitions.get(token.partition()).await.unwrap().spec;
         spec.allowed_namespaces =
             serde_json::from_value(json!({"matchLabels": {"kubernetes.io/metadata.name": inside}})).unwrap();
-        let partition = partitions.create(&PostParams::default(), &HsmPartition::new(&inside, spec)).await.unwrap();
+        let partition =
+            partitions.create(&PostParams::default(), &HsmPartition::new(&inside, spec)).await.unwrap();
         let reference = json!({"partitionRef": {"name": partition.name_any()}, "label": format!("{inside}.k"), "deletionPolicy": "Destroy"});
         world.make_key(&outside, "k", token, reference.clone()).await;
         let refused = world.key_with_reason(&outside, "k", "NamespaceNotAllowed").await;
-        assert!(is_stalled(&refused) && message(&refused).contains("allowedNamespaces"), "{}", message(&refused));
+        assert!(
+            is_stalled(&refused) && message(&refused).contains("allowedNamespaces"),
+            "{}",
+            message(&refused)
+        );
         assert!(world.classes(token, &format!("{inside}.k")).await.is_empty());
         // It is the older claim on the label, and none at all.
         world.make_key(&inside, "k", token, reference).await;
@@ -429,11 +481,21 @@ async fn kubectl_explains_the_fields_and_shows_the_columns() {
     let row: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(row[..6], ["k", "True", "Ready", "demo", "EC", &format!("{namespace}.k")]);
     let table = tools::kubectl(&["get", "hsm", "-A"]);
-    assert!(table.contains("hsmpartition.hsm-operator.io/demo") && table.contains("hsmkey.hsm-operator.io/k"), "{table}");
+    assert!(
+        table.contains("hsmpartition.hsm-operator.io/demo") && table.contains("hsmkey.hsm-operator.io/k"),
+        "{table}"
+    );
     let events = tools::kubectl(&["get", "events.events.k8s.io", "-n", &namespace, "-o", "wide"]);
     assert!(events.contains("KeyGenerated"), "{events}");
     // Nothing of a PIN in what anybody may read.
     let pin = world.pin().await;
-    let logs = tools::kubectl(&["logs", "-n", OPERATOR, "-l", "app.kubernetes.io/component=controller", "--tail=-1"]);
+    let logs = tools::kubectl(&[
+        "logs",
+        "-n",
+        OPERATOR,
+        "-l",
+        "app.kubernetes.io/component=controller",
+        "--tail=-1",
+    ]);
     assert!(!logs.contains(&pin) && !tools::kubectl(&["get", "hsm", "-A", "-o", "yaml"]).contains(&pin));
 }

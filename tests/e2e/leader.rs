@@ -32,7 +32,12 @@ const SIGNATURES: usize = 200;
 /// Watches objects of a namespace until so many are as described.
 async fn until_all<K>(api: Api<K>, count: usize, is: impl Fn(&K) -> bool)
 where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + 'static,
 {
     let mut done = std::collections::HashSet::new();
     let mut seen = watcher(api, watcher::Config::default()).default_backoff().touched_objects().boxed();
@@ -57,7 +62,9 @@ async fn a_leader_killed_while_it_makes_keys_leaves_exactly_one_pair_each() {
         let namespace = world.namespace("killed").await;
         let names: Vec<String> = (0..KEYS).map(|number| format!("k{number:02}")).collect();
         stream::iter(&names)
-            .for_each_concurrent(10, async |name| drop(world.make_key(&namespace, name, token, json!({})).await))
+            .for_each_concurrent(10, async |name| {
+                drop(world.make_key(&namespace, name, token, json!({})).await)
+            })
             .await;
         // Twice, each time in the middle.
         for enough in [10, 30] {
@@ -108,12 +115,15 @@ async fn every_signature_asked_for_across_a_kill_is_made_once() {
         let record = tokio::spawn({
             let (shown, api) = (Arc::clone(&shown), api.clone());
             async move {
-                let mut seen = watcher(api, watcher::Config::default()).default_backoff().touched_objects().boxed();
+                let mut seen =
+                    watcher(api, watcher::Config::default()).default_backoff().touched_objects().boxed();
                 loop {
                     // A watch that broke starts again.
                     let Ok(request) = seen.try_next().await else { continue };
                     let request = request.expect("a watch does not end");
-                    if let Some(signature) = request.status.as_ref().and_then(|status| status.signature.clone()) {
+                    if let Some(signature) =
+                        request.status.as_ref().and_then(|status| status.signature.clone())
+                    {
                         let mut shown = shown.lock().unwrap();
                         let all = shown.entry(request.name_any()).or_default();
                         if !all.contains(&signature) {
@@ -128,7 +138,8 @@ async fn every_signature_asked_for_across_a_kill_is_made_once() {
                 "keyRef": {"name": "k"}, "payload": STANDARD.encode(format!("message {number}")),
                 "signatureAlgorithm": "SHA256_WITH_ECDSA",
             });
-            let request = SigningRequest::new(&format!("r{number:03}"), serde_json::from_value(spec).unwrap());
+            let request =
+                SigningRequest::new(&format!("r{number:03}"), serde_json::from_value(spec).unwrap());
             api.create(&PostParams::default(), &request).await.unwrap();
         };
         let asking = stream::iter(0..SIGNATURES).for_each_concurrent(10, ask);
@@ -152,10 +163,22 @@ async fn every_signature_asked_for_across_a_kill_is_made_once() {
         for request in api.list(&Default::default()).await.unwrap() {
             let name = request.name_any();
             let signature = request.status.unwrap().signature.unwrap();
-            assert_eq!(shown[&name], [signature.clone()], "{token:?} {name}: a signature that was shown changed");
-            let (signature, message) = (STANDARD.decode(signature).unwrap(), STANDARD.decode(request.spec.payload).unwrap());
+            assert_eq!(
+                shown[&name],
+                [signature.clone()],
+                "{token:?} {name}: a signature that was shown changed"
+            );
+            let (signature, message) =
+                (STANDARD.decode(signature).unwrap(), STANDARD.decode(request.spec.payload).unwrap());
             assert_eq!(public.verify(SignatureAlgorithm::Sha256WithEcdsa, &message, &signature), Ok(true));
-            assert!(tools::openssl_verifies(folder.path(), &pem["publicKey.pem"].0, "sha256", &[], &message, &signature));
+            assert!(tools::openssl_verifies(
+                folder.path(),
+                &pem["publicKey.pem"].0,
+                "sha256",
+                &[],
+                &message,
+                &signature
+            ));
         }
         assert_eq!(shown.len(), SIGNATURES);
     }

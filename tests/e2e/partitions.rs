@@ -26,18 +26,25 @@ async fn make_partition(world: &World, name: &str, spec: Value) {
 async fn reason(world: &World, name: &str, wanted: &'static str) -> String {
     let is = move |partition: &HsmPartition| {
         let status = partition.status.as_ref();
-        status.and_then(|status| condition::find(&status.conditions, condition::READY)).is_some_and(|ready| ready.reason == wanted)
+        status
+            .and_then(|status| condition::find(&status.conditions, condition::READY))
+            .is_some_and(|ready| ready.reason == wanted)
     };
     let partition = world.until(&partitions(world), name, wanted, is).await;
     let conditions = partition.status.unwrap().conditions;
     let person = !matches!(wanted, "Ready" | "Connecting");
     assert_eq!(condition::is_true(&conditions, condition::STALLED), person, "{wanted}: {conditions:?}");
-    assert_eq!(condition::is_true(&conditions, condition::REACHABLE), wanted == "Ready", "{wanted}: {conditions:?}");
+    assert_eq!(
+        condition::is_true(&conditions, condition::REACHABLE),
+        wanted == "Ready",
+        "{wanted}: {conditions:?}"
+    );
     condition::find(&conditions, condition::READY).unwrap().message.clone()
 }
 
 async fn put_pin(world: &World, name: &str, pin: &str) {
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"pin": pin}});
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"pin": pin}});
     let params = PatchParams::apply("test").force();
     world.api::<Secret>(OPERATOR).patch(name, &params, &Patch::Apply(&secret)).await.unwrap();
 }
@@ -178,7 +185,9 @@ async fn a_partition_stays_as_long_as_keys_refer_to_it() {
         place.initialise(&name, "12345678");
         put_pin(&world, &name, "12345678").await;
         make_partition(&world, &name, place.partition(&name, &name)).await;
-        world.make_key(&name, "k", token, json!({"partitionRef": {"name": name}, "deletionPolicy": "Destroy"})).await;
+        world
+            .make_key(&name, "k", token, json!({"partitionRef": {"name": name}, "deletionPolicy": "Destroy"}))
+            .await;
         world.ready(&name, "k").await;
         let _ = partitions(&world).delete(&name, &DeleteParams::default()).await.unwrap();
         let in_use = |partition: &HsmPartition| {
@@ -194,7 +203,10 @@ async fn a_partition_stays_as_long_as_keys_refer_to_it() {
         // The key is destroyed on the token that is about to be forgotten.
         let begun = std::time::Instant::now();
         world.delete(&world.api::<HsmKey>(&name), "k").await;
-        let gone = kube::runtime::wait::await_condition(partitions(&world), &name, |one: Option<&HsmPartition>| one.is_none());
+        let gone =
+            kube::runtime::wait::await_condition(partitions(&world), &name, |one: Option<&HsmPartition>| {
+                one.is_none()
+            });
         tokio::time::timeout(crate::world::PATIENCE, gone).await.unwrap().unwrap();
         assert!(begun.elapsed().as_secs() < 15, "{token:?}: {:?}", begun.elapsed());
         let left = place.pkcs11(&name, "12345678", &["--list-objects"]);
@@ -209,20 +221,32 @@ async fn keys_that_nobody_claims_are_listed_until_somebody_does() {
         let name = world.namespace("unclaimed").await;
         let place = world.place(token, &name);
         place.initialise(&name, "12345678");
-        place.pkcs11(&name, "12345678", &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "0a0b", "--label", "stray"]);
+        place.pkcs11(
+            &name,
+            "12345678",
+            &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "0a0b", "--label", "stray"],
+        );
         put_pin(&world, &name, "12345678").await;
         make_partition(&world, &name, place.partition(&name, &name)).await;
         reason(&world, &name, "Ready").await;
         let unclaimed = async |what: &'static str, wanted: &'static [(&'static str, &'static str)]| {
             let is = move |partition: &HsmPartition| {
-                let all = partition.status.as_ref().and_then(|status| status.unclaimed.clone()).unwrap_or_default();
+                let all =
+                    partition.status.as_ref().and_then(|status| status.unclaimed.clone()).unwrap_or_default();
                 let keys: Vec<_> = all.keys.iter().map(|key| (&*key.id, &*key.label)).collect();
                 keys == wanted && usize::try_from(all.count) == Ok(wanted.len())
             };
             world.until(&partitions(&world), &name, what, is).await
         };
         unclaimed("listing the stray key", &[("0a0b", "stray")]).await;
-        world.make_key(&name, "k", token, json!({"partitionRef": {"name": name}, "label": "stray", "adopt": true})).await;
+        world
+            .make_key(
+                &name,
+                "k",
+                token,
+                json!({"partitionRef": {"name": name}, "label": "stray", "adopt": true}),
+            )
+            .await;
         world.ready(&name, "k").await;
         let partition = unclaimed("listing nothing", &[]).await;
         assert_eq!(partition.status.unwrap().key_count, Some(1));
@@ -238,7 +262,8 @@ async fn a_malformed_object_is_told_so_and_the_others_go_on() {
     let world = World::alone().await;
     let namespace = world.namespace("malformed").await;
     let crds = ["hsmkeys", "hsmpartitions", "signingrequests"].map(|kind| format!("{kind}.hsm-operator.io"));
-    let strict: Vec<String> = crds.iter().map(|name| tools::kubectl(&["get", "crd", name, "-o", "json"])).collect();
+    let strict: Vec<String> =
+        crds.iter().map(|name| tools::kubectl(&["get", "crd", name, "-o", "json"])).collect();
     for crd in &strict {
         let mut crd: Value = serde_json::from_str(crd).unwrap();
         loosen(&mut crd);
@@ -277,7 +302,11 @@ async fn a_malformed_object_is_told_so_and_the_others_go_on() {
         world.make_key(&namespace, &name, token, json!({})).await;
         world.ready(&namespace, &name).await;
         let wanted = json!({"metadata": {"annotations": {"test/touched": "yes"}}});
-        world.api::<HsmKey>(&namespace).patch(&name, &PatchParams::default(), &Patch::Merge(&wanted)).await.unwrap();
+        world
+            .api::<HsmKey>(&namespace)
+            .patch(&name, &PatchParams::default(), &Patch::Merge(&wanted))
+            .await
+            .unwrap();
     }
     tools::kubectl(&["delete", "-n", &namespace, "hsmkey/bad", "signingrequest/bad"]);
     tools::kubectl(&["delete", "hsmpartition", &namespace]);

@@ -33,8 +33,10 @@ async fn a_resync_of_a_thousand_keys_writes_nothing_and_leaves_the_token_alone()
         })
         .await;
     let mut ready = std::collections::HashSet::new();
-    let mut seen =
-        watcher(world.api::<HsmKey>(&namespace), watcher::Config::default()).default_backoff().touched_objects().boxed();
+    let mut seen = watcher(world.api::<HsmKey>(&namespace), watcher::Config::default())
+        .default_backoff()
+        .touched_objects()
+        .boxed();
     while ready.len() < KEYS {
         let next = tokio::time::timeout(Duration::from_secs(60), seen.try_next()).await;
         let key = next.unwrap_or_else(|_| panic!("stuck with {} of {KEYS}", ready.len())).unwrap().unwrap();
@@ -43,7 +45,9 @@ async fn a_resync_of_a_thousand_keys_writes_nothing_and_leaves_the_token_alone()
         }
     }
     let after = world.metrics().await;
-    let per_key = |name: &str| (sum(&after, name, &[]) - sum(&before, name, &[])) / f64::from(u16::try_from(KEYS).unwrap());
+    let per_key = |name: &str| {
+        (sum(&after, name, &[]) - sum(&before, name, &[])) / f64::from(u16::try_from(KEYS).unwrap())
+    };
     println!(
         "{KEYS} keys in {:.1} s; each {:.1} token calls, {:.1} API writes",
         begun.elapsed().as_secs_f64(),
@@ -96,7 +100,14 @@ async fn set_resync(world: &World, period: Option<Duration>) {
     let deployments = world.api::<Deployment>(OPERATOR);
     let patch = Patch::Strategic(&change);
     deployments.patch("hsm-operator-controller", &PatchParams::default(), &patch).await.unwrap();
-    tools::kubectl(&["rollout", "status", "-n", OPERATOR, "deployment/hsm-operator-controller", "--timeout=120s"]);
+    tools::kubectl(&[
+        "rollout",
+        "status",
+        "-n",
+        OPERATOR,
+        "deployment/hsm-operator-controller",
+        "--timeout=120s",
+    ]);
     // An old one may have got the lease while it was still there.
     let mut leader = world.leader_after(&leader).await;
     while !is_new(world, &leader, &seconds).await {
@@ -109,6 +120,8 @@ async fn is_new(world: &World, leader: &str, seconds: &str) -> bool {
     let Some(pod) = world.api::<Pod>(OPERATOR).get_opt(name).await.unwrap() else { return false };
     let containers = pod.spec.unwrap().containers;
     let env = containers.into_iter().flat_map(|container| container.env.unwrap_or_default());
-    let is = env.filter(|one| one.name == "HSM_OPERATOR_RESYNC_SECONDS").all(|one| one.value.as_deref() == Some(seconds));
+    let is = env
+        .filter(|one| one.name == "HSM_OPERATOR_RESYNC_SECONDS")
+        .all(|one| one.value.as_deref() == Some(seconds));
     is && pod.metadata.deletion_timestamp.is_none()
 }

@@ -16,7 +16,8 @@ use crate::{
 };
 
 fn manifest(namespace: &str, name: &str, spec: &Value) -> String {
-    let mut full = json!({"keyRef": {"name": "k"}, "payload": "aGVsbG8=", "signatureAlgorithm": "SHA256_WITH_ECDSA"});
+    let mut full =
+        json!({"keyRef": {"name": "k"}, "payload": "aGVsbG8=", "signatureAlgorithm": "SHA256_WITH_ECDSA"});
     full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
     json!({
         "apiVersion": "hsm-operator.io/v1alpha1", "kind": "SigningRequest",
@@ -73,7 +74,8 @@ async fn every_form_of_payload_and_signature_is_verified_by_openssl() {
         let verifies = |message: &[u8], der: &[u8]| {
             tools::openssl_verifies(folder.path(), &pem, "sha256", &[], message, der)
         };
-        let hex = sign(&world, &namespace, "hex", json!({"payload": "68656c6c6f", "payloadType": "HEX"})).await;
+        let hex =
+            sign(&world, &namespace, "hex", json!({"payload": "68656c6c6f", "payloadType": "HEX"})).await;
         assert!(verifies(b"hello", &hex), "{token:?}");
         let raw = sign(&world, &namespace, "raw", json!({"signatureType": "RAW"})).await;
         assert_eq!(raw.len(), 64, "{token:?}");
@@ -93,7 +95,8 @@ async fn every_form_of_payload_and_signature_is_verified_by_openssl() {
 /// r‖s as a DER sequence, by openssl.
 fn der_of(raw: &[u8]) -> Vec<u8> {
     let (r, s) = raw.split_at(raw.len() / 2);
-    let text = format!("asn1=SEQUENCE:s\n[s]\nr=INTEGER:0x{}\ns=INTEGER:0x{}\n", hex::encode(r), hex::encode(s));
+    let text =
+        format!("asn1=SEQUENCE:s\n[s]\nr=INTEGER:0x{}\ns=INTEGER:0x{}\n", hex::encode(r), hex::encode(s));
     let folder = tempfile::tempdir().unwrap();
     let (conf, der) = (folder.path().join("conf"), folder.path().join("der"));
     std::fs::write(&conf, text).unwrap();
@@ -130,24 +133,30 @@ async fn what_makes_no_sense_is_refused_with_what_would() {
     for token in Token::BOTH {
         let namespace = world.namespace("refused").await;
         world.make_key(&namespace, "k", token, json!({})).await;
-        world.make_key(&namespace, "mute", token, json!({"attributes": {"sign": false, "derive": true}})).await;
+        world
+            .make_key(&namespace, "mute", token, json!({"attributes": {"sign": false, "derive": true}}))
+            .await;
         world.ready(&namespace, "k").await;
         world.ready(&namespace, "mute").await;
-        let (reason, message) = refused(&world, &namespace, "rsa", json!({"signatureAlgorithm": "SHA256_WITH_RSA"})).await;
+        let (reason, message) =
+            refused(&world, &namespace, "rsa", json!({"signatureAlgorithm": "SHA256_WITH_RSA"})).await;
         assert_eq!(reason, "AlgorithmMismatch");
         assert!(message.contains("SHA512_WITH_ECDSA") && !message.contains("EDDSA"), "{message}");
         let (reason, message) = refused(&world, &namespace, "base64", json!({"payload": "not base64"})).await;
         assert_eq!((&*reason, message.contains("base64")), ("InvalidPayload", true), "{message}");
-        let (reason, _) = refused(&world, &namespace, "hex", json!({"payload": "abc", "payloadType": "HEX"})).await;
+        let (reason, _) =
+            refused(&world, &namespace, "hex", json!({"payload": "abc", "payloadType": "HEX"})).await;
         assert_eq!(reason, "InvalidPayload");
         // One byte too many, and the text is as long as that of 64 KiB.
         let just = STANDARD.encode(vec![7; 64 * 1024 + 1]);
         let (reason, message) = refused(&world, &namespace, "just-too-large", json!({"payload": just})).await;
         assert_eq!((&*reason, message.contains("hash it yourself")), ("InvalidPayload", true), "{message}");
-        let (reason, message) = refused(&world, &namespace, "mute", json!({"keyRef": {"name": "mute"}})).await;
+        let (reason, message) =
+            refused(&world, &namespace, "mute", json!({"keyRef": {"name": "mute"}})).await;
         assert_eq!(reason, "ForbiddenByToken", "{message}");
         for size in [64 * 1024 + 100, 500_000] {
-            let said = create(&namespace, "large", &json!({"payload": STANDARD.encode(vec![7; size])}), &[]).unwrap_err();
+            let said = create(&namespace, "large", &json!({"payload": STANDARD.encode(vec![7; size])}), &[])
+                .unwrap_err();
             assert!(said.contains("hash it yourself"), "{said}");
         }
     }
@@ -176,19 +185,31 @@ async fn a_request_never_changes_waits_for_its_key_and_goes_when_its_time_is_ove
             json!({"requester": null}),
         ] {
             let patch = json!({"spec": change});
-            let said = api.patch("early", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap_err().to_string();
+            let said = api
+                .patch("early", &PatchParams::default(), &Patch::Merge(&patch))
+                .await
+                .unwrap_err()
+                .to_string();
             assert!(said.contains("make a new one") || said.contains("requester"), "{change}: {said}");
         }
         world.make_key(&namespace, "k", token, json!({})).await;
         let request = finished(&world, &namespace, "early").await;
         assert_eq!(request.status.unwrap().state, Some(State::Executed));
-        let gone = kube::runtime::wait::await_condition(api.clone(), "early", |one: Option<&SigningRequest>| one.is_none());
-        tokio::time::timeout(std::time::Duration::from_secs(20), gone).await.expect("it goes in time").unwrap();
+        let gone =
+            kube::runtime::wait::await_condition(api.clone(), "early", |one: Option<&SigningRequest>| {
+                one.is_none()
+            });
+        tokio::time::timeout(std::time::Duration::from_secs(20), gone)
+            .await
+            .expect("it goes in time")
+            .unwrap();
         // One that says nothing of it stays, and so does one that failed, for a while.
         sign(&world, &namespace, "stays", json!({})).await;
         refused(&world, &namespace, "failed", json!({"payload": "?", "ttlSecondsAfterFinished": 3600})).await;
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-        assert!(api.get_opt("stays").await.unwrap().is_some() && api.get_opt("failed").await.unwrap().is_some());
+        assert!(
+            api.get_opt("stays").await.unwrap().is_some() && api.get_opt("failed").await.unwrap().is_some()
+        );
     }
 }
 
@@ -218,7 +239,8 @@ async fn who_may_not_use_a_key_cannot_ask_for_its_signature_and_nobody_asks_in_a
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    for words in ["user alice may not use key k", "grant verb \"use\" on hsmkeys/k", "hsm-operator-key-user"] {
+    for words in ["user alice may not use key k", "grant verb \"use\" on hsmkeys/k", "hsm-operator-key-user"]
+    {
         assert!(said.contains(words), "{said}");
     }
     tools::apply(&format!(
@@ -245,6 +267,7 @@ async fn who_may_not_use_a_key_cannot_ask_for_its_signature_and_nobody_asks_in_a
     assert!(said.contains("may not use key other"), "{said}");
     // The audit record names her.
     let logs = world.logs("controller");
-    let audited = |line: &&str| line.contains("\"audit\"") && line.contains("alice") && line.contains(&namespace);
+    let audited =
+        |line: &&str| line.contains("\"audit\"") && line.contains("alice") && line.contains(&namespace);
     assert!(logs.lines().any(|line| audited(&line)), "no audit record");
 }

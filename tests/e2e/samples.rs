@@ -13,7 +13,8 @@ async fn every_sample_applies_and_reaches_its_goal() {
     let namespace = world.namespace("samples").await;
     let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/config/samples");
     let all = tools::kubectl(&["kustomize", samples]);
-    let files = std::fs::read_dir(samples).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let files =
+        std::fs::read_dir(samples).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
     let listed = std::fs::read_to_string(format!("{samples}/kustomization.yaml")).unwrap();
     for file in files.filter(|file| file != "kustomization.yaml") {
         assert!(listed.contains(&format!("- {file}\n")), "{file} is not in kustomization.yaml");
@@ -37,7 +38,8 @@ async fn every_sample_applies_and_reaches_its_goal() {
     let pem = world.api::<Secret>(&namespace).get("payments-rsa-public").await.unwrap().data.unwrap();
     let pem = &pem["publicKey.pem"].0;
     let folder = tempfile::tempdir().unwrap();
-    let request = world.api::<SigningRequest>(&namespace).get("payments-hello").await.unwrap().status.unwrap();
+    let request =
+        world.api::<SigningRequest>(&namespace).get("payments-hello").await.unwrap().status.unwrap();
     let signature = STANDARD.decode(request.signature.unwrap()).unwrap();
     assert!(tools::openssl_verifies(folder.path(), pem, "sha256", &[], b"Payload", &signature));
     let said = tools::kubectl(&["logs", "-n", &namespace, "job/payments-sign", "-c", "sign"]);

@@ -75,13 +75,20 @@ impl World {
         // Every test calls this; only the first installs.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = Client::try_default().await.expect("KUBECONFIG names the cluster under test");
-        let ca = PathBuf::from(std::env::var("GATEWAY_CA").expect("GATEWAY_CA is set by the cluster's env file"));
+        let ca =
+            PathBuf::from(std::env::var("GATEWAY_CA").expect("GATEWAY_CA is set by the cluster's env file"));
         let volume = ca.parent().expect("the CA is in the cluster's folder").join("volumes/hsm-demo");
         let world = Self { client, volume, _turn: turn };
         tools::apply(include_str!("../../config/samples/partition.yaml"));
         tools::apply(KRYOPTIC);
         for token in Token::BOTH {
-            tools::kubectl(&["wait", "hsmpartition", token.partition(), "--for=condition=Ready", "--timeout=90s"]);
+            tools::kubectl(&[
+                "wait",
+                "hsmpartition",
+                token.partition(),
+                "--for=condition=Ready",
+                "--timeout=90s",
+            ]);
         }
         world
     }
@@ -109,7 +116,13 @@ impl World {
     }
 
     /// Makes an HsmKey on a token; `spec` adds to or replaces what is usual (P-256, signing, destroyable).
-    pub async fn make_key(&self, namespace: &str, name: &str, token: Token, spec: serde_json::Value) -> HsmKey {
+    pub async fn make_key(
+        &self,
+        namespace: &str,
+        name: &str,
+        token: Token,
+        spec: serde_json::Value,
+    ) -> HsmKey {
         let mut full = json!({
             "partitionRef": { "name": token.partition() },
             // Labels are unique on a partition, and the partition is shared by all tests.
