@@ -38,6 +38,28 @@ pub const MANAGER: &str = "hsm-operator";
 /// An object that is watched: malformed ones are seen, and do not hide the others.
 pub type Guarded<K> = DeserializeGuard<K>;
 
+/// Whether the token of a partition is reached, as this process found out; nothing where it does not know yet. What a
+/// watch says of it may be older, or from another process.
+#[derive(Default)]
+pub struct Reached(Mutex<HashMap<String, bool>>);
+
+impl Reached {
+    /// Notes what was found out.
+    pub fn set(&self, partition: &str, reached: Option<bool>) {
+        let mut all = self.0.lock().expect("no panic while it is held");
+        match reached {
+            Some(reached) => all.insert(partition.to_owned(), reached),
+            None => all.remove(partition),
+        };
+    }
+
+    /// What was found out.
+    #[must_use]
+    pub fn get(&self, partition: &str) -> Option<bool> {
+        self.0.lock().expect("no panic while it is held").get(partition).copied()
+    }
+}
+
 /// What every reconciler works with.
 pub struct Context {
     /// The API server.
@@ -52,6 +74,8 @@ pub struct Context {
     pub partitions: Store<Guarded<HsmPartition>>,
     /// All namespaces, for their labels.
     pub namespaces: Store<Namespace>,
+    /// Which partitions' tokens are reached.
+    pub reached: Reached,
     /// Events.
     pub recorder: Recorder,
     /// Counts.

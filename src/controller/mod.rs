@@ -84,6 +84,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         registry: Arc::clone(&registry),
         keys: keys.store(),
         partitions: partitions.store(),
+        reached: context::Reached::default(),
         namespaces: namespaces.clone(),
         recorder: Recorder::new(client.clone(), reporter),
         metrics,

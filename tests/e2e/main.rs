@@ -1,9 +1,10 @@
 //! The whole product on a real cluster with real tokens. `make test` starts the cluster and runs this inside its
 //! network; `e2e/test.sh` says with which environment. Tests isolate themselves by namespace and label.
 
-mod caller;
 #[path = "../common/mod.rs"]
 mod common;
+
+mod caller;
 mod controller;
 mod host;
 mod http;
@@ -13,9 +14,11 @@ mod leader;
 mod partitions;
 mod pods;
 mod processes;
+mod quiet;
 mod requests;
 mod resilience;
 mod rest;
+mod samples;
 mod smoke;
 mod tools;
 mod world;

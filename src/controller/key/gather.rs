@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    api::{HsmKey, HsmPartition, condition},
+    api::{HsmKey, HsmPartition},
     controller::{
         context::{Context, Guarded},
         error::Error,
@@ -27,6 +27,8 @@ pub struct Seen {
     pub partition: Option<Arc<HsmPartition>>,
     /// Whether the partition allows the key's namespace.
     pub allowed: bool,
+    /// Whether the token is reached will be known in a moment.
+    pub soon: bool,
     /// The token, once it is reached.
     pub hsm: Option<Arc<dyn Hsm>>,
     /// Another object to which the label belongs.
@@ -79,11 +81,8 @@ pub async fn gather(key: &HsmKey, ctx: &Context) -> Result<Seen, Error> {
     let labels = namespace_labels(&key.namespace().unwrap_or_default(), ctx).await?;
     let allowed =
         partition.as_ref().is_some_and(|partition| allows(&partition.spec.allowed_namespaces, &labels));
-    let ready = partition
-        .as_ref()
-        .and_then(|partition| partition.status.as_ref())
-        .is_some_and(|status| condition::is_true(&status.conditions, condition::READY));
-    let hsm = if ready { ctx.registry.get(name) } else { None };
+    let reached = ctx.reached.get(name);
+    let hsm = if reached == Some(true) { ctx.registry.get(name) } else { None };
     let rival = rival(key, partition.as_deref(), ctx);
 
     let mut claim = None;
@@ -97,7 +96,8 @@ pub async fn gather(key: &HsmKey, ctx: &Context) -> Result<Seen, Error> {
         }
         _ => Presence::NotAsked,
     };
-    Ok(Seen { partition, allowed, hsm, rival, _claim: claim, presence })
+    let soon = partition.is_some() && reached.is_none();
+    Ok(Seen { soon, partition, allowed, hsm, rival, _claim: claim, presence })
 }
 
 /// Labels of a namespace. One so new that the watch has not shown it yet is read.

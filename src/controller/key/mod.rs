@@ -53,6 +53,10 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
 
     let seen = gather(key, &ctx).await?;
     let step = plan(key, &seen);
+    if seen.soon && matches!(step, Step::Wait(..)) {
+        // Nothing to tell anybody about.
+        return Ok(Action::requeue(super::jittered(Duration::from_secs(2))));
+    }
     let done = match act(&step, key, &seen, &ctx).await {
         Ok(done) => done,
         // What a token refuses for good is said on the object; everything else is tried again.
@@ -75,7 +79,11 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
         Done::Refused(_) if seen.rival.is_some_and(|rival| rival.leaving) => {
             Action::requeue(Duration::from_secs(2))
         }
-        // A watch wakes us: on the object, its partition, its namespace. The rest is seen by the resync.
+        // A watch wakes us: on the object, its partition, its namespace. It may be ahead of the stores that are asked.
+        _ if matches!(seen.presence, Presence::NotAsked) => {
+            Action::requeue(super::jittered(Duration::from_secs(30)))
+        }
+        // The rest is seen by the resync.
         Done::Refused(_) | Done::Waiting(..) => Action::requeue(super::jittered(Duration::from_secs(300))),
     })
 }

@@ -265,6 +265,7 @@ mod tests {
         Seen {
             partition: Some(Arc::new(HsmPartition::new("p", serde_json::from_value(spec).unwrap()))),
             allowed: true,
+            soon: false,
             hsm: None,
             rival: None,
             _claim: None,

@@ -48,6 +48,15 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
         return Ok(Action::await_change());
     }
     let (outcome, action) = connect(partition, &ctx).await?;
+    // Before the status, whose change wakes the keys.
+    let reached = match &outcome {
+        Outcome::Ready { .. } => Some(true),
+        Outcome::Connecting => None,
+        Outcome::PinMissing(_) | Outcome::PinRejected { .. } | Outcome::Failed(_) | Outcome::InUse(_) => {
+            Some(false)
+        }
+    };
+    ctx.reached.set(&partition.name_any(), reached);
     let old = partition.status.clone().unwrap_or_default();
     let new = report(partition, &old, &outcome, ctx.now());
     if new != old {
@@ -194,6 +203,9 @@ async fn release(partition: &HsmPartition, ctx: &Context) -> Result<Action, Erro
         return Ok(Action::requeue(Duration::from_secs(30)));
     }
     ctx.registry.remove(&name);
+    ctx.reached.set(&name, None);
+    ctx.attestor.forget(&name);
+    ctx.inventories.forget(&name).await;
     set_finalizer(partition, ctx, false).await?;
     Ok(Action::await_change())
 }

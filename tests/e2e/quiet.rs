@@ -1,0 +1,127 @@
+//! An unchanged world costs nothing.
+
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use hsm_operator::api::HsmKey;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::{WatchStreamExt, watcher},
+};
+use serde_json::json;
+
+use crate::{
+    controller::sum,
+    tools,
+    world::{OPERATOR, Token, World},
+};
+
+const KEYS: usize = 1000;
+/// Instead of an hour.
+const RESYNC: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resync_of_a_thousand_keys_writes_nothing_and_leaves_the_token_alone() {
+    let world = World::alone().await;
+    let namespace = world.namespace("quiet").await;
+    let (before, begun) = (world.metrics().await, Instant::now());
+    stream::iter(0..KEYS)
+        .for_each_concurrent(16, async |number| {
+            world.make_key(&namespace, &format!("k{number:04}"), Token::SoftHsm, json!({})).await;
+        })
+        .await;
+    let mut ready = std::collections::HashSet::new();
+    let mut seen = watcher(world.api::<HsmKey>(&namespace), watcher::Config::default())
+        .default_backoff()
+        .touched_objects()
+        .boxed();
+    while ready.len() < KEYS {
+        let next = tokio::time::timeout(Duration::from_secs(60), seen.try_next()).await;
+        let key = next.unwrap_or_else(|_| panic!("stuck with {} of {KEYS}", ready.len())).unwrap().unwrap();
+        if key.is_ready() {
+            ready.insert(key.name_any());
+        }
+    }
+    let after = world.metrics().await;
+    let per_key = |name: &str| {
+        (sum(&after, name, &[]) - sum(&before, name, &[])) / f64::from(u16::try_from(KEYS).unwrap())
+    };
+    println!(
+        "{KEYS} keys in {:.1} s; each {:.1} token calls, {:.1} API writes",
+        begun.elapsed().as_secs_f64(),
+        per_key("hsm_operator_hsm_calls_total"),
+        per_key("hsm_operator_api_writes_total"),
+    );
+
+    set_resync(&world, Some(RESYNC)).await;
+    let reconciled = |metrics: &str| sum(metrics, "hsm_operator_reconcile_total", &["\"key\""]);
+    let keys: kube::Api<HsmKey> = kube::Api::all(world.client.clone());
+    let all = keys.list_metadata(&Default::default()).await.unwrap().items.len();
+    let all = f64::from(u32::try_from(all).unwrap());
+    // The new leader looks at everything once, and asks the token what is on it.
+    wait(&world, "the first look at everything", |metrics| reconciled(metrics) >= all).await;
+    // What it found is written, and the partition's status with it.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let quiet = world.metrics().await;
+    // Refused keys of other tests are looked at more rarely: twice as many looks are every Ready key at least once.
+    let enough = reconciled(&quiet) + 2.0 * all;
+    let end = wait(&world, "a resync", |metrics| reconciled(metrics) >= enough).await;
+    for name in ["hsm_operator_api_writes_total", "hsm_operator_hsm_calls_total"] {
+        assert_eq!(sum(&end, name, &[]), sum(&quiet, name, &[]), "{name}:\n{end}");
+    }
+    println!(
+        "{} reconciles without a write or a call; the new leader asked the token {} times for {all} keys",
+        reconciled(&end) - reconciled(&quiet),
+        sum(&end, "hsm_operator_hsm_calls_total", &["\"demo\""]),
+    );
+    set_resync(&world, None).await;
+}
+
+async fn wait(world: &World, what: &str, is: impl Fn(&str) -> bool) -> String {
+    for _ in 0..300 {
+        let metrics = world.metrics().await;
+        if is(&metrics) {
+            return metrics;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    panic!("{what} does not come:\n{}", world.metrics().await)
+}
+
+/// Restarts the controllers with another time between looks, and waits until one of them leads.
+async fn set_resync(world: &World, period: Option<Duration>) {
+    let leader = world.leader().await;
+    let seconds = period.map_or(3600, |period| period.as_secs()).to_string();
+    let change = json!({"spec": {"template": {"spec": {"containers": [
+        {"name": "controller", "env": [{"name": "HSM_OPERATOR_RESYNC_SECONDS", "value": seconds}]}
+    ]}}}});
+    let deployments = world.api::<Deployment>(OPERATOR);
+    let patch = Patch::Strategic(&change);
+    deployments.patch("hsm-operator-controller", &PatchParams::default(), &patch).await.unwrap();
+    tools::kubectl(&[
+        "rollout",
+        "status",
+        "-n",
+        OPERATOR,
+        "deployment/hsm-operator-controller",
+        "--timeout=120s",
+    ]);
+    // An old one may have got the lease while it was still there.
+    let mut leader = world.leader_after(&leader).await;
+    while !is_new(world, &leader, &seconds).await {
+        leader = world.leader_after(&leader).await;
+    }
+}
+
+async fn is_new(world: &World, leader: &str, seconds: &str) -> bool {
+    let name = leader.split_once('_').unwrap().0;
+    let Some(pod) = world.api::<Pod>(OPERATOR).get_opt(name).await.unwrap() else { return false };
+    let containers = pod.spec.unwrap().containers;
+    let env = containers.into_iter().flat_map(|container| container.env.unwrap_or_default());
+    let is = env
+        .filter(|one| one.name == "HSM_OPERATOR_RESYNC_SECONDS")
+        .all(|one| one.value.as_deref() == Some(seconds));
+    is && pod.metadata.deletion_timestamp.is_none()
+}
