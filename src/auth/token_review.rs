@@ -24,7 +24,7 @@ const AGES: Ages = Ages {
     refusal: Duration::from_secs(5),
     stale: Duration::from_secs(600),
     known: Duration::from_secs(1),
-    unknown: Duration::from_secs(5),
+    unknown: Duration::from_secs(10),
 };
 
 /// Longest token that is looked at.

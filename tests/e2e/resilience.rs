@@ -303,7 +303,7 @@ async fn known_callers_sign_on_while_the_api_server_is_away() {
         let begun = Instant::now();
         let answer = stranger.post("/v1/synchronousSign", body(&label)).await;
         answer.is_error(503, 700, "in.subystem");
-        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         tokio::time::sleep(Duration::from_secs(5)).await;
         drop(cut);
         let (count, slowest) = load.end().await;
