@@ -34,13 +34,8 @@ PATH=$(tool_dir kubernetes):$(tool_dir helm):$PATH
 load_images() {
   "$here/image/build.sh" toolbox
   "$here/image/build.sh" operator
-  if [[ $existing ]]; then
-    say "  the cluster must have these images (or set IMAGE and TOOLBOX_IMAGE to what it can pull):" \
-      $'\n'"    $image    kind load image-archive $images/hsm-operator.tar" \
-      $'\n'"    $toolbox    kind load image-archive $images/hsm-operator-toolbox.tar"
-  else
+  [[ $existing ]] ||
     "$here/cluster.sh" load "$images/hsm-operator-toolbox.tar" "$images/hsm-operator.tar"
-  fi
 }
 
 random_pin() { od -An -vtx1 -N8 /dev/urandom | tr -d ' \n'; }
@@ -123,6 +118,10 @@ gateway_ca() {
 
 install_all() {
   run 'images' 'make build first; the log says which file is missing' load_images
+  [[ ! $existing ]] ||
+    say "  the cluster must have these images (or set IMAGE and TOOLBOX_IMAGE to what it can pull):" \
+      $'\n'"    $image    kind load image-archive $images/hsm-operator.tar" \
+      $'\n'"    $toolbox    kind load image-archive $images/hsm-operator-toolbox.tar"
   run 'tokens' 'the Job hsm-demo-provision in namespace hsm-operator makes them: kubectl describe it' make_tokens
   run 'chart' 'kubectl get events -n hsm-operator; then run it again' install_chart
   [[ $existing ]] || run 'rollout' 'kubectl logs -n hsm-operator -l app.kubernetes.io/name=hsm-operator' restart_if_older "$state"

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .expect("nothing installed a TLS provider before main");
-    match cli::run(Cli::parse()) {
+    match cli::run(Cli::parse_from(cli::arguments())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -1,6 +1,8 @@
 //! The REST data plane, router and listener, with a token in memory: what is sent and what is answered.
 #![allow(missing_docs, reason = "tests")]
 
+#[path = "gateway/callers.rs"]
+mod callers;
 mod common;
 #[path = "gateway/contract.rs"]
 mod contract;

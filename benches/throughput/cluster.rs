@@ -24,12 +24,16 @@ pub struct Cluster {
 impl Cluster {
     /// Makes the keys and a ServiceAccount that may use them.
     pub fn new() -> Self {
-        let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: use make bench"));
+        let variable =
+            |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: use make bench"));
         let ca = PathBuf::from(variable("GATEWAY_CA"));
         let volume = ca.parent().expect("the CA is in the cluster's folder").join("volumes/hsm-demo");
         kubectl(&["apply", "--server-side", "-f", "-"], MANIFESTS);
         kubectl(&["wait", "-n", NAMESPACE, "hsmkey", "--all", "--for=condition=Ready", "--timeout=60s"], "");
-        let token = kubectl(&["create", "token", "bench", "-n", NAMESPACE, "--audience", "hsm-operator", "--duration", "1h"], "");
+        let token = kubectl(
+            &["create", "token", "bench", "-n", NAMESPACE, "--audience", "hsm-operator", "--duration", "1h"],
+            "",
+        );
         Self {
             gateway: variable("GATEWAY_URL"),
             ca,
@@ -41,7 +45,18 @@ impl Cluster {
 
     /// The token's PIN.
     pub fn pin(&self) -> String {
-        kubectl(&["get", "secret", "hsm-demo-pin", "-n", "hsm-operator", "-o", "go-template={{.data.pin | base64decode}}"], "")
+        kubectl(
+            &[
+                "get",
+                "secret",
+                "hsm-demo-pin",
+                "-n",
+                "hsm-operator",
+                "-o",
+                "go-template={{.data.pin | base64decode}}",
+            ],
+            "",
+        )
     }
 
     /// `CKA_ID` of a key.
@@ -53,7 +68,10 @@ impl Cluster {
     /// A SoftHSM configuration for the token's folder as this host sees it.
     pub fn softhsm_configuration(&self) -> PathBuf {
         let path = self.folder.path().join("softhsm2.conf");
-        let text = format!("directories.tokendir = {}\nlog.level = ERROR\n", self.volume.join("softhsm/tokens").display());
+        let text = format!(
+            "directories.tokendir = {}\nlog.level = ERROR\n",
+            self.volume.join("softhsm/tokens").display()
+        );
         std::fs::write(&path, text).expect("the folder is ours");
         path
     }
@@ -71,17 +89,30 @@ impl Cluster {
     pub fn sidecar(&self) -> Sidecar {
         let token_file = self.folder.path().join("token");
         std::fs::write(&token_file, &self.token).expect("the folder is ours");
-        let child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/hsm-operator"))
-            .args(["sidecar", "--listen", "127.0.0.1:18081", "--admin-listen", "127.0.0.1:18082", "--log-level", "warn"])
-            .args(["--gateway", &self.gateway, "--ca-file"])
-            .arg(&self.ca)
-            .arg("--token-file")
-            .arg(&token_file)
-            .spawn()
-            .expect("the release build is there");
+        let child =
+            Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/hsm-operator-sidecar"))
+                .args([
+                    "--listen",
+                    "127.0.0.1:18081",
+                    "--admin-listen",
+                    "127.0.0.1:18082",
+                    "--log-level",
+                    "warn",
+                ])
+                .args(["--gateway", &self.gateway, "--ca-file"])
+                .arg(&self.ca)
+                .arg("--token-file")
+                .arg(&token_file)
+                .spawn()
+                .expect("the release build is there");
         let sidecar = Sidecar(child);
         let started = Instant::now();
-        while !Command::new("curl").args(["-sf", "http://127.0.0.1:18082/readyz"]).stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        while !Command::new("curl")
+            .args(["-sf", "http://127.0.0.1:18082/readyz"])
+            .stdout(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+        {
             assert!(started.elapsed() < Duration::from_secs(20), "the sidecar does not become ready");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -91,10 +122,26 @@ impl Cluster {
     /// Processes of the operator in the cluster, by component.
     pub fn processes(&self) -> Vec<(&'static str, Vec<u32>)> {
         let of = |component: &str| {
-            let selector = format!("app.kubernetes.io/name=hsm-operator,app.kubernetes.io/component={component}");
-            let names = kubectl(&["get", "pods", "-n", "hsm-operator", "-l", &selector, "-o", "jsonpath={.items[*].metadata.name}"], "");
-            let names: Vec<String> = names.split_whitespace().map(|name| format!("POD_NAME={name}")).collect();
-            pids().filter(|pid| names.iter().any(|name| environment(*pid).contains(name))).collect::<Vec<u32>>()
+            let selector =
+                format!("app.kubernetes.io/name=hsm-operator,app.kubernetes.io/component={component}");
+            let names = kubectl(
+                &[
+                    "get",
+                    "pods",
+                    "-n",
+                    "hsm-operator",
+                    "-l",
+                    &selector,
+                    "-o",
+                    "jsonpath={.items[*].metadata.name}",
+                ],
+                "",
+            );
+            let names: Vec<String> =
+                names.split_whitespace().map(|name| format!("POD_NAME={name}")).collect();
+            pids()
+                .filter(|pid| names.iter().any(|name| environment(*pid).contains(name)))
+                .collect::<Vec<u32>>()
         };
         let (gateways, controllers) = (of("gateway"), of("controller"));
         let hosts = pids().filter(|pid| gateways.contains(&parent(*pid))).collect();
@@ -113,7 +160,11 @@ impl Sidecar {
 
     /// A signature through it.
     pub fn target(&self, key: &str, algorithm: &str) -> Target {
-        Target { url: "http://127.0.0.1:18081/v1/synchronousSign".into(), token: None, body: body(key, algorithm) }
+        Target {
+            url: "http://127.0.0.1:18081/v1/synchronousSign".into(),
+            token: None,
+            body: body(key, algorithm),
+        }
     }
 }
 
@@ -125,7 +176,9 @@ impl Drop for Sidecar {
 }
 
 fn body(key: &str, algorithm: &str) -> String {
-    format!(r#"{{"signRequest":{{"payload":"UGF5bG9hZA==","signKeyName":"{key}","signatureAlgorithm":"{algorithm}"}}}}"#)
+    format!(
+        r#"{{"signRequest":{{"payload":"UGF5bG9hZA==","signKeyName":"{key}","signatureAlgorithm":"{algorithm}"}}}}"#
+    )
 }
 
 fn kubectl(args: &[&str], stdin: &str) -> String {

@@ -38,7 +38,8 @@ impl Key {
         unsafe {
             std::env::set_var("SOFTHSM2_CONF", configuration);
         }
-        let context = Pkcs11::new("/usr/lib/softhsm/libsofthsm2.so").expect("SoftHSM is installed by e2e/setup.sh");
+        let context =
+            Pkcs11::new("/usr/lib/softhsm/libsofthsm2.so").expect("SoftHSM is installed by e2e/setup.sh");
         // A second key finds the library initialised.
         let _ = context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK));
         let slots = context.get_slots_with_token().expect("the library lists its slots");
@@ -66,7 +67,8 @@ impl Key {
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 let context = self.context.clone();
-                let (stop, count, slot, id, input, rsa) = (&stop, &count, self.slot, &self.id, &self.input, self.rsa);
+                let (stop, count, slot, id, input, rsa) =
+                    (&stop, &count, self.slot, &self.id, &self.input, self.rsa);
                 scope.spawn(move || {
                     let session = context.open_ro_session(slot).expect("a session");
                     let key = find(&session, id);

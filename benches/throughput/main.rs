@@ -25,16 +25,22 @@ fn main() {
     // `cargo bench` passes flags of its own; there is nothing to choose here.
     let cluster = Cluster::new();
     let mut rows = Vec::new();
-    for (name, key, algorithm) in [("rsa2048", "bench-rsa", "SHA256_WITH_RSA"), ("p256", "bench-ec", "SHA256_WITH_ECDSA")] {
+    for (name, key, algorithm) in
+        [("rsa2048", "bench-rsa", "SHA256_WITH_RSA"), ("p256", "bench-ec", "SHA256_WITH_ECDSA")]
+    {
         let pkcs11 = direct::Key::open(&cluster, key);
         let sidecar = cluster.sidecar();
         let (mut gateway_rates, mut sidecar_rates, mut raw_rates) = (Vec::new(), Vec::new(), Vec::new());
         // The first round warms caches and connections on every side and is thrown away.
         for round in 0..=REPEATS {
             let raw = pkcs11.signatures_per_second(THREADS, Duration::from_secs(SECONDS));
-            let through_gateway = wrk::signatures_per_second(&cluster.gateway_target(key, algorithm), CONNECTIONS, SECONDS);
-            let through_sidecar = wrk::signatures_per_second(&sidecar.target(key, algorithm), CONNECTIONS, SECONDS);
-            eprintln!("  {name} {round}/{REPEATS}: token {raw:.0}/s, gateway {through_gateway:.0}/s, sidecar {through_sidecar:.0}/s");
+            let through_gateway =
+                wrk::signatures_per_second(&cluster.gateway_target(key, algorithm), CONNECTIONS, SECONDS);
+            let through_sidecar =
+                wrk::signatures_per_second(&sidecar.target(key, algorithm), CONNECTIONS, SECONDS);
+            eprintln!(
+                "  {name} {round}/{REPEATS}: token {raw:.0}/s, gateway {through_gateway:.0}/s, sidecar {through_sidecar:.0}/s"
+            );
             if round > 0 {
                 raw_rates.push(raw);
                 gateway_rates.push(through_gateway);

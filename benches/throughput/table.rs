@@ -21,7 +21,8 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 fn spread(values: &[f64]) -> f64 {
-    let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(low, high), &value| (low.min(value), high.max(value)));
+    let (low, high) =
+        values.iter().fold((f64::MAX, f64::MIN), |(low, high), &value| (low.min(value), high.max(value)));
     (high - low) / median(values)
 }
 
@@ -40,7 +41,14 @@ impl Row {
 
     /// Resident memory in MiB, and what is allowed.
     pub fn memory(name: &str, ours: &[f64], allowed: Option<f64>) -> Self {
-        Self { name: name.into(), unit: "MiB", ours: median(ours), baseline: allowed, repeats: ours.len(), spread: 0.0 }
+        Self {
+            name: name.into(),
+            unit: "MiB",
+            ours: median(ours),
+            baseline: allowed,
+            repeats: ours.len(),
+            spread: 0.0,
+        }
     }
 
     fn ratio(&self) -> Option<f64> {
@@ -50,9 +58,14 @@ impl Row {
 
 /// Prints the table.
 pub fn print(rows: &[Row]) {
-    println!("{:<24} {:>5} {:>10} {:>10} {:>7} {:>8} {:>7}", "figure", "unit", "ours", "baseline", "ratio", "repeats", "spread");
+    println!(
+        "{:<24} {:>5} {:>10} {:>10} {:>7} {:>8} {:>7}",
+        "figure", "unit", "ours", "baseline", "ratio", "repeats", "spread"
+    );
     for row in rows {
-        let number = |value: Option<f64>, digits: usize| value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"));
+        let number = |value: Option<f64>, digits: usize| {
+            value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
+        };
         println!(
             "{:<24} {:>5} {:>10} {:>10} {:>7} {:>8} {:>6.0}%",
             row.name,

@@ -16,7 +16,10 @@ pub struct Target {
 pub fn signatures_per_second(target: &Target, connections: usize, seconds: u64) -> f64 {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let script = folder.path().join("post.lua");
-    let authorization = target.token.as_ref().map_or_else(String::new, |token| format!("wrk.headers['Authorization'] = 'Bearer {token}'\n"));
+    let authorization = target
+        .token
+        .as_ref()
+        .map_or_else(String::new, |token| format!("wrk.headers['Authorization'] = 'Bearer {token}'\n"));
     let lua = format!(
         "wrk.method = 'POST'\nwrk.headers['Content-Type'] = 'application/json'\n{authorization}wrk.body = [[{}]]\n",
         target.body
@@ -29,7 +32,11 @@ pub fn signatures_per_second(target: &Target, connections: usize, seconds: u64) 
         .output()
         .expect("wrk is installed by e2e/setup.sh");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{} answered with errors: {text}", target.url);
+    assert!(
+        !text.contains("Non-2xx") && !text.contains("Socket errors"),
+        "{} answered with errors: {text}",
+        target.url
+    );
     let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:"));
     rate.and_then(|rate| rate.trim().parse().ok()).unwrap_or_else(|| panic!("wrk printed no rate: {text}"))
 }

@@ -41,7 +41,10 @@ toolbox_files() {
   busybox_files "$1"
 }
 
-operator_files() { install -D -m 0755 "$binary" "$1/usr/local/bin/hsm-operator"; }
+operator_files() {
+  install -D -m 0755 "$binary" "$1/usr/local/bin/hsm-operator"
+  install -m 0755 "$sidecar" "$1/usr/local/bin/hsm-operator-sidecar"
+}
 pause_files() { install -D -m 0755 "$(command -v busybox)" "$1/busybox"; }
 
 versions() { dpkg-query -W -f '${Package} ${Version}\n' "$@"; cat "$here"/*.sh; }
@@ -59,11 +62,12 @@ case ${1:-} in
     ;;
   operator)
     binary=${2:-$root/target/release/hsm-operator}
-    [[ -f $binary ]] || die "no operator binary: $binary" 'run make build'
+    sidecar=$binary-sidecar
+    [[ -f $binary && -f $sidecar ]] || die "no operator binary: $binary and $sidecar" 'run make build'
     # Not kept in the cache: every build of the operator would add one.
     layers=$images/layers
     mkdir -p "$layers"
-    key=$({ sha256sum "$binary"; cat "$here"/*.sh; } | sha256sum | cut -c1-16)
+    key=$({ sha256sum "$binary" "$sidecar"; cat "$here"/*.sh; } | sha256sum | cut -c1-16)
     find "$layers" -name 'operator-*' ! -name "operator-$key.tar*" -delete
     operator=$(layer operator "$key" operator_files)
     layers=$cache/image

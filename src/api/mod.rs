@@ -1,5 +1,10 @@
 //! Custom resources of the group `hsm-operator.io`: plain data and small accessors.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "printer columns share their types; the derive names them one by one"
+)]
+
 pub mod condition;
 pub mod key;
 pub mod partition;

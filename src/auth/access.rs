@@ -14,8 +14,13 @@ use crate::{api, telemetry::Metrics};
 
 /// A change of RBAC is seen within ten seconds; ten minutes is what a caller whom we know gets while the API
 /// server is down.
-const AGES: Ages =
-    Ages { grant: Duration::from_secs(10), refusal: Duration::from_secs(3), stale: Duration::from_secs(600) };
+const AGES: Ages = Ages {
+    grant: Duration::from_secs(10),
+    refusal: Duration::from_secs(3),
+    stale: Duration::from_secs(600),
+    known: Duration::from_secs(1),
+    unknown: Duration::from_secs(5),
+};
 
 /// [`Authorize`] by SubjectAccessReview.
 pub struct AccessReviews {
@@ -55,7 +60,7 @@ impl Authorize for AccessReviews {
                 }
             }
         };
-        match self.memory.get(key, ask).await {
+        match self.memory.get(key, Denied::Unavailable, ask).await {
             Ok((answer, source)) => {
                 self.metrics.decided(
                     "authorize",

@@ -5,13 +5,14 @@ use std::{
     future::Future,
     hash::Hash,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use moka::future::Cache;
+use tokio::time::timeout;
 
 /// How long answers are good for.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,11 @@ pub struct Ages {
     pub refusal: Duration,
     /// A grant is used for this long when the API server cannot be asked.
     pub stale: Duration,
+    /// How long a caller with a grant waits for a newer one. An API server that is cut off does not refuse: it is
+    /// silent. As long as it is, only the first one waits.
+    pub known: Duration,
+    /// How long a caller waits without one.
+    pub unknown: Duration,
 }
 
 /// Where an answer came from.
@@ -51,6 +57,19 @@ struct Entry<V, R> {
     answer: Result<V, R>,
     at: Instant,
     refreshing: AtomicBool,
+    /// Until then a grant is used without waiting for a newer one, which did not come the last time.
+    excused: Mutex<Option<Instant>>,
+}
+
+impl<V, R> Entry<V, R> {
+    fn excuse(&self, ages: &Ages) {
+        *self.excused.lock().expect("no panic while it is held") =
+            Some(Instant::now() + ages.known + ages.unknown);
+    }
+
+    fn is_excused(&self) -> bool {
+        self.excused.lock().expect("no panic while it is held").is_some_and(|until| Instant::now() < until)
+    }
 }
 
 /// Remembered answers: `V` grants, `R` refuses.
@@ -78,51 +97,77 @@ where
         Self { cache, ages }
     }
 
-    /// The answer for `key`, from memory or by `ask`; `ask` fails with `E` when nobody can be asked.
+    /// The answer for `key`, from memory or by `ask`; `ask` fails with `E` when nobody can be asked, and `silent` is
+    /// said when it does not end in time.
     ///
     /// # Errors
     /// What `ask` failed with, when nothing usable is remembered.
-    pub async fn get<E, F, A>(&self, key: K, ask: A) -> Result<(Result<V, R>, Source), E>
+    pub async fn get<E, F, A>(&self, key: K, silent: E, ask: A) -> Result<(Result<V, R>, Source), E>
     where
         E: Send + Sync + Clone + 'static,
         F: Future<Output = Result<Result<V, R>, E>> + Send + 'static,
         A: Fn() -> F,
     {
-        let known = self.cache.get(&key).await;
-        if let Some(entry) = &known {
-            let age = entry.at.elapsed();
-            let fresh = if entry.answer.is_ok() { self.ages.grant } else { self.ages.refusal };
-            if age < fresh {
-                if entry.answer.is_ok()
-                    && age > fresh.mul_f32(0.7)
-                    && !entry.refreshing.swap(true, Ordering::Relaxed)
-                {
-                    let (memory, asked) = (self.clone(), ask());
-                    tokio::spawn(async move {
-                        if let Ok(answer) = asked.await {
-                            memory.remember(key, answer).await;
-                        }
-                    });
-                }
-                return Ok((entry.answer.clone(), Source::Memory));
+        let Some(entry) = self.cache.get(&key).await else {
+            let answer = timeout(self.ages.unknown, ask()).await.unwrap_or(Err(silent))?;
+            self.remember(key, answer.clone()).await;
+            return Ok((answer, Source::Api));
+        };
+        let age = entry.at.elapsed();
+        let fresh = if entry.answer.is_ok() { self.ages.grant } else { self.ages.refusal };
+        if age < fresh {
+            if entry.answer.is_ok() && age > fresh.mul_f32(0.7) {
+                self.refresh(key, &entry, ask());
             }
+            return Ok((entry.answer.clone(), Source::Memory));
         }
-        match ask().await {
+        let usable = entry.answer.is_ok() && age < self.ages.stale;
+        if usable && entry.is_excused() {
+            self.refresh(key, &entry, ask());
+            return Ok((entry.answer.clone(), Source::Stale));
+        }
+        let patience = if usable { self.ages.known } else { self.ages.unknown };
+        match timeout(patience, ask()).await.unwrap_or(Err(silent)) {
             Ok(answer) => {
                 self.remember(key, answer.clone()).await;
                 Ok((answer, Source::Api))
             }
-            Err(error) => match known {
-                Some(entry) if entry.answer.is_ok() && entry.at.elapsed() < self.ages.stale => {
-                    Ok((entry.answer.clone(), Source::Stale))
-                }
-                _ => Err(error),
-            },
+            Err(_) if usable => {
+                entry.excuse(&self.ages);
+                Ok((entry.answer.clone(), Source::Stale))
+            }
+            Err(error) => Err(error),
         }
     }
 
+    /// Asks in the background, once at a time for each entry.
+    fn refresh<E, F>(&self, key: K, entry: &Arc<Entry<V, R>>, asked: F)
+    where
+        F: Future<Output = Result<Result<V, R>, E>> + Send + 'static,
+        E: Send + 'static,
+    {
+        if entry.refreshing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (memory, entry) = (self.clone(), Arc::clone(entry));
+        tokio::spawn(async move {
+            match timeout(memory.ages.unknown, asked).await {
+                Ok(Ok(answer)) => memory.remember(key, answer).await,
+                Ok(Err(_)) | Err(_) => {
+                    entry.excuse(&memory.ages);
+                    entry.refreshing.store(false, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+
     async fn remember(&self, key: K, answer: Result<V, R>) {
-        let entry = Entry { answer, at: Instant::now(), refreshing: AtomicBool::new(false) };
+        let entry = Entry {
+            answer,
+            at: Instant::now(),
+            refreshing: AtomicBool::new(false),
+            excused: Mutex::new(None),
+        };
         self.cache.insert(key, Arc::new(entry)).await;
     }
 }
@@ -137,6 +182,8 @@ mod tests {
         grant: Duration::from_millis(40),
         refusal: Duration::from_millis(40),
         stale: Duration::from_secs(60),
+        known: Duration::from_millis(100),
+        unknown: Duration::from_millis(200),
     };
 
     type Asked = Result<Result<u32, &'static str>, &'static str>;
@@ -145,7 +192,7 @@ mod tests {
         memory: &Memory<u8, u32, &'static str>,
         asked: Asked,
     ) -> Result<(Result<u32, &'static str>, Source), &'static str> {
-        memory.get(1, || async move { asked }).await
+        memory.get(1, "silent", || async move { asked }).await
     }
 
     #[tokio::test]
@@ -158,7 +205,7 @@ mod tests {
                 let counter = Arc::clone(&counter);
                 async move { Ok::<_, ()>(Ok::<_, ()>(counter.fetch_add(1, Ordering::Relaxed))) }
             };
-            assert_eq!(memory.get(1, ask).await.unwrap().1, expected);
+            assert_eq!(memory.get(1, (), ask).await.unwrap().1, expected);
         }
         assert_eq!(count.load(Ordering::Relaxed), 1);
     }
@@ -169,8 +216,29 @@ mod tests {
         assert_eq!(answers(&memory, Ok(Ok(7))).await, Ok((Ok(7), Source::Api)));
         tokio::time::sleep(AGES.grant).await;
         assert_eq!(answers(&memory, Err("down")).await, Ok((Ok(7), Source::Stale)));
+        tokio::time::sleep(AGES.known + AGES.unknown).await;
         assert_eq!(answers(&memory, Ok(Err("no"))).await, Ok((Err("no"), Source::Api)));
         tokio::time::sleep(AGES.refusal).await;
         assert_eq!(answers(&memory, Err("down")).await, Err("down"));
+    }
+
+    #[tokio::test]
+    async fn silence_costs_a_known_caller_one_wait_and_a_stranger_a_refusal() {
+        let memory = Memory::<u8, u32, &'static str>::new(10, Ages { grant: Duration::ZERO, ..AGES });
+        let silence = || std::future::pending::<Asked>();
+        assert_eq!(memory.get(1, "silent", silence).await, Err("silent"));
+        assert_eq!(answers(&memory, Ok(Ok(7))).await, Ok((Ok(7), Source::Api)));
+        let begun = Instant::now();
+        assert_eq!(memory.get(1, "silent", silence).await, Ok((Ok(7), Source::Stale)));
+        assert!(begun.elapsed() >= AGES.known, "the first one waits");
+        // Nobody waits again soon: a thousand do not take a thousand waits, however busy the machine is.
+        let begun = Instant::now();
+        for _ in 0..1000 {
+            assert_eq!(memory.get(1, "silent", silence).await, Ok((Ok(7), Source::Stale)));
+        }
+        assert!(begun.elapsed() < 500 * AGES.known);
+        // A withdrawal counts as soon as it is heard of.
+        tokio::time::sleep(2 * (AGES.known + AGES.unknown)).await;
+        assert_eq!(answers(&memory, Ok(Err("no"))).await, Ok((Err("no"), Source::Api)));
     }
 }

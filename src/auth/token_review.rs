@@ -19,8 +19,13 @@ use crate::telemetry::Metrics;
 
 /// A grant is asked for again after a minute, a refusal after five seconds; ten minutes is what a caller whom
 /// we know gets while the API server is down.
-const AGES: Ages =
-    Ages { grant: Duration::from_secs(60), refusal: Duration::from_secs(5), stale: Duration::from_secs(600) };
+const AGES: Ages = Ages {
+    grant: Duration::from_secs(60),
+    refusal: Duration::from_secs(5),
+    stale: Duration::from_secs(600),
+    known: Duration::from_secs(1),
+    unknown: Duration::from_secs(5),
+};
 
 /// Longest token that is looked at.
 const TOKEN_MAX: usize = 16 * 1024;
@@ -29,7 +34,7 @@ const TOKEN_MAX: usize = 16 * 1024;
 pub struct TokenReviews {
     reviews: Api<TokenReview>,
     audience: String,
-    memory: Memory<[u8; 32], Arc<Caller>, Refused>,
+    memory: Memory<[u8; 32], Grant, Refused>,
     metrics: Arc<Metrics>,
 }
 
@@ -47,19 +52,20 @@ impl Authenticate for TokenReviews {
         if token.len() > TOKEN_MAX {
             return Err(Refused::Invalid("it is too long".into()));
         }
-        // A remembered grant must not outlive the token. The time is only believed to refuse earlier.
-        if expiry(token).is_some_and(|end| end <= now()) {
-            return Err(Refused::Invalid("it has expired".into()));
-        }
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let (reviews, audience, token) = (self.reviews.clone(), self.audience.clone(), token.to_owned());
         let ask = move || {
             let (reviews, audience, token) = (reviews.clone(), audience.clone(), token.clone());
             async move {
+                let end = expiry(&token);
+                if has_passed(end) {
+                    return Ok(Err(expired()));
+                }
                 let spec = TokenReviewSpec { audiences: Some(vec![audience.clone()]), token: Some(token) };
                 let review = TokenReview { spec, ..Default::default() };
                 match reviews.create(&PostParams::default(), &review).await {
-                    Ok(answer) => Ok(judge(answer.status.unwrap_or_default(), &audience)),
+                    Ok(answer) => Ok(judge(answer.status.unwrap_or_default(), &audience)
+                        .map(|caller| Grant { caller, end })),
                     Err(error) => {
                         tracing::warn!(error = %crate::telemetry::logs::chain(&error), "TokenReview failed");
                         Err(Refused::Unavailable)
@@ -67,14 +73,16 @@ impl Authenticate for TokenReviews {
                 }
             }
         };
-        match self.memory.get(digest, ask).await {
+        match self.memory.get(digest, Refused::Unavailable, ask).await {
             Ok((answer, source)) => {
                 self.metrics.decided(
                     "authenticate",
                     if answer.is_ok() { "allowed" } else { "refused" },
                     source.name(),
                 );
-                answer
+                let grant = answer?;
+                // A remembered grant must not outlive the token. The time is only believed to refuse earlier.
+                if has_passed(grant.end) { Err(expired()) } else { Ok(grant.caller) }
             }
             Err(error) => {
                 self.metrics.decided("authenticate", "error", "api");
@@ -103,6 +111,22 @@ fn judge(status: TokenReviewStatus, audience: &str) -> Result<Arc<Caller>, Refus
         };
     let (uid, groups) = (user.uid.unwrap_or_default(), user.groups.unwrap_or_default());
     Ok(Arc::new(Caller { username, uid, groups, namespace }))
+}
+
+/// What is remembered of a token that was accepted.
+#[derive(Clone)]
+struct Grant {
+    caller: Arc<Caller>,
+    /// When the token expires, in seconds since the epoch.
+    end: Option<u64>,
+}
+
+fn has_passed(end: Option<u64>) -> bool {
+    end.is_some_and(|end| end <= now())
+}
+
+fn expired() -> Refused {
+    Refused::Invalid("it has expired".into())
 }
 
 /// The `exp` claim, unverified.

@@ -31,6 +31,9 @@ pub struct Args {
     /// Secret that receives the gateways' certificate.
     #[arg(long, env = "HSM_OPERATOR_GATEWAY_TLS_SECRET", default_value = "hsm-operator-gateway-tls")]
     gateway_tls_secret: String,
+    /// The admission policies are installed. Without them nobody knows who asked, and no SigningRequest is executed.
+    #[arg(long, env = "HSM_OPERATOR_ADMISSION_CHECKED", default_value_t = false, action = clap::ArgAction::Set)]
+    admission_checked: bool,
     /// Seconds after which an object is looked at although nothing happened.
     #[arg(long, env = "HSM_OPERATOR_RESYNC_SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..))]
     resync_seconds: u32,
@@ -44,7 +47,7 @@ pub struct Args {
 /// # Errors
 /// What stopped it.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    logs::init(&args.log_level);
+    let _logs = logs::init(&args.log_level);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the event loop")?;
     runtime.block_on(serve(args))
 }
@@ -87,6 +90,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         client,
         namespace: args.namespace,
         replica,
+        admission_checked: args.admission_checked,
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
         resync: Duration::from_secs(args.resync_seconds.into()),

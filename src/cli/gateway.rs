@@ -52,7 +52,7 @@ pub struct Args {
 /// # Errors
 /// What stopped it.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    logs::init(&args.log_level);
+    let _logs = logs::init(&args.log_level);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the event loop")?;
     runtime.block_on(serve(args))
 }
@@ -78,6 +78,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let admin_end = CancellationToken::new();
     let admin_port = tokio::spawn(admin::serve(args.admin_listen, admin_router, admin_end.clone()));
 
+    let known = Arc::clone(&view);
     let (watching, watch_client, namespace) = (Arc::clone(&view), client.clone(), args.namespace.clone());
     let watch = tokio::spawn(async move { watching.run(watch_client, &namespace).await });
 
@@ -90,6 +91,11 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         client: Some(client),
         metrics: Arc::clone(&metrics),
     };
+    tokio::select! {
+        () = known.filled() => {}
+        // Nobody was served yet.
+        () = end.cancelled() => return Ok(()),
+    }
     let listener =
         TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let limits = Limits { linger: std::time::Duration::from_secs(args.drain_seconds), ..Limits::default() };

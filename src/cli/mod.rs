@@ -7,6 +7,8 @@ pub mod kubectl;
 pub mod sidecar;
 pub mod token_host;
 
+use std::{ffi::OsString, path::Path};
+
 use clap::{Parser, Subcommand};
 
 /// Keys in a hardware security module as ordinary Kubernetes objects.
@@ -32,6 +34,17 @@ enum Command {
     /// Serve one token to the process that started this one.
     #[command(hide = true)]
     TokenHost,
+}
+
+/// The command line. Installed as `kubectl-hsm`, the program is its subcommand `kubectl`.
+#[must_use]
+pub fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = arguments.first().and_then(|path| Path::new(path).file_name()?.to_str().map(str::to_owned));
+    if name.as_deref() == Some("kubectl-hsm") {
+        arguments.insert(1, "kubectl".into());
+    }
+    arguments
 }
 
 /// Runs the chosen subcommand to its end.

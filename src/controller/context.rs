@@ -6,10 +6,6 @@ use std::{
     time::Duration,
 };
 
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -23,6 +19,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::{
     error::Error,
@@ -63,24 +60,6 @@ impl Reached {
     }
 }
 
-/// Ends once stores are filled. Shared, because a store wakes only the last of those who wait for it.
-pub type Filled = Shared<BoxFuture<'static, ()>>;
-
-/// Waits for stores to be filled.
-pub fn filled(
-    keys: Store<Guarded<HsmKey>>,
-    partitions: Store<Guarded<HsmPartition>>,
-    namespaces: Store<Namespace>,
-) -> Filled {
-    let all = async move {
-        // Their writers live as long as we.
-        let _ = partitions.wait_until_ready().await;
-        let _ = keys.wait_until_ready().await;
-        let _ = namespaces.wait_until_ready().await;
-    };
-    all.boxed().shared()
-}
-
 /// What every reconciler works with.
 pub struct Context {
     /// The API server.
@@ -97,12 +76,12 @@ pub struct Context {
     pub namespaces: Store<Namespace>,
     /// Which partitions' tokens are reached.
     pub reached: Reached,
-    /// Ends once all of these are filled.
-    pub filled: Filled,
     /// Events.
     pub recorder: Recorder,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The admission policies are installed: they vouch for `spec.requester`.
+    pub admission_checked: bool,
     /// Makes attestations.
     pub attestor: Attestor,
     /// Makes signatures.
@@ -115,6 +94,8 @@ pub struct Context {
     pub resync: Duration,
     /// Failures in a row, by object.
     pub failures: Mutex<HashMap<String, u32>>,
+    /// Whether partitions, keys and namespaces were all read.
+    pub filled: watch::Sender<bool>,
 }
 
 impl Context {
@@ -197,32 +178,5 @@ fn kind_name(kind: &str) -> &'static str {
         "HsmPartition" => "HsmPartition",
         "SigningRequest" => "SigningRequest",
         _ => "other",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use kube::runtime::{reflector, watcher::Event};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn everybody_who_waits_for_the_stores_is_woken() {
-        let ((keys, mut a), (partitions, mut b)) = (reflector::store(), reflector::store());
-        let (namespaces, mut c) = reflector::store();
-        let filled = filled(keys, partitions, namespaces);
-        let waiting: Vec<_> = (0..16).map(|_| tokio::spawn(filled.clone())).collect();
-        tokio::task::yield_now().await;
-        a.apply_watcher_event(&Event::Init);
-        a.apply_watcher_event(&Event::InitDone);
-        b.apply_watcher_event(&Event::Init);
-        b.apply_watcher_event(&Event::InitDone);
-        c.apply_watcher_event(&Event::Init);
-        c.apply_watcher_event(&Event::InitDone);
-        for one in waiting {
-            tokio::time::timeout(Duration::from_secs(5), one).await.expect("it is woken").unwrap();
-        }
     }
 }

@@ -125,7 +125,9 @@ impl Inventory {
 /// One lock for each label on which a key is being made, there as long as somebody holds or awaits it: between the
 /// look whether a label is free and the key that takes it, nobody else may look.
 #[derive(Default)]
-pub struct Labels(Mutex<HashMap<(String, String), Weak<tokio::sync::Mutex<()>>>>);
+pub struct Labels(Mutex<HashMap<(String, String), Weak<Lock>>>);
+
+type Lock = tokio::sync::Mutex<()>;
 
 impl Labels {
     /// Waits until nobody else makes a key of this label on this partition.

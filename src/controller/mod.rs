@@ -30,6 +30,7 @@ use kube::{
         watcher,
     },
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -54,6 +55,8 @@ pub struct Settings {
     pub namespace: String,
     /// Name of this replica, for events.
     pub replica: String,
+    /// The admission policies are installed: they vouch for the requester of a SigningRequest.
+    pub admission_checked: bool,
     /// Tokens.
     pub registry: Arc<Registry>,
     /// Counts.
@@ -64,7 +67,7 @@ pub struct Settings {
 
 /// Reconciles until `end`.
 pub async fn run(settings: Settings, end: CancellationToken) {
-    let Settings { client, namespace, replica, registry, metrics, resync } = settings;
+    let Settings { client, namespace, replica, admission_checked, registry, metrics, resync } = settings;
     let config = || watcher::Config::default();
     let reporter = Reporter { controller: "hsm-operator".into(), instance: Some(replica) };
 
@@ -82,17 +85,27 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         keys: keys.store(),
         partitions: partitions.store(),
         reached: context::Reached::default(),
-        filled: context::filled(keys.store(), partitions.store(), namespaces.clone()),
         namespaces: namespaces.clone(),
         recorder: Recorder::new(client.clone(), reporter),
         metrics,
+        admission_checked,
         attestor: Attestor::default(),
         signer: Signer::default(),
         inventories: inventory::Inventories::default(),
         labels: inventory::Labels::default(),
         resync,
         failures: Mutex::default(),
+        filled: watch::Sender::new(false),
     });
+    // A store wakes only the last of those that wait for it, and the controllers wait, too: so nobody else may
+    // but this task, which is theirs.
+    let filling = Arc::clone(&ctx);
+    let fill = async move {
+        let _ = filling.partitions.wait_until_ready().await;
+        let _ = filling.keys.wait_until_ready().await;
+        let _ = filling.namespaces.wait_until_ready().await;
+        filling.filled.send_replace(true);
+    };
 
     // A partition is looked at when its PIN changes, when a key of it comes or goes, and when its token's state
     // changes.
@@ -238,7 +251,13 @@ pub async fn run(settings: Settings, end: CancellationToken) {
             () = end.cancelled() => {}
         }
     };
-    futures::join!(partitions, keys, requests, watch_namespaces);
+    let fill = async {
+        tokio::select! {
+            () = fill => {}
+            () = end.cancelled() => {}
+        }
+    };
+    futures::join!(partitions, keys, requests, watch_namespaces, fill);
 }
 
 fn refs<K: Resource<DynamicType = ()>>(objects: &[Arc<K>]) -> Vec<ObjectRef<K>> {
@@ -275,7 +294,7 @@ where
     F: Future<Output = Result<Action, Error>>,
 {
     // A store that is not filled yet would make an existing object look missing.
-    ctx.filled.clone().await;
+    let _ = ctx.filled.subscribe().wait_for(|filled| *filled).await;
     let started = Instant::now();
     let result = reconcile(Arc::clone(&object), Arc::clone(&ctx)).await;
     let outcome = result.as_ref().map_or_else(Error::category, |_| "ok");

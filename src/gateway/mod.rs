@@ -8,8 +8,15 @@ pub mod watch;
 
 use std::sync::Arc;
 
-use axum::{Router, extract::DefaultBodyLimit};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    response::{IntoResponse, Response},
+};
 use kube::Client;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use self::error::{ApiError, Code};
 
 use crate::{
     auth::{Authenticate, Authorize},
@@ -43,7 +50,11 @@ pub struct State {
 /// [`State`] as axum hands it around.
 pub type Shared = Arc<State>;
 
-/// Limits on every request, whatever the route.
+/// Limits on every request, whatever the route. A panic is one request's end and not its connection's.
 fn limited(router: Router<Shared>) -> Router<Shared> {
-    router.layer(DefaultBodyLimit::max(BODY_MAX))
+    router.layer(DefaultBodyLimit::max(BODY_MAX)).layer(CatchPanicLayer::custom(panicked))
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    ApiError::new(Code::General, "the gateway made a mistake; its log says more").into_response()
 }

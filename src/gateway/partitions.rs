@@ -130,17 +130,22 @@ impl Partitions {
         Some(status.attestation.as_ref()?.chain.clone())
     }
 
-    /// Whether some partition is Ready and none that should be is without its token.
+    /// Whether at least one partition can be used, or none is Ready anyway: one token that this gateway cannot
+    /// reach must not take the others out of service.
     ///
     /// # Errors
-    /// Says which partition is missing.
+    /// Says which partitions are missing.
     pub fn readiness(&self) -> Result<(), String> {
-        for (name, known) in self.known.read().expect("no panic while it is held").iter() {
-            let status = known.object.status.as_ref();
-            let ready = status.is_some_and(|status| condition::is_true(&status.conditions, condition::READY));
-            if ready && known.hsm.as_ref().is_none_or(|hsm| hsm.token().is_none()) {
-                return Err(format!("the token of partition {name} is not reached yet"));
-            }
+        let known = self.known.read().expect("no panic while it is held");
+        let ready = known.iter().filter(|(_, one)| {
+            let status = one.object.status.as_ref();
+            status.is_some_and(|status| condition::is_true(&status.conditions, condition::READY))
+        });
+        let (reached, missing): (Vec<_>, Vec<_>) =
+            ready.partition(|(_, one)| one.hsm.as_ref().is_some_and(|hsm| hsm.token().is_some()));
+        if reached.is_empty() && !missing.is_empty() {
+            let names: Vec<_> = missing.iter().map(|(name, _)| name.as_str()).collect();
+            return Err(format!("no token is reached yet: {}", names.join(", ")));
         }
         Ok(())
     }

@@ -2,10 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use futures::{Stream, StreamExt};
@@ -18,6 +15,7 @@ use kube::{
         watcher::{self, Event},
     },
 };
+use tokio::sync::watch;
 
 use super::partitions::{Known, Partitions};
 use crate::{
@@ -43,7 +41,7 @@ pub struct View {
     objects: Mutex<BTreeMap<String, Arc<HsmPartition>>>,
     secrets: Mutex<BTreeMap<String, Secret>>,
     /// Lists that were read to their end at least once.
-    complete: AtomicUsize,
+    complete: watch::Sender<usize>,
 }
 
 /// How many lists there are.
@@ -67,7 +65,7 @@ impl View {
             tls_secret,
             objects: Mutex::default(),
             secrets: Mutex::default(),
-            complete: AtomicUsize::new(0),
+            complete: watch::Sender::new(0),
         }
     }
 
@@ -76,7 +74,7 @@ impl View {
     /// # Errors
     /// Says what is missing.
     pub fn readiness(&self) -> Result<(), String> {
-        if self.complete.load(Ordering::Relaxed) < LISTS {
+        if *self.complete.borrow() < LISTS {
             return Err("keys and partitions were not all read yet".into());
         }
         if !self.certificate.is_set() {
@@ -86,6 +84,12 @@ impl View {
             ));
         }
         self.partitions.readiness()
+    }
+
+    /// Waits until all lists were read: before that, a key that exists would be said not to.
+    pub async fn filled(&self) {
+        // The sender lives as long as we.
+        let _ = self.complete.subscribe().wait_for(|count| *count >= LISTS).await;
     }
 
     /// Watches until it is dropped.
@@ -115,7 +119,7 @@ impl View {
 
     fn listed(&self, first: bool) {
         if first {
-            self.complete.fetch_add(1, Ordering::Relaxed);
+            self.complete.send_modify(|count| *count += 1);
         }
     }
 

@@ -71,6 +71,7 @@ impl Hash {
     }
 
     /// Length of the digest in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "no digest is empty")]
     #[must_use]
     pub const fn len(self) -> usize {
         match self {

@@ -2,8 +2,9 @@
 //!
 //! Public data only, so the arithmetic need not run in constant time.
 
-use crate::model::curve::Curve;
+use crate::model::curve::{CURVES, Curve};
 use num_bigint::BigUint;
+use std::sync::LazyLock;
 
 /// An affine point.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +33,15 @@ struct Jacobian {
 }
 
 impl Domain {
-    /// The parameters of a curve; `None` for an Edwards curve.
-    pub(super) fn of(curve: Curve) -> Option<Self> {
+    /// The parameters of a curve, read once; `None` for an Edwards curve.
+    pub(super) fn of(curve: Curve) -> Option<&'static Self> {
+        static READ: LazyLock<Vec<(&'static str, Domain)>> = LazyLock::new(|| {
+            CURVES.iter().filter_map(|curve| Some((curve.oid, Domain::read(curve)?))).collect()
+        });
+        READ.iter().find(|(oid, _)| *oid == curve.oid).map(|(_, domain)| domain)
+    }
+
+    fn read(curve: Curve) -> Option<Self> {
         let number = |hex: &str| {
             BigUint::parse_bytes(hex.as_bytes(), 16).expect("a test reads every parameter of the table")
         };
@@ -172,7 +180,7 @@ mod tests {
     use super::*;
     use crate::model::curve::CURVES;
 
-    fn domains() -> impl Iterator<Item = (&'static str, Domain)> {
+    fn domains() -> impl Iterator<Item = (&'static str, &'static Domain)> {
         CURVES.iter().filter_map(|curve| Some((curve.name, Domain::of(curve)?)))
     }
 

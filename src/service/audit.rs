@@ -27,7 +27,7 @@ impl Use<'_> {
     /// Records the decision; `refused` says why it was refused.
     pub fn record(&self, refused: Option<&str>) {
         tracing::info!(
-            target: "audit",
+            target: crate::telemetry::logs::AUDIT,
             caller = self.caller,
             namespace = self.namespace,
             key = self.key,

@@ -26,6 +26,14 @@ pub struct Entry {
     pub usable: Option<Usable>,
 }
 
+impl Entry {
+    /// What an object says of its key.
+    #[must_use]
+    pub fn of(key: Arc<HsmKey>) -> Self {
+        Self { label: key.label(), usable: Usable::of(&key), object: key }
+    }
+}
+
 /// What is needed to use a key.
 #[derive(Clone, Debug)]
 pub struct Usable {
@@ -89,7 +97,7 @@ impl Directory {
     /// Takes a new or changed object.
     pub fn put(&self, key: Arc<HsmKey>) {
         let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
-        let entry = Arc::new(Entry { label: key.label(), usable: Usable::of(&key), object: key });
+        let entry = Arc::new(Entry::of(key));
         let mut tables = self.tables.write().expect("no panic while it is held");
         // The label cannot change, but an object deleted and made again meanwhile may have another.
         Self::forget(&mut tables, &namespace, &name);

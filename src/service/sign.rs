@@ -51,7 +51,8 @@ pub enum SignError {
 /// Makes signatures, and checks the first one of every key and algorithm before it is handed out: tokens exist
 /// that answer with a valid signature of something else.
 pub struct Signer {
-    checked: Cache<(KeyId, SignatureAlgorithm), ()>,
+    /// By partition too: two tokens may have adopted keys of the same id.
+    checked: Cache<(String, KeyId, SignatureAlgorithm), ()>,
 }
 
 impl Default for Signer {
@@ -69,25 +70,28 @@ impl Signer {
     /// [`SignError`]; what can be refused is refused before the token is asked.
     pub async fn sign(&self, hsm: &dyn Hsm, key: &Usable, job: Job) -> Result<Vec<u8>, SignError> {
         let Job { algorithm, form, payload } = job;
-        let mismatch = || {
-            let fitting: Vec<_> = SignatureAlgorithm::ALL
-                .iter()
-                .filter(|one| one.fits(key.algorithm))
-                .map(|one| one.name())
-                .collect();
-            SignError::Mismatch(format!(
+        if !algorithm.fits(key.algorithm) {
+            return Err(SignError::Mismatch(format!(
                 "{algorithm} is not a signature algorithm of {} keys; these are: {}",
                 key.algorithm,
-                if fitting.is_empty() { "none".into() } else { fitting.join(", ") }
-            ))
-        };
-        if !algorithm.fits(key.algorithm) {
-            return Err(mismatch());
+                fitting(SignatureAlgorithm::ALL, key)
+            )));
         }
         let public = key.public.as_deref().ok_or(SignError::NoPublicKey)?;
         encoding::check_form(form, algorithm, public)
             .map_err(|error| SignError::Mismatch(error.to_string()))?;
         algorithm.prepare(&payload).map_err(|error| SignError::Payload(error.to_string()))?;
+        if let Some(token) = hsm.token()
+            && !token.capabilities.signature_algorithms.contains(&algorithm)
+        {
+            let message = format!(
+                "the token '{}' makes no {algorithm} signatures; with {} keys it makes {}",
+                token.label,
+                key.algorithm,
+                fitting(&token.capabilities.signature_algorithms, key)
+            );
+            return Err(HsmError::new(Kind::Unsupported, message).into());
+        }
 
         let request = Request::Sign { key: key.id.clone(), algorithm, payload: payload.clone() };
         let signature = match hsm.call(request).await {
@@ -96,7 +100,7 @@ impl Signer {
             Err(error) if error.kind == Kind::Invalid => return Err(SignError::Payload(error.message)),
             Err(error) => return Err(error.into()),
         };
-        let pair = (key.id.clone(), algorithm);
+        let pair = (key.partition.clone(), key.id.clone(), algorithm);
         if !self.checked.contains_key(&pair) {
             if !is_right(public, algorithm, &payload, &signature) {
                 tracing::error!(key_id = %key.id, %algorithm, "the token signed something else");
@@ -107,6 +111,13 @@ impl Signer {
         encoding::encode(&signature, form, algorithm, public, &payload)
             .map_err(|error| SignError::Mismatch(error.to_string()))
     }
+}
+
+/// Those of `algorithms` that fit the key, for a person to read.
+fn fitting(algorithms: &[SignatureAlgorithm], key: &Usable) -> String {
+    let names: Vec<_> =
+        algorithms.iter().filter(|one| one.fits(key.algorithm)).map(|one| one.name()).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
 fn is_right(public: &PublicKey, algorithm: SignatureAlgorithm, payload: &[u8], signature: &[u8]) -> bool {

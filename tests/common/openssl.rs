@@ -1,4 +1,5 @@
 //! Signatures checked by the `openssl` program.
+#![allow(dead_code, reason = "every test program uses its own part of this")]
 
 use std::{path::Path, process::Command};
 
@@ -18,6 +19,19 @@ pub fn verify(
     payload: &[u8],
     signature: &[u8],
 ) {
+    let ecdsa = algorithm.row().scheme == Scheme::Ecdsa;
+    let native = if ecdsa { ecdsa_der(signature) } else { signature.to_vec() };
+    verify_native(directory, spki, algorithm, payload, &native);
+}
+
+/// Checks a signature in the form that openssl reads (DER for ECDSA); panics if it is not good.
+pub fn verify_native(
+    directory: &Path,
+    spki: &[u8],
+    algorithm: SignatureAlgorithm,
+    payload: &[u8],
+    signature: &[u8],
+) {
     let file = |name: &str, content: &[u8]| {
         let path = directory.join(name);
         std::fs::write(&path, content).expect("a file can be written");
@@ -30,10 +44,7 @@ pub fn verify(
         Input::Digest(_) | Input::Bytes => payload.to_vec(),
     };
     let input = file("input", &input);
-    let signature = file(
-        "signature",
-        &if row.scheme == Scheme::Ecdsa { ecdsa_der(signature) } else { signature.to_vec() },
-    );
+    let signature = file("signature", signature);
     let mut command = Command::new("openssl");
     command.args(["pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-inkey"]).arg(key);
     command.arg("-in").arg(input).arg("-sigfile").arg(signature);

@@ -1,13 +1,23 @@
 //! The whole product on a real cluster with real tokens. `make test` starts the cluster and runs this inside its
 //! network; `e2e/test.sh` says with which environment. Tests isolate themselves by namespace and label.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+mod caller;
 mod controller;
 mod host;
+mod http;
+mod injection;
 mod keys;
 mod leader;
 mod partitions;
+mod pods;
+mod processes;
 mod quiet;
 mod requests;
+mod resilience;
+mod rest;
 mod samples;
 mod smoke;
 mod tools;

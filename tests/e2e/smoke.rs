@@ -23,12 +23,20 @@ async fn a_manifest_becomes_a_key_a_secret_and_a_signature_that_openssl_verifies
              spec: {{keyRef: {{name: k}}, payload: aGVsbG8=, signatureAlgorithm: SHA256_WITH_ECDSA}}}}"
         ));
         let api = world.api::<SigningRequest>(&namespace);
-        let has_signature = |request: &SigningRequest| request.status.as_ref().is_some_and(|status| status.signature.is_some());
+        let has_signature = |request: &SigningRequest| {
+            request.status.as_ref().is_some_and(|status| status.signature.is_some())
+        };
         let done = world.until(&api, "r", "signed", has_signature).await;
         let signature = STANDARD.decode(done.status.unwrap().signature.unwrap()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let pem = &secret["publicKey.pem"].0;
-        assert!(tools::openssl_verifies(folder.path(), pem, "sha256", &[], b"hello", &signature), "{token:?}");
-        assert!(!tools::openssl_verifies(folder.path(), pem, "sha256", &[], b"Hello", &signature), "{token:?}");
+        assert!(
+            tools::openssl_verifies(folder.path(), pem, "sha256", &[], b"hello", &signature),
+            "{token:?}"
+        );
+        assert!(
+            !tools::openssl_verifies(folder.path(), pem, "sha256", &[], b"Hello", &signature),
+            "{token:?}"
+        );
     }
 }

@@ -38,7 +38,14 @@ pub fn apply(yaml: &str) {
 }
 
 /// Whether openssl verifies a signature over a message: `dgst -verify` with further options.
-pub fn openssl_verifies(folder: &Path, pem: &[u8], digest: &str, options: &[&str], message: &[u8], signature: &[u8]) -> bool {
+pub fn openssl_verifies(
+    folder: &Path,
+    pem: &[u8],
+    digest: &str,
+    options: &[&str],
+    message: &[u8],
+    signature: &[u8],
+) -> bool {
     let file = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         std::fs::write(&path, bytes).expect("the folder is ours");

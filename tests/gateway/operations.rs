@@ -1,16 +1,29 @@
 //! What the token in memory signs, in every form, checked by openssl and by `/v1/verify`.
 
-use std::process::Command;
+use std::{process::Command, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hsm_operator::{
+    api::HsmPartition,
     attestation::chain,
+    gateway::partitions::{self, Known},
     hsm::{
         Hsm,
         fake::{Fake, Fault},
+        protocol::{KeyTemplate, Reply, Request},
     },
-    model::{SignatureAlgorithm, digest::Hash, signature::Input, signature::Scheme},
+    model::{
+        KeyAlgorithm, KeyId, KeyLabel, RequestedAttributes, SignatureAlgorithm, SignatureType,
+        digest::Hash,
+        signature::{Input, Scheme},
+    },
+    public_key::PublicKey,
+    service::{
+        directory::Usable,
+        sign::{Job, SignError, Signer},
+    },
 };
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::{
@@ -204,6 +217,39 @@ async fn the_first_signature_is_checked_and_only_the_first() {
     assert!(!world.verify("p256", algorithm, b"b", &signature).await);
 }
 
+/// Adopted keys may have the same identifier on two tokens: that one of them was right says nothing of the other.
+#[tokio::test]
+async fn a_key_of_the_same_identifier_on_another_token_is_checked_too() {
+    let signer = Signer::default();
+    let tokens = [Fake::default(), Fake::default()];
+    let template = KeyTemplate {
+        id: KeyId::from_bytes([1]).unwrap(),
+        label: KeyLabel::new("adopted").unwrap(),
+        algorithm: KeyAlgorithm::Ed,
+        key_size: None,
+        curve_oid: None,
+        attributes: RequestedAttributes { sign: Some(true), ..Default::default() }.resolved(),
+    };
+    let job = || Job { algorithm: SignatureAlgorithm::EdDsa, form: SignatureType::Der, payload: "a".into() };
+    let mut outcomes = Vec::new();
+    for (token, partition) in tokens.iter().zip(["one", "other"]) {
+        let Ok(Reply::Key(facts)) = token.call(Request::Generate(template.clone())).await else { panic!() };
+        let public = PublicKey::from_spki(&facts.public_key.unwrap()).unwrap();
+        let key = Usable {
+            partition: partition.into(),
+            id: template.id.clone(),
+            algorithm: KeyAlgorithm::Ed,
+            public: Some(Arc::new(public)),
+        };
+        if partition == "other" {
+            token.inject("sign", Fault::SignOther);
+        }
+        outcomes.push(signer.sign(token, &key, job()).await);
+    }
+    assert!(outcomes[0].is_ok());
+    assert_eq!(outcomes[1], Err(SignError::Wrong(SignatureAlgorithm::EdDsa)));
+}
+
 #[tokio::test]
 async fn what_is_refused_is_refused_before_the_token_is_asked() {
     let world = World::new(&["p256", "aes", "ed-waiting"]).await;
@@ -286,4 +332,48 @@ async fn an_attestation_comes_as_a_zip_that_openssl_checks() {
     assert_eq!(attributes["xml"], std::fs::read_to_string(at("p256.xml")).unwrap());
     let signature = std::fs::read(at("p256.sig")).unwrap();
     assert_eq!(attributes["xmlSignature"], STANDARD.encode(signature));
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_reached_is_busy() {
+    let world = World::new(&["ed"]).await;
+    world.partitions.put(Known { object: Arc::new(office().await.partition.clone()), hsm: None });
+    let sign = json!({"signRequest": {"payload": "", "signKeyName": "ed", "signatureAlgorithm": "EDDSA"}});
+    let create = json!({"label": "new", "algorithm": "ED", "attributes": {}});
+    for (method, path, body) in [
+        ("POST", "/v1/synchronousSign", &sign),
+        ("POST", "/v1/key", &create),
+        ("GET", "/v1/keystore/statistics", &Value::Null),
+        ("GET", "/v1/generateRandom/1", &Value::Null),
+    ] {
+        let answer = world.call(method, path, body).await;
+        assert_eq!((answer.refused(), &answer.headers["retry-after"]), ((503, 700), &"1".parse().unwrap()));
+        assert!(answer.json()["message"].as_str().unwrap().contains("partition main"), "{path}");
+    }
+    // What needs no token goes on.
+    world.call("POST", "/v1/key/attributes", &json!({"label": "ed"})).await.ok();
+    world.call("GET", "/v1/key", &Value::Null).await.ok();
+    assert!(world.partitions.readiness().is_err());
+}
+
+#[tokio::test]
+async fn of_several_partitions_the_default_one_is_meant() {
+    let world = World::new(&[]).await;
+    let mut second = office().await.partition.clone();
+    second.metadata.name = Some("second".into());
+    let put = |object: &HsmPartition| {
+        let hsm: Arc<dyn Hsm> = world.fake.clone();
+        world.partitions.put(Known { object: Arc::new(object.clone()), hsm: Some(hsm) });
+    };
+    put(&second);
+    let answer = world.call("GET", "/v1/keystore/statistics", &Value::Null).await;
+    assert_eq!(answer.refused(), (400, 611));
+    assert!(answer.json()["message"].as_str().unwrap().contains("(main, second)"));
+    second.annotations_mut().insert(partitions::DEFAULT.into(), "true".into());
+    put(&second);
+    let text = world.call("GET", "/v1/keystore/statistics", &Value::Null).await.ok();
+    assert!(text["keyStoreStatistics"].as_str().unwrap().starts_with("partition: second,"));
+    world.partitions.namespace(NAMESPACE, Some([("hsm".to_owned(), "no".to_owned())].into()));
+    let answer = world.call("GET", "/v1/keystore/statistics", &Value::Null).await;
+    assert_eq!(answer.refused(), (403, 400));
 }

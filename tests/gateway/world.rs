@@ -48,6 +48,7 @@ impl Authenticate for Words {
             "app" | "reader" | "nobody" => (NAMESPACE, token),
             "stranger" => ("elsewhere", "app"),
             "person" => return Err(Refused::NotServiceAccount("jane".into())),
+            "bomb" => panic!("told to"),
             "unchecked" => return Err(Refused::Unavailable),
             _ => return Err(Refused::Invalid("nobody knows it".into())),
         };

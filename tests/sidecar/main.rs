@@ -118,7 +118,7 @@ async fn too_large_a_body_is_refused_before_any_gateway_sees_it() {
     assert_eq!(answer.status, 200);
     let answer = post(setup.address, &"x".repeat(1024 * 1024 + 1)).await;
     assert_eq!(answer.status, 413);
-    assert!(answer.body.contains("\"errorCode\":600"), "{}", answer.body);
+    assert!(answer.body.contains("\"errorCode\":612"), "{}", answer.body);
     assert_eq!(setup.requests(), 1);
 }
 

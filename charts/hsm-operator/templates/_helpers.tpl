@@ -79,6 +79,11 @@ spec:
           value: {{ $name }}-gateway
         - name: HSM_OPERATOR_GATEWAY_TLS_SECRET
           value: {{ $name }}-gateway-tls
+        {{- if eq $component "controller" }}
+        # The policies vouch for who asked; without them no SigningRequest is executed.
+        - name: HSM_OPERATOR_ADMISSION_CHECKED
+          value: {{ $root.Values.policies.enabled | quote }}
+        {{- end }}
         - name: HSM_OPERATOR_AUDIENCE
           value: {{ $root.Values.gateway.audience | quote }}
         {{- if eq $component "controller" }}

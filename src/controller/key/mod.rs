@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::controller::Action,
+    runtime::{controller::Action, reflector::ObjectRef},
 };
 use serde_json::json;
 
@@ -209,8 +209,12 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
     }
     let recorded =
         key.status.as_ref().and_then(|status| status.key_id.clone()).and_then(|id| KeyId::try_from(id).ok());
-    let destroy =
-        key.spec.deletion_policy == DeletionPolicy::Destroy && key.spec.attributes.destroyable == Some(true);
+    let partition = &key.spec.partition_ref.name;
+    // A partition goes after its keys, so one that does not exist has never held this key.
+    let known = ctx.partitions.get(&ObjectRef::new(partition)).is_some();
+    let destroy = known
+        && key.spec.deletion_policy == DeletionPolicy::Destroy
+        && key.spec.attributes.destroyable == Some(true);
     if destroy {
         // Only what is ours: the recorded key, or one whose making was interrupted before it was recorded. An
         // object that lost a conflict has neither.
@@ -218,7 +222,6 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
             Some(id) => id,
             None => derived_id(key)?,
         };
-        let partition = &key.spec.partition_ref.name;
         let Some(hsm) = ctx.registry.get(partition) else {
             let message = format!("the key is destroyed when partition {partition} is reachable");
             write(

@@ -66,6 +66,9 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     if let Err(error) = KeyLabel::new(key.label()) {
         return refuse("InvalidSpec", error.to_string());
     }
+    if spec.attributes.bip32 == Some(true) || spec.attributes.slip10 == Some(true) {
+        return refuse("Unsupported", "bip32 and slip10 are not served yet: leave them out".into());
+    }
     let partition = &spec.partition_ref.name;
     if seen.partition.is_none() {
         return Step::Wait("PartitionNotFound", format!("there is no HsmPartition {partition}"));

@@ -19,9 +19,13 @@ use super::{
     inventory,
 };
 use crate::{
-    api::{HsmPartition, PARTITION_FINALIZER, condition},
-    hsm::{HostState, PartitionConfig},
+    api::{HsmPartition, PARTITION_FINALIZER, condition, partition::AttestationMode},
+    hsm::{
+        HostState, PartitionConfig,
+        protocol::{HsmError, Kind},
+    },
     model::{KeyId, secret::Pin},
+    telemetry::logs::chain,
 };
 
 /// Brings one partition to what its spec asks for.
@@ -95,7 +99,7 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
             format!("the token refused the PIN in {place}, and it is not tried again: correct the Secret");
         // A process that was started before must not be left with the refused PIN either.
         ctx.registry.remove(&name);
-        return wait(Outcome::PinRejected { version, message });
+        return wait(Outcome::PinRejected { version, reason: "PinRejected", message });
     }
     let config = PartitionConfig::of(partition, pin, version.clone());
     let handle = ctx.registry.ensure(&name, config);
@@ -104,20 +108,39 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
         HostState::Failed(error) => {
             ctx.attestor.forget(&name);
             ctx.inventories.forget(&name).await;
-            let pin_trouble = matches!(
-                error.kind,
-                crate::hsm::protocol::Kind::PinRejected | crate::hsm::protocol::Kind::PinLocked
-            );
+            let pin_trouble = matches!(error.kind, Kind::PinRejected | Kind::PinLocked);
             let outcome = if pin_trouble {
-                Outcome::PinRejected { version, message: error.message }
+                let reason = super::error::reason(error.kind);
+                Outcome::PinRejected { version, reason, message: error.message }
             } else {
                 Outcome::Failed(error)
             };
             wait(outcome)
         }
         HostState::Ready(token) => {
-            let seen = ctx.inventories.of(&name, handle.as_ref()).await?;
-            let attestation = ctx.attestor.ensure(handle.as_ref(), partition, ctx.now()).await?;
+            if partition.spec.attestation.mode == AttestationMode::Vendor {
+                let message = format!(
+                    "attestation.mode is Vendor and the library of the token '{}' offers no attestation that is served: choose Auto or Software",
+                    token.label
+                );
+                return wait(Outcome::Failed(HsmError::new(Kind::Unsupported, message)));
+            }
+            let seen = match ctx.inventories.of(&name, handle.as_ref()).await {
+                Ok(seen) => seen,
+                Err(error) => {
+                    let failed =
+                        HsmError::new(error.hsm().map_or(Kind::Device, |hsm| hsm.kind), chain(&error));
+                    return wait(Outcome::Failed(failed));
+                }
+            };
+            let attestation = match ctx.attestor.ensure(handle.as_ref(), partition, ctx.now()).await {
+                Ok(attestation) => attestation,
+                Err(error) => {
+                    let kind = error.hsm().map_or(Kind::Device, |hsm| hsm.kind);
+                    let message = format!("the attestation keys are not in order: {}", chain(&error));
+                    return wait(Outcome::Failed(HsmError::new(kind, message)));
+                }
+            };
             let claims = claims(&name, ctx);
             let outcome = Outcome::Ready { token, seen, attestation: Box::new(attestation), claims, version };
             Ok((outcome, Action::requeue(super::jittered(inventory::LASTS.min(ctx.resync)))))

@@ -29,6 +29,8 @@ pub enum Outcome {
     PinRejected {
         /// Version of the Secret.
         version: String,
+        /// `PinRejected` or `PinLocked`.
+        reason: &'static str,
         /// What to do.
         message: String,
     },
@@ -93,9 +95,9 @@ pub fn report(
             ]
         }
         Outcome::PinMissing(message) => both("PinMissing", message, true),
-        Outcome::PinRejected { version, message } => {
+        Outcome::PinRejected { version, reason, message } => {
             status.rejected_pin = Some(version.clone());
-            both("PinRejected", message, true)
+            both(reason, message, true)
         }
         Outcome::Failed(error) => {
             both(crate::controller::error::reason(error.kind), &error.message, error.kind.needs_person())
@@ -184,7 +186,8 @@ mod tests {
     #[test]
     fn a_refused_pin_is_remembered_until_another_is_accepted() {
         let now = Timestamp::from_second(1).unwrap();
-        let refused = Outcome::PinRejected { version: "7".into(), message: "no".into() };
+        let refused =
+            Outcome::PinRejected { version: "7".into(), reason: "PinRejected", message: "no".into() };
         let status = report(&partition(), &HsmPartitionStatus::default(), &refused, now);
         assert_eq!(status.rejected_pin.as_deref(), Some("7"));
         assert!(condition::is_true(&status.conditions, condition::STALLED));

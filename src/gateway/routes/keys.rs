@@ -11,8 +11,8 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, PostParams, Preconditions},
-    core::ObjectMeta,
+    api::{DeleteParams, ListParams, PostParams, Preconditions},
+    core::{DeserializeGuard, ObjectMeta},
 };
 use tokio::time::timeout;
 
@@ -29,13 +29,21 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, PathName},
     },
+    model::KeyLabel,
     service::directory::{Entry, Usable},
 };
 
 /// How long a request waits for a key to be made: RSA-8192 takes a token a minute.
 const CREATE_WAIT: Duration = Duration::from_secs(80);
+/// Reasons for which a key is refused before it is made.
+const BEFOREHAND: &[&str] = &["InvalidSpec", "NamespaceNotAllowed", "Conflict", "Unsupported"];
+/// How long a request waits for the API server to say whether there is a key.
+const LOOKUP_WAIT: Duration = Duration::from_secs(5);
+const API_AWAY: &str = "the Kubernetes API server did not answer; keys can be used but not made or deleted";
 /// How long a request waits for a key to be destroyed.
 const DELETE_WAIT: Duration = Duration::from_secs(30);
+/// How often the API server is asked whether it is, where the view does not know.
+const GONE_POLL: Duration = Duration::from_millis(250);
 
 /// `POST /v1/key`: makes an HsmKey in the caller's namespace and answers when it is Ready.
 pub async fn create(
@@ -75,12 +83,17 @@ pub async fn create(
     };
     state.metrics.wrote("HsmKey", "create");
     let name = made.name_any();
-    let outcome = settled(&state, &caller.namespace, &name).await;
+    let outcome = settled(&state, &caller.namespace, &made).await;
     match outcome {
         Settled::Ready(answer) => Ok((StatusCode::CREATED, Json(*answer))),
-        Settled::Stalled(error) => {
-            // Nothing was made on the token, so nothing may be left in the cluster either.
-            take_back(&state, &api, &made).await;
+        Settled::Stalled { reason, mut error } => {
+            // What left nothing on the token may leave nothing in the cluster either. A key that is there and
+            // would stay keeps its object: it would belong to nobody.
+            if made.spec.deletion_policy == DeletionPolicy::Destroy || BEFOREHAND.contains(&reason.as_str()) {
+                take_back(&state, &api, &made).await;
+            } else {
+                error.message += &format!("; HsmKey {}/{name} is kept", caller.namespace);
+            }
             Err(error)
         }
         Settled::Late => Err(ApiError::new(
@@ -122,24 +135,27 @@ fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
 
 enum Settled {
     Ready(Box<SignedKeyAttributes>),
-    Stalled(ApiError),
+    Stalled { reason: String, error: ApiError },
     Late,
 }
 
 /// Waits until a key is Ready or a person must act.
-async fn settled(state: &Shared, namespace: &str, name: &str) -> Settled {
+async fn settled(state: &Shared, namespace: &str, made: &HsmKey) -> Settled {
     let mut changes = state.directory.changes();
+    let (name, uid) = (made.name_any(), made.uid());
     let wait = async {
         loop {
             changes.borrow_and_update();
-            if let Some(entry) = state.directory.by_name(namespace, name) {
+            // The view may still have an earlier object of that name.
+            let entry = state.directory.by_name(namespace, &name);
+            if let Some(entry) = entry.filter(|entry| entry.object.uid() == uid) {
                 if entry.usable.is_some()
                     && let Some(answer) = SignedKeyAttributes::of(&entry.object)
                 {
                     return Settled::Ready(Box::new(answer));
                 }
-                if let Some(error) = stalled(&entry.object) {
-                    return Settled::Stalled(error);
+                if let Some((reason, error)) = stalled(&entry.object) {
+                    return Settled::Stalled { reason: reason.to_owned(), error };
                 }
             }
             if changes.changed().await.is_err() {
@@ -150,8 +166,8 @@ async fn settled(state: &Shared, namespace: &str, name: &str) -> Settled {
     timeout(CREATE_WAIT, wait).await.unwrap_or(Settled::Late)
 }
 
-/// Why a key will not become Ready by itself.
-fn stalled(key: &HsmKey) -> Option<ApiError> {
+/// Why a key will not become Ready by itself: the condition's reason, and what a client is told.
+fn stalled(key: &HsmKey) -> Option<(&str, ApiError)> {
     let conditions = &key.status.as_ref()?.conditions;
     let stalled = condition::find(conditions, condition::STALLED).filter(|found| found.status == "True")?;
     let code = match stalled.reason.as_str() {
@@ -161,7 +177,7 @@ fn stalled(key: &HsmKey) -> Option<ApiError> {
         "NamespaceNotAllowed" => Code::NotAllowed,
         _ => Code::Hsm,
     };
-    Some(ApiError::new(code, stalled.message.clone()))
+    Some((&stalled.reason, ApiError::new(code, stalled.message.clone())))
 }
 
 async fn take_back(state: &Shared, api: &Api<HsmKey>, made: &HsmKey) {
@@ -291,18 +307,7 @@ async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<St
         Err(error) => return Err(api_error(&error)),
     }
     // Gone means gone from the token too: the object's finalizer goes after the key.
-    let mut changes = state.directory.changes();
-    let uid = entry.object.uid();
-    let gone = async {
-        loop {
-            changes.borrow_and_update();
-            let still = state.directory.by_name(&caller.namespace, &name);
-            if still.is_none_or(|other| other.object.uid() != uid) || changes.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    match timeout(DELETE_WAIT, gone).await {
+    match timeout(DELETE_WAIT, gone(state, &api, &entry.object)).await {
         Ok(()) => Ok(StatusCode::OK),
         Err(_) => Err(ApiError::new(
             Code::Timeout,
@@ -311,6 +316,26 @@ async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<St
                 caller.namespace
             ),
         )),
+    }
+}
+
+/// Waits until an object is gone.
+async fn gone(state: &Shared, api: &Api<HsmKey>, key: &HsmKey) {
+    let (namespace, name, uid) = (key.namespace().unwrap_or_default(), key.name_any(), key.uid());
+    let mut changes = state.directory.changes();
+    loop {
+        changes.borrow_and_update();
+        let still = state.directory.by_name(&namespace, &name);
+        if still.is_none_or(|other| other.object.uid() != uid) || changes.changed().await.is_err() {
+            break;
+        }
+    }
+    // The view of a replica that never saw the key says nothing of its end.
+    loop {
+        match api.get_metadata_opt(&name).await {
+            Ok(still) if still.as_ref().is_none_or(|other| other.uid() != uid) => return,
+            _ => tokio::time::sleep(GONE_POLL).await,
+        }
     }
 }
 
@@ -323,26 +348,37 @@ pub async fn lookup(state: &Shared, caller: &auth::Caller, label: &str) -> Resul
     {
         return Ok(Arc::clone(entry));
     }
-    let Ok(checked) = crate::model::KeyLabel::new(label) else {
+    let Ok(checked) = KeyLabel::new(label) else {
         return Err(ApiError::no_key(label));
     };
-    if let Some(client) = &state.client {
-        let api = Api::<HsmKey>::namespaced(client.clone(), &caller.namespace);
-        match api.get_opt(&checked.object_name()).await {
-            Ok(Some(found)) if found.label() == label => state.directory.put(Arc::new(found)),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(error = %crate::telemetry::logs::chain(&error), "cannot look a key up")
-            }
-        }
+    let Some(client) = &state.client else {
+        return known.ok_or_else(|| ApiError::no_key(label));
+    };
+    match timeout(LOOKUP_WAIT, in_api(client, &caller.namespace, &checked)).await {
+        // Not put into the directory: the watch may know of a later change, or of the object's end.
+        Ok(Ok(Some(found))) => Ok(Arc::new(Entry::of(Arc::new(found)))),
+        Ok(Ok(None)) => known.ok_or_else(|| ApiError::no_key(label)),
+        Ok(Err(error)) => known.ok_or_else(|| api_error(&error)),
+        Err(_) => known.ok_or_else(|| ApiError::new(Code::Busy, API_AWAY)),
     }
-    state.directory.find(&caller.namespace, label).or(known).ok_or_else(|| ApiError::no_key(label))
+}
+
+/// The object of a label, as the API server has it: under the name that REST gives it, or under any other.
+async fn in_api(client: &Client, namespace: &str, label: &KeyLabel) -> Result<Option<HsmKey>, kube::Error> {
+    let is = |key: &HsmKey| key.label() == label.as_str();
+    let api = Api::<HsmKey>::namespaced(client.clone(), namespace);
+    if let Some(found) = api.get_opt(&label.object_name()).await?.filter(is) {
+        return Ok(Some(found));
+    }
+    let api = Api::<DeserializeGuard<HsmKey>>::namespaced(client.clone(), namespace);
+    let all = api.list(&ListParams::default()).await?;
+    Ok(all.items.into_iter().filter_map(|one| one.0.ok()).filter(is).min_by_key(|key| !key.is_ready()))
 }
 
 /// What is needed to use a key, or why it cannot be used.
 pub fn usable(entry: &Entry) -> Result<&Usable, ApiError> {
     entry.usable.as_ref().ok_or_else(|| {
-        stalled(&entry.object).unwrap_or_else(|| {
+        stalled(&entry.object).map(|(_, error)| error).unwrap_or_else(|| {
             let ready = entry
                 .object
                 .status
@@ -371,8 +407,5 @@ fn client(state: &Shared) -> Result<Client, ApiError> {
 
 fn api_error(error: &kube::Error) -> ApiError {
     tracing::warn!(error = %crate::telemetry::logs::chain(error), "the API server did not do as asked");
-    ApiError::new(
-        Code::Busy,
-        "the Kubernetes API server did not answer; keys can be used but not made or deleted",
-    )
+    ApiError::new(Code::Busy, API_AWAY)
 }
