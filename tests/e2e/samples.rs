@@ -19,7 +19,8 @@ async fn every_sample_applies_and_reaches_its_goal() {
     for file in files.filter(|file| file != "kustomization.yaml") {
         assert!(listed.contains(&format!("- {file}\n")), "{file} is not in kustomization.yaml");
     }
-    // Another namespace than that of the samples' labels, which are unique on the partition.
+    // Labels are unique on the partition, and these keys stay on it: another run must not meet them.
+    let all = all.replace("payments-", &format!("{namespace}-"));
     tools::output("kubectl", &["apply", "--server-side", "-n", &namespace, "-f", "-"], all.as_bytes());
 
     let objects = tools::kubectl(&["get", "-n", &namespace, "hsmkeys,signingrequests,jobs", "-o", "json"]);
@@ -35,15 +36,17 @@ async fn every_sample_applies_and_reaches_its_goal() {
     assert_eq!(kinds, [("HsmKey".into(), 2), ("Job".into(), 1), ("SigningRequest".into(), 1)]);
 
     // Both signatures are the key's, by openssl.
-    let pem = world.api::<Secret>(&namespace).get("payments-rsa-public").await.unwrap().data.unwrap();
+    let pem = world.api::<Secret>(&namespace).get(&format!("{namespace}-rsa-public")).await.unwrap().data.unwrap();
     let pem = &pem["publicKey.pem"].0;
     let folder = tempfile::tempdir().unwrap();
     let request =
-        world.api::<SigningRequest>(&namespace).get("payments-hello").await.unwrap().status.unwrap();
+        world.api::<SigningRequest>(&namespace).get(&format!("{namespace}-hello")).await.unwrap().status.unwrap();
     let signature = STANDARD.decode(request.signature.unwrap()).unwrap();
     assert!(tools::openssl_verifies(folder.path(), pem, "sha256", &[], b"Payload", &signature));
-    let said = tools::kubectl(&["logs", "-n", &namespace, "job/payments-sign", "-c", "sign"]);
-    let answer: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let said = tools::kubectl(&["logs", "-n", &namespace, &format!("job/{namespace}-sign"), "-c", "sign"]);
+    // What was said while the key was not Ready comes first.
+    let from = said.rfind("{\"signature\"").unwrap_or_else(|| panic!("{said}"));
+    let answer: Value = serde_json::from_str(&said[from..]).unwrap();
     let signature = STANDARD.decode(answer["signature"].as_str().unwrap()).unwrap();
     let pss = ["rsa_padding_mode:pss", "rsa_pss_saltlen:28", "rsa_mgf1_md:sha224"];
     assert!(tools::openssl_verifies(folder.path(), pem, "sha224", &pss, b"Payload", &signature));
