@@ -159,13 +159,13 @@ async fn every_signature_asked_for_across_a_kill_is_made_once() {
         let pem = world.api::<Secret>(&namespace).get("k-public").await.unwrap().data.unwrap();
         let public = PublicKey::from_spki(&pem["publicKey.der"].0).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let shown = shown.lock().unwrap();
+        let shown = shown.lock().unwrap().clone();
         for request in api.list(&Default::default()).await.unwrap() {
             let name = request.name_any();
             let signature = request.status.unwrap().signature.unwrap();
             assert_eq!(
                 shown[&name],
-                [signature.clone()],
+                std::slice::from_ref(&signature),
                 "{token:?} {name}: a signature that was shown changed"
             );
             let (signature, message) =

@@ -42,7 +42,14 @@ async fn a_resync_of_a_thousand_keys_writes_nothing_and_leaves_the_token_alone()
     let (before, begun) = (world.metrics().await, Instant::now());
     stream::iter(0..KEYS)
         .for_each_concurrent(16, async |number| {
-            world.make_key(&namespace, &format!("k{number:04}"), Token::SoftHsm, json!({"partitionRef": {"name": namespace}})).await;
+            world
+                .make_key(
+                    &namespace,
+                    &format!("k{number:04}"),
+                    Token::SoftHsm,
+                    json!({"partitionRef": {"name": namespace}}),
+                )
+                .await;
         })
         .await;
     let mut ready = std::collections::HashSet::new();

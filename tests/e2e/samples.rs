@@ -36,11 +36,17 @@ async fn every_sample_applies_and_reaches_its_goal() {
     assert_eq!(kinds, [("HsmKey".into(), 2), ("Job".into(), 1), ("SigningRequest".into(), 1)]);
 
     // Both signatures are the key's, by openssl.
-    let pem = world.api::<Secret>(&namespace).get(&format!("{namespace}-rsa-public")).await.unwrap().data.unwrap();
+    let pem =
+        world.api::<Secret>(&namespace).get(&format!("{namespace}-rsa-public")).await.unwrap().data.unwrap();
     let pem = &pem["publicKey.pem"].0;
     let folder = tempfile::tempdir().unwrap();
-    let request =
-        world.api::<SigningRequest>(&namespace).get(&format!("{namespace}-hello")).await.unwrap().status.unwrap();
+    let request = world
+        .api::<SigningRequest>(&namespace)
+        .get(&format!("{namespace}-hello"))
+        .await
+        .unwrap()
+        .status
+        .unwrap();
     let signature = STANDARD.decode(request.signature.unwrap()).unwrap();
     assert!(tools::openssl_verifies(folder.path(), pem, "sha256", &[], b"Payload", &signature));
     let said = tools::kubectl(&["logs", "-n", &namespace, &format!("job/{namespace}-sign"), "-c", "sign"]);
