@@ -125,7 +125,8 @@ fn rival(key: &HsmKey, partition: Option<&HsmPartition>, ctx: &Context) -> Optio
                 && partition.is_none_or(|partition| may_be_there(other, partition, ctx))
         })
     });
-    let rival = rivals.first()?.0.as_ref().ok()?;
+    // Always the same one of several, so that what is said of it stays the same.
+    let rival = rivals.iter().filter_map(|guarded| guarded.0.as_ref().ok()).min_by_key(|rival| rank(rival))?;
     Some(Rival {
         name: format!("{}/{}", rival.namespace().unwrap_or_default(), rival.name_any()),
         leaving: rival.metadata.deletion_timestamp.is_some(),
@@ -133,7 +134,7 @@ fn rival(key: &HsmKey, partition: Option<&HsmPartition>, ctx: &Context) -> Optio
 }
 
 /// Sorts claims: the lowest wins.
-fn rank(key: &HsmKey) -> impl PartialOrd + use<> {
+fn rank(key: &HsmKey) -> impl Ord + use<> {
     let age = key.metadata.creation_timestamp.as_ref().map(|time| time.0);
     (recorded(key).is_none(), age, key.uid())
 }
