@@ -3,10 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, RwLock},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::ResourceExt;
+use moka::sync::Cache;
 use tokio::sync::watch;
 
 use crate::{
@@ -79,11 +81,20 @@ struct Tables {
 pub struct Directory {
     tables: RwLock<Tables>,
     changes: watch::Sender<u64>,
+    aside: Cache<(String, String), Arc<Entry>>,
 }
+
+/// How long a key that the watch has not shown may be used while the API server cannot be asked for it: as long
+/// as callers whom we know are served then.
+const ASIDE: Duration = Duration::from_secs(600);
 
 impl Default for Directory {
     fn default() -> Self {
-        Self { tables: RwLock::default(), changes: watch::Sender::new(0) }
+        Self {
+            tables: RwLock::default(),
+            changes: watch::Sender::new(0),
+            aside: Cache::builder().max_capacity(10_000).time_to_live(ASIDE).build(),
+        }
     }
 }
 
@@ -177,6 +188,18 @@ impl Directory {
         labels.sort();
         labels.dedup();
         labels
+    }
+
+    /// Remembers what the API server said of a key that the watch has not shown yet.
+    pub fn set_aside(&self, namespace: &str, entry: Arc<Entry>) {
+        self.aside.insert((namespace.to_owned(), entry.label.clone()), entry);
+    }
+
+    /// What the API server last said of a key that the watch has not shown. Only for a moment when it cannot be
+    /// asked: the key may have changed since.
+    #[must_use]
+    pub fn from_aside(&self, namespace: &str, label: &str) -> Option<Arc<Entry>> {
+        self.aside.get(&(namespace.to_owned(), label.to_owned()))
     }
 
     /// Whether any object anywhere claims this label on this partition.

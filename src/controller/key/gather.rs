@@ -126,7 +126,8 @@ fn rival(key: &HsmKey, partition: Option<&HsmPartition>, ctx: &Context) -> Optio
         })
     });
     // Always the same one of several, so that what is said of it stays the same.
-    let rival = rivals.iter().filter_map(|guarded| guarded.0.as_ref().ok()).min_by_key(|rival| rank(rival))?;
+    let rival =
+        rivals.iter().filter_map(|guarded| guarded.0.as_ref().ok()).min_by_key(|rival| rank(rival))?;
     Some(Rival {
         name: format!("{}/{}", rival.namespace().unwrap_or_default(), rival.name_any()),
         leaving: rival.metadata.deletion_timestamp.is_some(),

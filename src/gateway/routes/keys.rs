@@ -39,6 +39,8 @@ const CREATE_WAIT: Duration = Duration::from_secs(80);
 const BEFOREHAND: &[&str] = &["InvalidSpec", "NamespaceNotAllowed", "Conflict", "Unsupported"];
 /// How long a request waits for the API server to say whether there is a key.
 const LOOKUP_WAIT: Duration = Duration::from_secs(5);
+/// The same where an earlier answer can be used instead.
+const LOOKUP_WAIT_KNOWN: Duration = Duration::from_secs(1);
 const API_AWAY: &str = "the Kubernetes API server did not answer; keys can be used but not made or deleted";
 /// How long a request waits for a key to be destroyed.
 const DELETE_WAIT: Duration = Duration::from_secs(30);
@@ -354,12 +356,19 @@ pub async fn lookup(state: &Shared, caller: &auth::Caller, label: &str) -> Resul
     let Some(client) = &state.client else {
         return known.ok_or_else(|| ApiError::no_key(label));
     };
-    match timeout(LOOKUP_WAIT, in_api(client, &caller.namespace, &checked)).await {
+    // After an interruption the watch may lag for half a minute, and the API server may be away again.
+    let set_aside = || state.directory.from_aside(&caller.namespace, label);
+    let wait = if set_aside().is_some() { LOOKUP_WAIT_KNOWN } else { LOOKUP_WAIT };
+    match timeout(wait, in_api(client, &caller.namespace, &checked)).await {
         // Not put into the directory: the watch may know of a later change, or of the object's end.
-        Ok(Ok(Some(found))) => Ok(Arc::new(Entry::of(Arc::new(found)))),
+        Ok(Ok(Some(found))) => {
+            let entry = Arc::new(Entry::of(Arc::new(found)));
+            state.directory.set_aside(&caller.namespace, Arc::clone(&entry));
+            Ok(entry)
+        }
         Ok(Ok(None)) => known.ok_or_else(|| ApiError::no_key(label)),
-        Ok(Err(error)) => known.ok_or_else(|| api_error(&error)),
-        Err(_) => known.ok_or_else(|| ApiError::new(Code::Busy, API_AWAY)),
+        Ok(Err(error)) => set_aside().or(known).ok_or_else(|| api_error(&error)),
+        Err(_) => set_aside().or(known).ok_or_else(|| ApiError::new(Code::Busy, API_AWAY)),
     }
 }
 
