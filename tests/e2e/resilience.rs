@@ -308,8 +308,9 @@ async fn known_callers_sign_on_while_the_api_server_is_away() {
         drop(cut);
         let (count, slowest) = load.end().await;
         println!("{token:?}: {count} signatures, the slowest took {slowest:?}");
+        // No request may hang until the connection to the API server gives up; how fast they are is for benches.
         assert!(
-            count > 500 && slowest < Duration::from_secs(8),
+            count > 500 && slowest < Duration::from_secs(30),
             "{count} signatures, the slowest took {slowest:?}"
         );
 
