@@ -1,7 +1,12 @@
 //! `HsmPartition`: a token and how it is reached.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
-use kube::{CustomResource, KubeSchema};
+use kube::{
+    CustomResource, KubeSchema,
+    core::{Selector, SelectorExt},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -245,4 +250,13 @@ pub struct AttestationStatus {
     pub root_fingerprint: String,
     /// Certificates, PEM, leaf first, root last.
     pub chain: String,
+}
+
+impl HsmPartition {
+    /// Whether keys of a namespace with these labels may live here. A selector that cannot be read allows nobody.
+    #[must_use]
+    pub fn allows(&self, labels: &BTreeMap<String, String>) -> bool {
+        Selector::try_from(self.spec.allowed_namespaces.clone())
+            .is_ok_and(|selector| selector.matches(labels))
+    }
 }

@@ -5,11 +5,7 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::{
-    Resource, ResourceExt,
-    core::{Selector, SelectorExt},
-};
+use kube::{Resource, ResourceExt};
 
 use super::error::{ApiError, Code};
 use crate::{
@@ -90,7 +86,7 @@ impl Partitions {
             let labels = namespaces.get(namespace).unwrap_or(&empty);
             let open: Vec<_> = known
                 .iter()
-                .filter(|(_, one)| allows(&one.object.spec.allowed_namespaces, labels))
+                .filter(|(_, one)| one.object.allows(labels))
                 .filter(|(_, one)| one.object.meta().deletion_timestamp.is_none())
                 .collect();
             let default = open
@@ -149,10 +145,4 @@ impl Partitions {
         }
         Ok(())
     }
-}
-
-/// Whether a selector selects these labels. A selector that cannot be read selects nothing.
-#[must_use]
-pub fn allows(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
-    Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels))
 }

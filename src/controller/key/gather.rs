@@ -12,7 +12,6 @@ use crate::{
         context::{Context, Guarded},
         error::Error,
     },
-    gateway::partitions::allows,
     hsm::{
         Hsm,
         protocol::{Find, HsmError, KeyFacts, Kind, Reply, Request},
@@ -79,8 +78,7 @@ pub async fn gather(key: &HsmKey, ctx: &Context) -> Result<Seen, Error> {
         .get(&ObjectRef::new(name))
         .and_then(|guarded: Arc<Guarded<HsmPartition>>| guarded.0.as_ref().ok().cloned().map(Arc::new));
     let labels = namespace_labels(&key.namespace().unwrap_or_default(), ctx).await?;
-    let allowed =
-        partition.as_ref().is_some_and(|partition| allows(&partition.spec.allowed_namespaces, &labels));
+    let allowed = partition.as_ref().is_some_and(|partition| partition.allows(&labels));
     let reached = ctx.reached.get(name);
     let hsm = if reached == Some(true) { ctx.registry.get(name) } else { None };
     let rival = rival(key, partition.as_deref(), ctx);
@@ -143,7 +141,7 @@ fn rank(key: &HsmKey) -> impl Ord + use<> {
 /// A namespace that is not known yet counts as allowed: it was made a moment ago.
 fn may_be_there(key: &HsmKey, partition: &HsmPartition, ctx: &Context) -> bool {
     let namespace = ctx.namespaces.get(&ObjectRef::new(&key.namespace().unwrap_or_default()));
-    namespace.is_none_or(|namespace| allows(&partition.spec.allowed_namespaces, namespace.labels()))
+    namespace.is_none_or(|namespace| partition.allows(namespace.labels()))
 }
 
 fn recorded(key: &HsmKey) -> Option<KeyId> {

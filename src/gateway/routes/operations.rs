@@ -69,10 +69,7 @@ pub async fn sign(
         payload: &payload,
         request_id: &request_id,
     };
-    if let Err(denied) = may_use(&state, &caller, &entry).await {
-        record.record(Some(&denied.message));
-        return Err(denied);
-    }
+    may_use(&state, &caller, &entry, &record).await?;
     let usable = super::keys::usable(&entry)?;
     let hsm = state.partitions.hsm(&usable.partition)?;
     record.record(None);
@@ -136,10 +133,7 @@ pub async fn verify(
         payload: &payload,
         request_id: &request_id,
     };
-    if let Err(denied) = may_use(&state, &caller, &entry).await {
-        record.record(Some(&denied.message));
-        return Err(denied);
-    }
+    may_use(&state, &caller, &entry, &record).await?;
     let usable = super::keys::usable(&entry)?;
     record.record(None);
     let public = usable.public.as_ref().ok_or_else(|| {
@@ -160,10 +154,17 @@ pub async fn verify(
     })
 }
 
-async fn may_use(state: &Shared, caller: &auth::Caller, entry: &Entry) -> Result<(), ApiError> {
+/// Checks verb `use` on the key; a refusal is recorded here, a use where it happens.
+async fn may_use(
+    state: &Shared,
+    caller: &auth::Caller,
+    entry: &Entry,
+    record: &Use<'_>,
+) -> Result<(), ApiError> {
     let name = entry.object.metadata.name.clone().unwrap_or_default();
     let action = Action { verb: "use", resource: "hsmkeys", namespace: caller.namespace.clone(), name };
-    Ok(state.authorize.authorize(caller, &action).await?)
+    let decision = state.authorize.authorize(caller, &action).await.map_err(ApiError::from);
+    decision.inspect_err(|denied| record.record(Some(&denied.message)))
 }
 
 fn bad_payload(error: InvalidPayload) -> ApiError {
