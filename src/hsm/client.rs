@@ -80,39 +80,54 @@ pub(super) struct Link {
     /// Tells this token-host from earlier ones.
     pub epoch: u64,
     pub socket: UnixStream,
-    backlog: Mutex<Vec<u8>>,
+    /// Frames that [`Link::write`] has still to write.
+    waiting: Mutex<Vec<u8>>,
     wake: Notify,
 }
 
 impl Link {
     pub fn new(epoch: u64, socket: UnixStream) -> Self {
-        Self { epoch, socket, backlog: Mutex::default(), wake: Notify::new() }
+        Self { epoch, socket, waiting: Mutex::default(), wake: Notify::new() }
     }
 
-    /// Writes at once what the socket takes and leaves the rest to [`Link::drain`]. Errors are not looked at:
-    /// whoever reads from the socket sees them too.
+    /// Has a frame written by [`Link::write`].
     pub fn send(&self, frame: &[u8]) {
-        let mut backlog = locked(&self.backlog);
-        let written = if backlog.is_empty() { self.socket.try_write(frame).unwrap_or(0) } else { 0 };
-        if written < frame.len() {
-            backlog.extend_from_slice(&frame[written..]);
+        let first = {
+            let mut waiting = locked(&self.waiting);
+            let first = waiting.is_empty();
+            waiting.extend_from_slice(frame);
+            first
+        };
+        if first {
             self.wake.notify_one();
         }
     }
 
-    /// Writes what did not fit, for as long as the socket lives.
-    pub async fn drain(&self) {
+    /// Writes what is sent, for as long as the socket lives. An error ends it and is not told: whoever reads from
+    /// the socket sees it too.
+    ///
+    /// All requests that are ready at this moment get their turn first, so that they share one call to the system
+    /// and the token-host wakes up once for them.
+    pub async fn write(&self) {
         loop {
             self.wake.notified().await;
-            while !locked(&self.backlog).is_empty() {
-                if self.socket.writable().await.is_err() {
-                    return;
+            tokio::task::yield_now().await;
+            loop {
+                let frames = std::mem::take(&mut *locked(&self.waiting));
+                if frames.is_empty() {
+                    break;
                 }
-                let mut backlog = locked(&self.backlog);
-                match self.socket.try_write(&backlog) {
-                    Ok(written) => drop(backlog.drain(..written)),
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(_) => return,
+                let mut rest = frames.as_slice();
+                while !rest.is_empty() {
+                    match self.socket.try_write(rest) {
+                        Ok(written) => rest = &rest[written..],
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                            if self.socket.writable().await.is_err() {
+                                return;
+                            }
+                        }
+                        Err(_) => return,
+                    }
                 }
             }
         }
@@ -402,7 +417,12 @@ mod tests {
 
     fn link(epoch: u64) -> (Arc<Link>, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Arc::new(Link::new(epoch, ours)), theirs)
+        let link = Arc::new(Link::new(epoch, ours));
+        tokio::spawn({
+            let link = Arc::clone(&link);
+            async move { link.write().await }
+        });
+        (link, theirs)
     }
 
     fn calls(room: usize) -> Calls {

@@ -429,7 +429,7 @@ impl Driver {
         let link = Arc::new(Link::new(self.epoch, UnixStream::from_std(ours)?));
         let writer = AbortOnDropHandle::new(tokio::spawn({
             let link = Arc::clone(&link);
-            async move { link.drain().await }
+            async move { link.write().await }
         }));
         Ok(Host { link, process, frames: Frames::default(), _writer: writer })
     }
