@@ -5,9 +5,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 packages=(
   containerd runc containernetworking-plugins conntrack iptables iproute2 procps util-linux  # node
   busybox-static ca-certificates                                                                  # images
-  softhsm2 opensc libssl3                                                                         # tokens
+  softhsm2 opensc                                                                                 # tokens
   wrk                                                                                              # load for the bench
-  gcc libc6-dev make perl libclang-14-dev                                                          # kryoptic and its OpenSSL
+  gcc libc6-dev make perl libclang-dev                                                          # kryoptic and its OpenSSL
   jq curl openssl python3                                                                         # scripts and demo
 )
 
