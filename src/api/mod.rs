@@ -20,6 +20,9 @@ pub use signing_request::SigningRequest;
 
 /// Group of every resource here.
 pub const GROUP: &str = "hsm-operator.io";
+/// Annotation that asks the controller to look for a key on its token again, and says since when: somebody missed it
+/// there. The controller takes it off once it has looked.
+pub const MISSED: &str = "hsm-operator.io/missed";
 /// Label on Secrets that carry a key's public half.
 pub const KEY_LABEL: &str = "hsm-operator.io/key";
 /// Finalizer on keys: the token is asked before the object goes.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api,
     auth::{access::AccessReviews, token_review::TokenReviews},
-    gateway::{self, State, partitions::Partitions, watch::View},
+    gateway::{self, State, missed::Missed, partitions::Partitions, watch::View},
     hsm::Registry,
     server::{
         admin,
@@ -88,6 +88,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         directory,
         partitions,
         signer: Signer::default(),
+        missed: Missed::default(),
         client: Some(client),
         metrics: Arc::clone(&metrics),
     };

@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod extract;
+pub mod missed;
 pub mod partitions;
 mod routes;
 pub mod watch;
@@ -41,6 +42,8 @@ pub struct State {
     pub partitions: Arc<partitions::Partitions>,
     /// Makes signatures.
     pub signer: Signer,
+    /// Keys that are not where their objects say.
+    pub missed: missed::Missed,
     /// Writes HsmKey objects; `None` in tests without an API server.
     pub client: Option<Client>,
     /// Counts.

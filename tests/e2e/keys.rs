@@ -1,6 +1,6 @@
 //! HsmKeys: made, adopted, refused, kept, destroyed.
 
-use hsm_operator::api::{HsmKey, HsmPartition, SigningRequest, condition, signing_request::State};
+use hsm_operator::api::{HsmKey, HsmPartition, MISSED, SigningRequest, condition, signing_request::State};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, ResourceExt,
@@ -9,6 +9,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
+    caller::{GATEWAYS, caller},
     tools,
     world::{OPERATOR, Token, World, ready_reason},
 };
@@ -381,6 +382,30 @@ async fn a_key_that_is_gone_is_said_to_be_missing_and_never_made_again() {
         assert_ne!(still.resource_version(), seen);
         assert_eq!(ready_reason(&still), Some("MissingOnToken"), "{token:?}");
         assert!(world.classes(token, &label).await.is_empty(), "{token:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_a_rest_caller_misses_is_said_to_be_missing() {
+    let _shared = GATEWAYS.read().await;
+    let world = World::new().await;
+    for token in Token::BOTH {
+        let namespace = world.namespace("missed").await;
+        world.make_key(&namespace, "k", token, json!({})).await;
+        let id = key_id(&world.ready(&namespace, "k").await);
+        let app = caller(&namespace, "app", &["use"]);
+        let sign = json!({ "signRequest": {
+            "payload": "aGVsbG8=", "signKeyName": format!("{namespace}.k"), "signatureAlgorithm": "SHA256_WITH_ECDSA"
+        }});
+        assert_eq!(app.post("/v1/synchronousSign", sign.clone()).await.status, 200, "{token:?}");
+        for kind in ["privkey", "pubkey"] {
+            world.pkcs11(token, &["--delete-object", "--type", kind, "--id", &id]).await;
+        }
+        app.post("/v1/synchronousSign", sign).await.is_error(404, 650, "key.not.existent");
+        let missing = world.key_with_reason(&namespace, "k", "MissingOnToken").await;
+        assert!(is_stalled(&missing) && message(&missing).contains(&id), "{}", message(&missing));
+        let asked = |key: &HsmKey| !key.annotations().contains_key(MISSED);
+        world.until(&world.api::<HsmKey>(&namespace), "k", "no longer to be looked at", asked).await;
     }
 }
 

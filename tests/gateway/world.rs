@@ -16,6 +16,7 @@ use hsm_operator::{
     auth::{Action, Authenticate, Authorize, Caller, Denied, Refused},
     gateway::{
         self, State,
+        missed::Missed,
         partitions::{Known, Partitions},
     },
     hsm::{
@@ -219,6 +220,7 @@ impl World {
             directory: directory.clone(),
             partitions: partitions.clone(),
             signer: Signer::default(),
+            missed: Missed::default(),
             client: client(directory.clone(), Maker(fake.clone())),
             metrics: metrics.clone(),
         };

@@ -144,7 +144,8 @@ fn may_be_there(key: &HsmKey, partition: &HsmPartition, ctx: &Context) -> bool {
     namespace.is_none_or(|namespace| partition.allows(namespace.labels()))
 }
 
-fn recorded(key: &HsmKey) -> Option<KeyId> {
+/// The identifier that the object has on record: its key was made or adopted.
+pub fn recorded(key: &HsmKey) -> Option<KeyId> {
     key.status.as_ref()?.key_id.clone().and_then(|id| KeyId::try_from(id).ok())
 }
 

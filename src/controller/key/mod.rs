@@ -15,7 +15,7 @@ use kube::{
 use serde_json::json;
 
 use self::{
-    gather::{Presence, Seen, gather},
+    gather::{Presence, Seen, gather, recorded},
     plan::{Refusal, Step, plan},
     report::{Done, report},
 };
@@ -24,7 +24,7 @@ use super::{
     error::Error,
 };
 use crate::{
-    api::{HsmKey, KEY_FINALIZER, condition, key::DeletionPolicy},
+    api::{HsmKey, KEY_FINALIZER, MISSED, condition, key::DeletionPolicy},
     hsm::protocol::{KeyFacts, KeyTemplate, Kind, Reply, Request},
     model::{KeyId, KeyLabel, curve},
     service::sign::unexpected,
@@ -51,6 +51,10 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
         return Ok(Action::await_change());
     }
 
+    let missed = key.annotations().contains_key(MISSED);
+    if missed && let Some(id) = recorded(key) {
+        ctx.inventories.missed(&key.spec.partition_ref.name, &id).await;
+    }
     let seen = gather(key, &ctx).await?;
     let step = plan(key, &seen);
     if seen.soon && matches!(step, Step::Wait(..)) {
@@ -73,6 +77,11 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
         }
     };
     write(key, &ctx, &step, &done).await?;
+    if missed && !matches!(seen.presence, Presence::NotAsked) {
+        // Last, so that a controller that is killed before it looks again.
+        let answered = json!({ "metadata": { "uid": key.uid(), "annotations": { MISSED: null } } });
+        amend(key, &ctx, &answered).await?;
+    }
     Ok(match done {
         Done::Complete { .. } => Action::requeue(super::jittered(ctx.resync)),
         // The watch that says that it went may be ahead of the store that is asked.
@@ -269,8 +278,12 @@ async fn set_finalizer(key: &HsmKey, ctx: &Context, present: bool) -> Result<(),
     // The resourceVersion makes sure that nobody else's finalizer is lost.
     let patch =
         json!({ "metadata": { "finalizers": finalizers, "resourceVersion": key.resource_version() } });
+    amend(key, ctx, &patch).await
+}
+
+async fn amend(key: &HsmKey, ctx: &Context, patch: &serde_json::Value) -> Result<(), Error> {
     let api: Api<HsmKey> = ctx.api_of(key);
-    match api.patch(&key.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+    match api.patch_metadata(&key.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => {
             ctx.metrics.wrote("HsmKey", "patch");
             Ok(())

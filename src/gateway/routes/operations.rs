@@ -18,7 +18,11 @@ use crate::{
         payload::{InvalidPayload, PayloadType},
     },
     public_key::VerifyError,
-    service::{audit::Use, directory::Entry, sign::Job},
+    service::{
+        audit::Use,
+        directory::Entry,
+        sign::{Job, SignError},
+    },
 };
 
 use super::keys::lookup;
@@ -78,7 +82,12 @@ pub async fn sign(
         form: request.signature_type.unwrap_or_default(),
         payload: payload.clone().into(),
     };
-    let signature = state.signer.sign(hsm.as_ref(), usable, job).await?;
+    let signed = state.signer.sign(hsm.as_ref(), usable, job).await;
+    let signature = signed.inspect_err(|error| {
+        if let SignError::Hsm(error) = error {
+            state.missed.note(state.client.as_ref(), &entry, error);
+        }
+    })?;
     Ok(Json(SignAnswer { signature: STANDARD.encode(signature) }))
 }
 
