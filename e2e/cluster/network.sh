@@ -4,7 +4,7 @@
 # Sets node_ip. The lock keeps two checkouts from taking the same free subnet.
 make_network() {
   local try subnet
-  exec 8>/run/lock/hsm-operator-e2e.lock
+  exec 8>/run/hsm-operator-e2e.lock
   flock 8
   for ((try = 0; try < 256; try++)); do
     subnet=10.231.$(((16#${id:0:2} + try) % 256))

@@ -1,7 +1,7 @@
 //! Requests in flight: who waits for what, and what becomes of it when a token-host dies.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -75,22 +75,20 @@ impl Lane {
     }
 }
 
-/// The parent's end of the socket pair to one token-host.
-pub(super) struct Link {
-    /// Tells this token-host from earlier ones.
-    pub epoch: u64,
+/// The parent's end of one socket pair to a token-host.
+pub(super) struct Pipe {
     pub socket: UnixStream,
-    /// Frames that [`Link::write`] has still to write.
+    /// Frames that [`Pipe::write`] has still to write.
     waiting: Mutex<Vec<u8>>,
     wake: Notify,
 }
 
-impl Link {
-    pub fn new(epoch: u64, socket: UnixStream) -> Self {
-        Self { epoch, socket, waiting: Mutex::default(), wake: Notify::new() }
+impl Pipe {
+    pub fn new(socket: UnixStream) -> Self {
+        Self { socket, waiting: Mutex::default(), wake: Notify::new() }
     }
 
-    /// Has a frame written by [`Link::write`].
+    /// Has a frame written by [`Pipe::write`].
     pub fn send(&self, frame: &[u8]) {
         let first = {
             let mut waiting = locked(&self.waiting);
@@ -134,6 +132,30 @@ impl Link {
     }
 }
 
+/// Both socket pairs to one token-host.
+pub(super) struct Link {
+    /// Tells this token-host from earlier ones.
+    pub epoch: u64,
+    /// Everything but [`Lane::Sign`].
+    pub main: Pipe,
+    /// [`Lane::Sign`].
+    pub sign: Pipe,
+    /// Requests that may be on their way over `sign`: enough to keep its threads busy. The others wait here, where
+    /// one whose caller goes away is simply forgotten.
+    pub window: usize,
+}
+
+impl Link {
+    fn send(&self, call: &mut Call) {
+        call.sent = Some((self.epoch, Instant::now()));
+        let pipe = if call.lane == Lane::Sign { &self.sign } else { &self.main };
+        pipe.send(&call.frame);
+        if !call.repeatable {
+            call.frame = Vec::new();
+        }
+    }
+}
+
 struct Call {
     lane: Lane,
     generates: bool,
@@ -151,10 +173,41 @@ struct Call {
 struct Table {
     calls: HashMap<u64, Call>,
     link: Option<Arc<Link>>,
+    /// Signatures on their way over the link.
+    signing: usize,
+    /// Signatures that wait for their turn, in the order of arrival; some may have been given up.
+    queue: VecDeque<u64>,
     /// Why calls are refused instead of waiting for the next token-host.
     refusal: Option<HsmError>,
     last_done: [Option<Instant>; 3],
     answered: u64,
+}
+
+impl Table {
+    /// Sends a call, or has it wait for its turn or for the next token-host.
+    fn submit(&mut self, id: u64) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        match (&self.link, call.lane) {
+            (Some(link), Lane::Sign) if self.signing < link.window => {
+                self.signing += 1;
+                link.send(call);
+            }
+            (Some(_), Lane::Sign) => self.queue.push_back(id),
+            (Some(link), _) => link.send(call),
+            (None, _) => {}
+        }
+    }
+
+    /// An answer came: whose turn is it?
+    fn next(&mut self) {
+        self.signing = self.signing.saturating_sub(1);
+        while let Some(id) = self.queue.pop_front() {
+            if self.calls.contains_key(&id) {
+                self.submit(id);
+                return;
+            }
+        }
+    }
 }
 
 /// All requests in flight.
@@ -205,16 +258,16 @@ impl Calls {
             return Err(HsmError::new(Kind::Invalid, "the request is too large for the token-host"));
         }
         let (waiter, answer) = oneshot::channel();
-        let mut call = Call {
+        let call = Call {
             lane,
             generates: matches!(request, Request::Generate(_)),
             repeatable: request.repeatable(),
-            frame: Vec::new(),
+            frame,
             waiter: Some(waiter),
             sent: None,
             survived: false,
         };
-        let link = {
+        {
             let mut table = locked(&self.table);
             if let Some(error) = &table.refusal {
                 return Err(error.clone());
@@ -222,38 +275,35 @@ impl Calls {
             if table.calls.len() >= self.room {
                 return Err(HsmError::new(Kind::Busy, "too many requests to the token are in flight"));
             }
-            let link = table.link.clone();
-            call.sent = link.as_ref().map(|link| (link.epoch, Instant::now()));
-            if call.repeatable || link.is_none() {
-                call.frame.clone_from(&frame);
-            }
             table.calls.insert(id, call);
-            link
-        };
-        let ticket = Ticket { calls: self, id };
-        if let Some(link) = link {
-            link.send(&frame);
+            table.submit(id);
         }
-        drop(frame);
+        let ticket = Ticket { calls: self, id };
         let outcome = tokio::time::timeout(limit, answer).await;
-        let sent = outcome.is_err() && self.was_sent(id);
+        let late = outcome.is_err().then(|| self.late(id, request.name(), limit));
         drop(ticket);
-        match outcome {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(HsmError::new(Kind::Unavailable, "the token-host is being shut down")),
-            Err(_) if sent => Err(HsmError::new(
-                Kind::Timeout,
-                format!("no answer to {} from the token within {} s", request.name(), limit.as_secs_f32()),
-            )),
-            Err(_) => Err(HsmError::new(
-                Kind::Unavailable,
-                format!("there was no token-host for {} s", limit.as_secs_f32()),
-            )),
+        match (outcome, late) {
+            (Ok(Ok(answer)), _) => answer,
+            (Ok(Err(_)), _) => Err(HsmError::new(Kind::Unavailable, "the token-host is being shut down")),
+            (Err(_), error) => Err(error.expect("it is late")),
         }
     }
 
-    fn was_sent(&self, id: u64) -> bool {
-        locked(&self.table).calls.get(&id).is_some_and(|call| call.sent.is_some() || call.survived)
+    /// What to say of a call without an answer: whether it may have been done is what matters.
+    fn late(&self, id: u64, what: &str, limit: Duration) -> HsmError {
+        let table = locked(&self.table);
+        let seconds = limit.as_secs_f32();
+        if table.calls.get(&id).is_some_and(|call| call.sent.is_some() || call.survived) {
+            let message = format!("no answer to {what} from the token within {seconds} s");
+            HsmError::new(Kind::Timeout, message)
+        } else if table.link.is_some() {
+            let message = format!(
+                "{what} did not get its turn within {seconds} s: the token is too slow for all of them"
+            );
+            HsmError::new(Kind::Busy, message)
+        } else {
+            HsmError::new(Kind::Unavailable, format!("there was no token-host for {seconds} s"))
+        }
     }
 
     fn abandon(&self, id: u64) {
@@ -276,6 +326,9 @@ impl Calls {
             let Some(call) = table.calls.remove(&id) else { return };
             table.last_done[call.lane as usize] = Some(Instant::now());
             table.answered += 1;
+            if call.lane == Lane::Sign {
+                table.next();
+            }
             call.waiter
         };
         if let Some(waiter) = waiter {
@@ -291,26 +344,13 @@ impl Calls {
 
     /// A token-host is ready: what waits is sent to it, in the order of arrival.
     pub fn connect(&self, link: &Arc<Link>) {
-        let frames = {
-            let mut table = locked(&self.table);
-            table.refusal = None;
-            table.link = Some(Arc::clone(link));
-            let mut waiting: Vec<_> =
-                table.calls.iter_mut().filter(|(_, call)| call.sent.is_none()).collect();
-            waiting.sort_unstable_by_key(|(id, _)| **id);
-            let mut frames = Vec::new();
-            for (_, call) in waiting {
-                call.sent = Some((link.epoch, Instant::now()));
-                frames.push(if call.repeatable {
-                    call.frame.clone()
-                } else {
-                    std::mem::take(&mut call.frame)
-                });
-            }
-            frames
-        };
-        for frame in frames {
-            link.send(&frame);
+        let mut table = locked(&self.table);
+        table.refusal = None;
+        table.link = Some(Arc::clone(link));
+        let mut waiting: Vec<u64> = table.calls.keys().copied().collect();
+        waiting.sort_unstable();
+        for id in waiting {
+            table.submit(id);
         }
     }
 
@@ -321,6 +361,8 @@ impl Calls {
         {
             let mut table = locked(&self.table);
             table.link = None;
+            table.signing = 0;
+            table.queue.clear();
             table.last_done = [None; 3];
             table.calls.retain(|_, call| {
                 if call.sent.is_none() {
@@ -415,14 +457,15 @@ mod tests {
         }
     }
 
-    fn link(epoch: u64) -> (Arc<Link>, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let link = Arc::new(Link::new(epoch, ours));
+    fn link(epoch: u64) -> (Arc<Link>, UnixStream, UnixStream) {
+        let (main, theirs) = UnixStream::pair().unwrap();
+        let (sign, signs) = UnixStream::pair().unwrap();
+        let link = Arc::new(Link { epoch, main: Pipe::new(main), sign: Pipe::new(sign), window: 2 });
         tokio::spawn({
             let link = Arc::clone(&link);
-            async move { link.write().await }
+            async move { futures::join!(link.main.write(), link.sign.write()) }
         });
-        (link, theirs)
+        (link, theirs, signs)
     }
 
     fn calls(room: usize) -> Calls {
@@ -437,7 +480,7 @@ mod tests {
         let mut call = pin!(calls.call(&request));
         assert!(futures::poll!(&mut call).is_pending());
         for epoch in 1..=2 {
-            let (link, mut theirs) = link(epoch);
+            let (link, mut theirs, _signs) = link(epoch);
             calls.connect(&link);
             theirs.read_u8().await.expect("it was sent");
             calls.disconnect();
@@ -465,7 +508,7 @@ mod tests {
     #[tokio::test]
     async fn a_lane_without_answers_is_stuck_and_one_with_answers_is_not() {
         let calls = calls(8);
-        let (link, _theirs) = link(1);
+        let (link, _theirs, _signs) = link(1);
         calls.connect(&link);
         assert_eq!(calls.call(&sign()).await.unwrap_err().kind, Kind::Timeout);
         tokio::time::sleep(Duration::from_millis(5)).await;

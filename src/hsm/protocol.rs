@@ -4,6 +4,9 @@
 //! [postcard](https://postcard.jamesmunns.com/wire-format) message: a [`Request`] one way, a
 //! `Result<Reply, HsmError>` with the same id back. Requests are answered in any order. The first request
 //! is [`Request::Open`]; the PIN travels in it and nowhere else.
+//!
+//! There are two sockets, so that neither kind of work waits behind the other: standard input of the token-host is
+//! for everything but [`Request::Sign`] and [`Request::Random`], which go over standard output.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,9 @@
 //! Keeps one token-host running: starts it, watches it, and starts it again.
 
 use std::{
+    os::fd::OwnedFd,
     path::PathBuf,
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -24,7 +25,7 @@ use zeroize::Zeroizing;
 pub use super::client::Deadlines;
 use super::{
     Hsm,
-    client::{Calls, Link},
+    client::{Calls, Link, Pipe},
     frame::{self, Frames, PIECE},
     protocol::{HsmError, Kind, Open, Reply, Request, TokenFacts},
 };
@@ -37,6 +38,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// after `STEADY` nothing is held against it any more.
 const USEFUL_FAILURES: u32 = 4;
 const STEADY: Duration = Duration::from_secs(10);
+/// Signatures on their way to a token-host, for each of its sessions: what it works on while answers and the next
+/// requests pass each other.
+const WINDOW: usize = 4;
 /// So long after its death the state may go on saying that a token-host is ready: the next one usually is.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -349,7 +353,8 @@ impl Driver {
     async fn open(&mut self, wanted: Wanted) -> Result<(Host, TokenFacts), End> {
         let Wanted { generation, open, environment } = wanted;
         let limit = self.shared.calls.deadlines.open;
-        let mut host = match self.spawn(&environment).await {
+        let window = usize::from(open.workers.max(1)) * WINDOW;
+        let mut host = match self.spawn(&environment, window).await {
             Ok(host) => host,
             Err(error) => {
                 let message = format!("cannot start a token-host: {error}");
@@ -405,9 +410,13 @@ impl Driver {
         End::Died
     }
 
-    async fn spawn(&mut self, environment: &[(String, String)]) -> std::io::Result<Host> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
+    async fn spawn(&mut self, environment: &[(String, String)], window: usize) -> std::io::Result<Host> {
+        let pair = || {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+            ours.set_nonblocking(true)?;
+            Ok::<_, std::io::Error>((Pipe::new(UnixStream::from_std(ours)?), OwnedFd::from(theirs)))
+        };
+        let ((main, their_main), (sign, their_sign)) = (pair()?, pair()?);
         let mut command = Command::new(&self.exe);
         let inherited = INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         {
@@ -420,61 +429,40 @@ impl Driver {
             .env_clear()
             .envs(inherited)
             .envs(environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
-            .stdout(Stdio::null());
+            .stdin(their_main)
+            .stdout(their_sign);
         let process = self.spawner.spawn(command).await?;
         self.epoch += 1;
         self.shared.started.fetch_add(1, Ordering::Relaxed);
         self.shared.pid.store(process.pid, Ordering::Relaxed);
-        let link = Arc::new(Link::new(self.epoch, UnixStream::from_std(ours)?));
+        let link = Arc::new(Link { epoch: self.epoch, main, sign, window });
         let writer = AbortOnDropHandle::new(tokio::spawn({
             let link = Arc::clone(&link);
-            async move { link.write().await }
+            async move {
+                tokio::join!(link.main.write(), link.sign.write());
+            }
         }));
         Ok(Host { link, process, frames: Frames::default(), _writer: writer })
     }
 
     /// Hands out answers until the token-host ends, hangs or is not wanted any more.
     async fn watch(&self, host: &Host) -> End {
-        let mut frames = Frames::default();
-        let mut piece = vec![0; PIECE];
+        let mut main = Answers::of(&host.link.main);
+        let mut sign = Answers::of(&host.link.sign);
         let mut tick = tokio::time::interval(self.ping.0);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut owed: Option<(u64, Instant)> = None;
         let mut exited = host.process.exited.clone();
         loop {
             tokio::select! {
-                ready = host.link.socket.readable() => {
-                    if ready.is_err() {
-                        return End::Died;
-                    }
-                    match host.link.socket.try_read(&mut piece) {
-                        Ok(0) => return End::Died,
-                        Ok(length) => frames.push(&piece[..length]),
-                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-                        Err(_) => return End::Died,
-                    }
-                    loop {
-                        match frames.take::<Result<Reply, HsmError>>() {
-                            Ok(None) => break,
-                            Ok(Some((id, _))) if owed.is_some_and(|(ping, _)| ping == id) => owed = None,
-                            Ok(Some((id, answer))) => {
-                                let refused = answer.as_ref().err().filter(|error| {
-                                    matches!(error.kind, Kind::PinRejected | Kind::PinLocked)
-                                });
-                                let refused = refused.cloned();
-                                self.shared.calls.complete(id, answer);
-                                if let Some(error) = refused {
-                                    return End::PinRefused(error);
-                                }
-                            }
-                            Err(error) => {
-                                tracing::error!(error = error.to_string(), "the token-host talks nonsense");
-                                return End::Died;
-                            }
-                        }
-                    }
-                }
+                answers = sign.next() => match self.hand_out(answers, &mut owed) {
+                    Ok(()) => {}
+                    Err(end) => return end,
+                },
+                answers = main.next() => match self.hand_out(answers, &mut owed) {
+                    Ok(()) => {}
+                    Err(end) => return end,
+                },
                 _ = tick.tick() => {
                     if owed.is_some_and(|(_, since)| since.elapsed() >= self.ping.1) {
                         tracing::error!("the token-host gives no sign of life, it is replaced");
@@ -487,13 +475,78 @@ impl Driver {
                     if owed.is_none() {
                         let id = self.shared.calls.next_id();
                         owed = Some((id, Instant::now()));
-                        host.link.send(&frame::encode(id, &Request::Ping));
+                        host.link.main.send(&frame::encode(id, &Request::Ping));
                     }
                 }
                 // A module that forked may keep the socket open beyond the token-host's own end.
                 _ = exited.wait_for(Option::is_some) => return End::Died,
                 () = self.shared.changed.notified() => return End::Replaced,
                 () = self.shared.stop.notified() => return End::Stopped,
+            }
+        }
+    }
+
+    /// Gives answers to those who wait for them.
+    fn hand_out(
+        &self,
+        answers: Result<Vec<Answer>, Gone>,
+        owed: &mut Option<(u64, Instant)>,
+    ) -> Result<(), End> {
+        for (id, answer) in answers.map_err(|Gone| End::Died)? {
+            if owed.is_some_and(|(ping, _)| ping == id) {
+                *owed = None;
+                continue;
+            }
+            let refused = answer
+                .as_ref()
+                .err()
+                .filter(|error| matches!(error.kind, Kind::PinRejected | Kind::PinLocked));
+            let refused = refused.cloned();
+            self.shared.calls.complete(id, answer);
+            if let Some(error) = refused {
+                return Err(End::PinRefused(error));
+            }
+        }
+        Ok(())
+    }
+}
+
+type Answer = (u64, Result<Reply, HsmError>);
+
+/// A socket of a token-host ended, or makes no sense any more.
+struct Gone;
+
+/// What comes out of one socket of a token-host.
+struct Answers<'a> {
+    socket: &'a UnixStream,
+    frames: Frames,
+    piece: Vec<u8>,
+}
+
+impl<'a> Answers<'a> {
+    fn of(pipe: &'a Pipe) -> Self {
+        Self { socket: &pipe.socket, frames: Frames::default(), piece: vec![0; PIECE] }
+    }
+
+    /// Waits for at least one answer. Whoever stops waiting loses none.
+    async fn next(&mut self) -> Result<Vec<Answer>, Gone> {
+        loop {
+            self.socket.readable().await.map_err(|_| Gone)?;
+            match self.socket.try_read(&mut self.piece) {
+                Ok(0) => return Err(Gone),
+                Ok(length) => self.frames.push(&self.piece[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                Err(_) => return Err(Gone),
+            }
+            let mut answers = Vec::new();
+            while let Some(answer) = self.frames.take().map_err(|error| {
+                tracing::error!(error = error.to_string(), "the token-host talks nonsense");
+                Gone
+            })? {
+                answers.push(answer);
+            }
+            if !answers.is_empty() {
+                return Ok(answers);
             }
         }
     }
@@ -526,8 +579,8 @@ impl Host {
             let frame = Zeroizing::new(frame::encode(0, &Request::Open(open)));
             let mut rest = frame.as_slice();
             while !rest.is_empty() {
-                self.link.socket.writable().await.map_err(|e| ended(&e))?;
-                match self.link.socket.try_write(rest) {
+                self.link.main.socket.writable().await.map_err(|e| ended(&e))?;
+                match self.link.main.socket.try_write(rest) {
                     Ok(written) => rest = &rest[written..],
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(ended(&error)),
@@ -536,8 +589,8 @@ impl Host {
         }
         let mut piece = vec![0; PIECE];
         loop {
-            self.link.socket.readable().await.map_err(|e| ended(&e))?;
-            match self.link.socket.try_read(&mut piece) {
+            self.link.main.socket.readable().await.map_err(|e| ended(&e))?;
+            match self.link.main.socket.try_read(&mut piece) {
                 Ok(0) => {
                     let status = tokio::time::timeout(
                         Duration::from_secs(1),

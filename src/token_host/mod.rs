@@ -1,6 +1,6 @@
 //! The child process that alone loads a PKCS#11 module.
 //!
-//! Its parent speaks to it over a socket pair ([`crate::hsm::protocol`]). It may crash, hang or leak; nothing of
+//! Its parent speaks to it over two socket pairs ([`crate::hsm::protocol`]). It may crash, hang or leak; nothing of
 //! it is worth keeping.
 
 mod capability;
@@ -10,24 +10,24 @@ mod object;
 mod pool;
 mod public;
 mod raw;
+mod socket;
 mod token;
 
-use std::{io::Read, sync::Arc};
-
-use zeroize::Zeroizing;
+use std::{os::unix::net::UnixStream, sync::Arc};
 
 use crate::hsm::{
-    frame::{Broken, Frames, PIECE},
+    frame::Broken,
     protocol::{HsmError, Kind, Reply, Request},
 };
-use pool::{Out, Pool};
+use pool::Pool;
+use socket::{Inbox, Out};
 use token::Token;
 
 /// Why the process cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Standard input is not a socket, or it broke.
-    #[error("cannot use standard input as the socket to the parent")]
+    /// Standard input or output is not a socket, or it broke.
+    #[error("cannot use standard input and output as the sockets to the parent")]
     Socket(#[from] std::io::Error),
     /// The parent speaks another language.
     #[error("cannot understand the parent")]
@@ -41,43 +41,34 @@ enum State {
     Refused(HsmError),
 }
 
-/// Serves the socket on standard input until its end, then ends the process.
+/// Serves the sockets on standard input and output until their end, then ends the process.
 ///
 /// # Errors
 /// [`Error`], for what cannot be answered over the socket.
 pub fn run() -> Result<std::convert::Infallible, Error> {
     raw::harden();
-    let mut socket = raw::take_stdin()?;
-    let out = Arc::new(Out::new(socket.try_clone()?));
-    let mut frames = Frames::default();
-    let mut piece = Zeroizing::new(vec![0; PIECE]);
+    let [main, sign] = raw::take_sockets()?;
+    let out = Arc::new(Out::new(main.try_clone()?));
+    let mut inbox = Inbox::new(main);
+    let mut sign = Some(sign);
     let mut state = State::Fresh;
     loop {
-        let length = match socket.read(&mut piece) {
-            Ok(0) => raw::exit(0),
-            Ok(length) => length,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error.into()),
-        };
-        frames.push(&piece[..length]);
-        if !matches!(state, State::Open { .. }) {
-            use zeroize::Zeroize;
-            piece[..length].zeroize();
-        }
-        while let Some((id, request)) = frames.take::<Request>()? {
-            serve(&mut state, &out, id, request);
+        match inbox.next()? {
+            Some((id, request)) => serve(&mut state, &mut sign, &out, id, request),
+            None => raw::exit(0),
         }
     }
 }
 
-fn serve(state: &mut State, out: &Arc<Out>, id: u64, request: Request) {
+fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u64, request: Request) {
     match (&*state, request) {
         (_, Request::Ping) => out.send(id, &Ok(Reply::Done)),
         (State::Fresh, Request::Open(open)) => {
             let workers = open.workers;
             let opened = Token::open(open).and_then(|token| {
                 let token = Arc::new(token);
-                let pool = Pool::start(&token, out, workers)
+                let sign = sign.take().expect("a token is opened once");
+                let pool = Pool::start(&token, sign, out, workers)
                     .map_err(|e| HsmError::new(Kind::Device, format!("cannot start threads: {e}")))?;
                 Ok((token, pool))
             });

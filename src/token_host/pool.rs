@@ -1,105 +1,73 @@
-//! Threads that call the module, each with a session of its own, and the queues before them.
+//! Threads that call the module, each with a session of its own, and what waits before them.
 
 use std::{
-    io::Write,
     os::unix::net::UnixStream,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use super::{error, mechanism, object, raw, raw::Session, token::Token};
-use crate::hsm::{
-    frame,
-    protocol::{HsmError, Kind, Reply, Request},
+use super::{
+    error, mechanism, object, raw,
+    raw::Session,
+    socket::{Inbox, Out},
+    token::Token,
+};
+use crate::{
+    hsm::protocol::{HsmError, Kind, Reply, Request},
+    telemetry::logs::chain,
 };
 
-/// Requests that wait for a thread to sign.
-const SIGN_QUEUE: usize = 1024;
 /// Requests that wait in each of the slow lanes.
 const SLOW_QUEUE: usize = 256;
-/// Nobody waits any more for a signature that has been in the queue for this long.
-const SIGN_AGE: Duration = Duration::from_secs(10);
 /// Most random bytes of one request.
 const RANDOM_MAX: u32 = 1024 * 1024;
 /// Exit code that says: the module is of no more use, try again in a new process.
 pub const EXIT_RESTART: i32 = 75;
 
-/// The way back to the parent.
-pub struct Out {
-    stream: UnixStream,
-    pending: Mutex<Pending>,
-}
-
-#[derive(Default)]
-struct Pending {
-    bytes: Vec<u8>,
-    writing: bool,
-}
-
-impl Out {
-    /// Answers over `stream`.
-    pub fn new(stream: UnixStream) -> Self {
-        Self { stream, pending: Mutex::default() }
-    }
-
-    /// Sends an answer. The thread that finds no other one writing writes, also what the others leave meanwhile.
-    pub fn send(&self, id: u64, answer: &Result<Reply, HsmError>) {
-        let frame = frame::encode(id, answer);
-        let lock = || self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut pending = lock();
-        pending.bytes.extend_from_slice(&frame);
-        if pending.writing {
-            return;
-        }
-        pending.writing = true;
-        while !pending.bytes.is_empty() {
-            let bytes = std::mem::take(&mut pending.bytes);
-            drop(pending);
-            if (&self.stream).write_all(&bytes).is_err() {
-                // Nobody is there to read it.
-                raw::exit(0);
-            }
-            pending = lock();
-        }
-        pending.writing = false;
-    }
-}
-
 struct Job {
     id: u64,
     request: Request,
-    since: Instant,
 }
 
 /// Lanes of work that do not hold each other up: a key that takes a minute to make must not delay a signature.
 pub struct Pool {
-    sign: flume::Sender<Job>,
     change: flume::Sender<Job>,
     look: flume::Sender<Job>,
 }
 
 impl Pool {
-    /// Starts the threads.
+    /// Starts the threads. Those that sign read from `sign` themselves; the others get their work by
+    /// [`Pool::submit`] and answer over `out`.
     ///
     /// # Errors
     /// When the system has no more threads.
-    pub fn start(token: &Arc<Token>, out: &Arc<Out>, workers: u16) -> std::io::Result<Self> {
-        let lane = |name: &str, threads: u16, room: usize| {
-            let (sender, receiver) = flume::bounded(room);
-            for number in 0..threads {
-                let worker = Worker { token: Arc::clone(token), session: None };
-                let (receiver, out) = (receiver.clone(), Arc::clone(out));
-                std::thread::Builder::new()
-                    .name(format!("{name}-{number}"))
-                    .spawn(move || worker.run(&receiver, &out))?;
-            }
+    pub fn start(
+        token: &Arc<Token>,
+        sign: UnixStream,
+        out: &Arc<Out>,
+        workers: u16,
+    ) -> std::io::Result<Self> {
+        let worker = || Worker { token: Arc::clone(token), session: None };
+        let lane = |name: &str| {
+            let (sender, receiver) = flume::bounded::<Job>(SLOW_QUEUE);
+            let (mut worker, out) = (worker(), Arc::clone(out));
+            std::thread::Builder::new().name(name.into()).spawn(move || {
+                while let Ok(Job { id, request }) = receiver.recv() {
+                    worker.serve(id, &request, &out);
+                }
+            })?;
             Ok::<_, std::io::Error>(sender)
         };
-        Ok(Self {
-            sign: lane("sign", workers.max(1), SIGN_QUEUE)?,
-            change: lane("change", 1, SLOW_QUEUE)?,
-            look: lane("look", 1, SLOW_QUEUE)?,
-        })
+        let pool = Self { change: lane("change")?, look: lane("look")? };
+        let out = Arc::new(Out::new(sign.try_clone()?));
+        let inbox = Arc::new(Mutex::new(Inbox::new(sign)));
+        for number in 0..workers.max(1) {
+            let (worker, inbox, out) = (worker(), Arc::clone(&inbox), Arc::clone(&out));
+            std::thread::Builder::new()
+                .name(format!("sign-{number}"))
+                .spawn(move || worker.sign(&inbox, &out))?;
+        }
+        Ok(pool)
     }
 
     /// Hands a request to its lane.
@@ -108,15 +76,17 @@ impl Pool {
     /// `Busy` when the lane's queue is full.
     pub fn submit(&self, id: u64, request: Request) -> Result<(), HsmError> {
         let lane = match request {
-            Request::Sign { .. } | Request::Random(_) => &self.sign,
             Request::Generate(_) | Request::Destroy(_) | Request::PutCertificate { .. } => &self.change,
             Request::Find(_) | Request::Inventory | Request::GetCertificate(_) => &self.look,
+            Request::Sign { .. } | Request::Random(_) => {
+                return Err(HsmError::new(Kind::Invalid, "signatures go over the other socket"));
+            }
             Request::Open(_) | Request::Ping => {
                 return Err(HsmError::new(Kind::Invalid, "the token is open already"));
             }
         };
-        let job = Job { id, request, since: Instant::now() };
-        lane.try_send(job).map_err(|_| HsmError::new(Kind::Busy, "every session of the token is busy"))
+        lane.try_send(Job { id, request })
+            .map_err(|_| HsmError::new(Kind::Busy, "too many requests wait for the token"))
     }
 }
 
@@ -126,29 +96,44 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, jobs: &flume::Receiver<Job>, out: &Out) {
-        while let Ok(Job { id, request, since }) = jobs.recv() {
-            let sign = matches!(request, Request::Sign { .. });
-            let answer = if sign && since.elapsed() > SIGN_AGE {
-                Err(HsmError::new(Kind::Timeout, "the request waited too long for a session"))
-            } else {
-                self.carry_out(&request)
-            };
-            if self.token.is_dead() {
-                // A new process repeats what may be repeated; for the rest, the answer is all there is.
-                if !request.repeatable() {
-                    out.send(id, &answer);
+    /// Signs what comes. Whoever is free waits for the next request, one at a time, and while all are busy requests
+    /// wait unread: nobody is woken up for a request that nobody can take.
+    fn sign(mut self, inbox: &Mutex<Inbox>, out: &Out) {
+        loop {
+            let next = inbox.lock().unwrap_or_else(PoisonError::into_inner).next();
+            match next {
+                Ok(Some((id, request @ (Request::Sign { .. } | Request::Random(_))))) => {
+                    self.serve(id, &request, out);
                 }
-                tracing::error!(
-                    operation = request.name(),
-                    error = answer.err().map(|error| error.message),
-                    "the module has to be started again"
-                );
-                std::thread::sleep(Duration::from_millis(20));
-                raw::exit(EXIT_RESTART);
+                Ok(Some((id, request))) => {
+                    let message = format!("{} goes over the other socket", request.name());
+                    out.send(id, &Err(HsmError::new(Kind::Invalid, message)));
+                }
+                Ok(None) => raw::exit(0),
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "the socket to the parent is of no more use");
+                    raw::exit(1);
+                }
             }
-            out.send(id, &answer);
         }
+    }
+
+    fn serve(&mut self, id: u64, request: &Request, out: &Out) {
+        let answer = self.carry_out(request);
+        if self.token.is_dead() {
+            // A new process repeats what may be repeated; for the rest, the answer is all there is.
+            if !request.repeatable() {
+                out.send(id, &answer);
+            }
+            tracing::error!(
+                operation = request.name(),
+                error = answer.err().map(|error| error.message),
+                "the module has to be started again"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+            raw::exit(EXIT_RESTART);
+        }
+        out.send(id, &answer);
     }
 
     fn carry_out(&mut self, request: &Request) -> Result<Reply, HsmError> {

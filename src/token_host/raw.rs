@@ -488,17 +488,20 @@ pub fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Moves standard input away: the socket gets a number that no library takes for a terminal and that is
-/// closed on exec, and standard input reads nothing.
-pub fn take_stdin() -> std::io::Result<std::os::unix::net::UnixStream> {
+/// The sockets to the parent, which came as standard input and output. They get numbers that no library takes for a
+/// terminal and that are closed on exec; standard input then reads nothing, and what a library prints goes nowhere.
+pub fn take_sockets() -> std::io::Result<[std::os::unix::net::UnixStream; 2]> {
     use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-    let socket: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let null = std::fs::File::open("/dev/null")?;
-    // SAFETY: both are open descriptors; nobody else holds an owner of descriptor 0.
-    if unsafe { libc::dup2(null.as_raw_fd(), 0) } < 0 {
-        return Err(std::io::Error::last_os_error());
+    let main: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let sign: OwnedFd = std::io::stdout().as_fd().try_clone_to_owned()?;
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    for standard in [0, 1] {
+        // SAFETY: both are open descriptors; nobody else holds an owner of a standard one.
+        if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
     }
-    Ok(socket.into())
+    Ok([main.into(), sign.into()])
 }
 
 #[cfg(test)]
