@@ -38,9 +38,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// after `STEADY` nothing is held against it any more.
 const USEFUL_FAILURES: u32 = 4;
 const STEADY: Duration = Duration::from_secs(10);
-/// Signatures on their way to a token-host, for each of its sessions: what it works on while answers and the next
-/// requests pass each other.
-const WINDOW: usize = 4;
+/// Signatures on their way to a token-host beyond two for each of its sessions: what it works on while answers and the
+/// next requests pass each other.
+const WINDOW: usize = 24;
 /// So long after its death the state may go on saying that a token-host is ready: the next one usually is.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -353,7 +353,7 @@ impl Driver {
     async fn open(&mut self, wanted: Wanted) -> Result<(Host, TokenFacts), End> {
         let Wanted { generation, open, environment } = wanted;
         let limit = self.shared.calls.deadlines.open;
-        let window = usize::from(open.workers.max(1)) * WINDOW;
+        let window = usize::from(open.workers.max(1)) * 2 + WINDOW;
         let mut host = match self.spawn(&environment, window).await {
             Ok(host) => host,
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::{
     os::unix::net::UnixStream,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -19,6 +19,8 @@ use crate::{
 
 /// Requests that wait in each of the slow lanes.
 const SLOW_QUEUE: usize = 256;
+/// An answer waits for a signature to come only where the last one was quicker than this.
+const SOON: Duration = Duration::from_millis(1);
 /// Most random bytes of one request.
 const RANDOM_MAX: u32 = 1024 * 1024;
 /// Exit code that says: the module is of no more use, try again in a new process.
@@ -47,13 +49,14 @@ impl Pool {
         out: &Arc<Out>,
         workers: u16,
     ) -> std::io::Result<Self> {
-        let worker = || Worker { token: Arc::clone(token), session: None };
+        let worker = || Worker { token: Arc::clone(token), session: None, took: Duration::MAX };
         let lane = |name: &str| {
             let (sender, receiver) = flume::bounded::<Job>(SLOW_QUEUE);
             let (mut worker, out) = (worker(), Arc::clone(out));
             std::thread::Builder::new().name(name.into()).spawn(move || {
                 while let Ok(Job { id, request }) = receiver.recv() {
-                    worker.serve(id, &request, &out);
+                    let answer = worker.serve(id, &request, &out);
+                    out.send(id, &answer);
                 }
             })?;
             Ok::<_, std::io::Error>(sender)
@@ -93,6 +96,8 @@ impl Pool {
 struct Worker {
     token: Arc<Token>,
     session: Option<Session>,
+    /// How long the last signature took.
+    took: Duration,
 }
 
 impl Worker {
@@ -100,10 +105,12 @@ impl Worker {
     /// wait unread: nobody is woken up for a request that nobody can take.
     fn sign(mut self, inbox: &Mutex<Inbox>, out: &Out) {
         loop {
-            let next = inbox.lock().unwrap_or_else(PoisonError::into_inner).next();
-            match next {
+            match self.next(inbox, out) {
                 Ok(Some((id, request @ (Request::Sign { .. } | Request::Random(_))))) => {
-                    self.serve(id, &request, out);
+                    let begun = Instant::now();
+                    let answer = self.serve(id, &request, out);
+                    out.leave(id, &answer);
+                    self.took = begun.elapsed();
                 }
                 Ok(Some((id, request))) => {
                     let message = format!("{} goes over the other socket", request.name());
@@ -118,13 +125,34 @@ impl Worker {
         }
     }
 
-    fn serve(&mut self, id: u64, request: &Request, out: &Out) {
+    /// The next request. The last answer waits for others only where the next request is here already and will, as
+    /// far as one can know, be done soon.
+    fn next(&self, inbox: &Mutex<Inbox>, out: &Out) -> Result<Option<(u64, Request)>, super::Error> {
+        // Taken means that somebody waits in it, or takes a request in this moment.
+        let here = match inbox.try_lock() {
+            Ok(mut inbox) => inbox.next_at_once()?,
+            Err(_) => None,
+        };
+        if here.is_some() && self.took < SOON {
+            out.flush_if_due();
+        } else {
+            out.flush();
+        }
+        match here {
+            Some(next) => Ok(Some(next)),
+            None => inbox.lock().unwrap_or_else(PoisonError::into_inner).next(),
+        }
+    }
+
+    /// Carries out a request. The process does not survive the module.
+    fn serve(&mut self, id: u64, request: &Request, out: &Out) -> Result<Reply, HsmError> {
         let answer = self.carry_out(request);
         if self.token.is_dead() {
             // A new process repeats what may be repeated; for the rest, the answer is all there is.
             if !request.repeatable() {
-                out.send(id, &answer);
+                out.leave(id, &answer);
             }
+            out.flush();
             tracing::error!(
                 operation = request.name(),
                 error = answer.err().map(|error| error.message),
@@ -133,7 +161,7 @@ impl Worker {
             std::thread::sleep(Duration::from_millis(20));
             raw::exit(EXIT_RESTART);
         }
-        out.send(id, &answer);
+        answer
     }
 
     fn carry_out(&mut self, request: &Request) -> Result<Reply, HsmError> {

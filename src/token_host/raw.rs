@@ -504,6 +504,16 @@ pub fn take_sockets() -> std::io::Result<[std::os::unix::net::UnixStream; 2]> {
     Ok([main.into(), sign.into()])
 }
 
+/// Reads what has arrived, and fails with `WouldBlock` when nothing has.
+pub fn read_at_once(stream: &std::os::unix::net::UnixStream, buffer: &mut [u8]) -> std::io::Result<usize> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the descriptor is open and the buffer as long as is said.
+    let length = unsafe {
+        libc::recv(stream.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+    };
+    usize::try_from(length).map_err(|_| std::io::Error::last_os_error())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

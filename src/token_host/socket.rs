@@ -3,7 +3,8 @@
 use std::{
     io::{ErrorKind, Read, Write},
     os::unix::net::UnixStream,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use zeroize::{Zeroize, Zeroizing};
@@ -38,19 +39,48 @@ impl Inbox {
             }
             match self.stream.read(&mut self.piece) {
                 Ok(0) => return Ok(None),
-                Ok(length) => {
-                    self.frames.push(&self.piece[..length]);
-                    // One of them carries a PIN.
-                    self.piece[..length].zeroize();
-                }
+                Ok(length) => self.take_in(length),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
+
+    /// The next request if it is here already. That the parent is gone is left for [`Inbox::next`] to see.
+    ///
+    /// # Errors
+    /// As [`Inbox::next`].
+    pub fn next_at_once(&mut self) -> Result<Option<(u64, Request)>, Error> {
+        loop {
+            if let Some(next) = self.frames.take()? {
+                return Ok(Some(next));
+            }
+            match raw::read_at_once(&self.stream, &mut self.piece) {
+                Ok(0) => return Ok(None),
+                Ok(length) => self.take_in(length),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn take_in(&mut self, length: usize) {
+        self.frames.push(&self.piece[..length]);
+        // One of them carries a PIN.
+        self.piece[..length].zeroize();
+    }
 }
 
+/// So many answers are written together at most.
+const TOGETHER: usize = 4;
+/// So old an answer may become before it is written.
+const AGE: Duration = Duration::from_micros(500);
+
 /// The way back to the parent.
+///
+/// Writing an answer wakes the parent up, which may cost half as much as a signature. So a thread that goes on working
+/// may leave its answers here for a moment, for itself or another to write.
 pub struct Out {
     stream: UnixStream,
     pending: Mutex<Pending>,
@@ -59,6 +89,8 @@ pub struct Out {
 #[derive(Default)]
 struct Pending {
     bytes: Vec<u8>,
+    answers: usize,
+    since: Option<Instant>,
     writing: bool,
 }
 
@@ -68,24 +100,52 @@ impl Out {
         Self { stream, pending: Mutex::default() }
     }
 
-    /// Sends an answer. The thread that finds no other one writing writes, also what the others leave meanwhile.
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends an answer.
     pub fn send(&self, id: u64, answer: &Result<Reply, HsmError>) {
+        self.leave(id, answer);
+        self.flush();
+    }
+
+    /// Leaves an answer to be written soon.
+    pub fn leave(&self, id: u64, answer: &Result<Reply, HsmError>) {
         let frame = frame::encode(id, answer);
-        let lock = || self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut pending = lock();
+        let mut pending = self.pending();
         pending.bytes.extend_from_slice(&frame);
+        pending.answers += 1;
+        pending.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Writes what was left, if it is time.
+    pub fn flush_if_due(&self) {
+        let due = {
+            let pending = self.pending();
+            pending.answers >= TOGETHER || pending.since.is_some_and(|since| since.elapsed() > AGE)
+        };
+        if due {
+            self.flush();
+        }
+    }
+
+    /// Writes what was left. The thread that finds no other one writing writes, also what others leave meanwhile.
+    pub fn flush(&self) {
+        let mut pending = self.pending();
         if pending.writing {
             return;
         }
         pending.writing = true;
         while !pending.bytes.is_empty() {
             let bytes = std::mem::take(&mut pending.bytes);
+            (pending.answers, pending.since) = (0, None);
             drop(pending);
             if (&self.stream).write_all(&bytes).is_err() {
                 // Nobody is there to read it.
                 raw::exit(0);
             }
-            pending = lock();
+            pending = self.pending();
         }
         pending.writing = false;
     }
