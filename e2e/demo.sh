@@ -21,7 +21,8 @@ step() {
 # show COMMAND...: prints the command as one would type it, then runs it.
 show() {
   printf '    $ %s\n' "$*"
-  "$@" 2>&1 | sed 's/^/      /'
+  # A last line without an end, such as an answer of the API, gets one.
+  "$@" 2>&1 | awk '{ print "      " $0 }'
 }
 
 # quietly COMMAND...: progress is said on standard error; a path on standard output is for scripts.
