@@ -42,10 +42,9 @@ impl Authorize for AccessReviews {
     async fn authorize(&self, caller: &Caller, action: &Action) -> Result<(), Denied> {
         // Groups belong to the user as authenticated; a new pod of the same account has the same ones.
         let key = (caller.username.clone(), caller.uid.clone(), action.clone());
-        let (reviews, caller, action) = (self.reviews.clone(), caller.clone(), action.clone());
-        let ask = move || {
-            let (reviews, review) = (reviews.clone(), review(&caller, &action));
-            let refusal = refusal(&caller, &action);
+        let ask = || {
+            let (reviews, review) = (self.reviews.clone(), review(caller, action));
+            let refusal = refusal(caller, action);
             async move {
                 match reviews.create(&PostParams::default(), &review).await {
                     Ok(answer) => {

@@ -53,9 +53,8 @@ impl Authenticate for TokenReviews {
             return Err(Refused::Invalid("it is too long".into()));
         }
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        let (reviews, audience, token) = (self.reviews.clone(), self.audience.clone(), token.to_owned());
-        let ask = move || {
-            let (reviews, audience, token) = (reviews.clone(), audience.clone(), token.clone());
+        let ask = || {
+            let (reviews, audience, token) = (self.reviews.clone(), self.audience.clone(), token.to_owned());
             async move {
                 let end = expiry(&token);
                 if has_passed(end) {
