@@ -2,10 +2,10 @@
 
 use anyhow::Context;
 
-/// Serves one token over the socket on standard input.
+/// Serves one token over the sockets on standard input and output.
 ///
 /// # Errors
-/// When standard input is not the socket of a parent that speaks the same protocol.
+/// When they are not the sockets of a parent that speaks the same protocol.
 pub fn run() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     // The parent may have set up logging of its own kind; a second time is not worth an error.
