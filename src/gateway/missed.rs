@@ -41,14 +41,13 @@ impl Missed {
         }
         let (namespace, name) = (entry.object.namespace().unwrap_or_default(), entry.object.name_any());
         let api = Api::<HsmKey>::namespaced(client.clone(), &namespace);
-        let all = self.0.clone();
         tokio::spawn(async move {
             // With the UID, an object of the same name made meanwhile is not meant.
             let patch = json!({ "metadata": { "uid": uid, "annotations": { MISSED: Timestamp::now().to_string() } } });
             let told = api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
             if let Err(error) = told {
+                // Whoever misses it next, after the pause, tries again.
                 tracing::warn!(namespace, name, error = %logs::chain(&error), "cannot tell of a missing key");
-                all.invalidate(&uid);
             }
         });
     }

@@ -293,7 +293,8 @@ impl Calls {
     fn late(&self, id: u64, what: &str, limit: Duration) -> HsmError {
         let table = locked(&self.table);
         let seconds = limit.as_secs_f32();
-        if table.calls.get(&id).is_some_and(|call| call.sent.is_some() || call.survived) {
+        // Gone from the table means answered in this moment.
+        if table.calls.get(&id).is_none_or(|call| call.sent.is_some() || call.survived) {
             let message = format!("no answer to {what} from the token within {seconds} s");
             HsmError::new(Kind::Timeout, message)
         } else if table.link.is_some() {
@@ -411,24 +412,20 @@ impl Calls {
         locked(&self.table).refusal = None;
     }
 
-    /// Whether a lane hangs: its oldest request is older than the deadline, and none was answered since that
-    /// one was sent. While a key is made within its time, signing gets no verdict: some modules hold a lock
-    /// over key generation that everything else waits for.
+    /// Whether a lane hangs: something is on its way, and for as long as the deadline no answer came. While a key is
+    /// made within its time, signing gets no verdict, and afterwards it gets its time from there: some modules hold a
+    /// lock over key generation that everything else waits for.
     pub fn stuck(&self) -> Option<&'static str> {
         let table = locked(&self.table);
-        let age = |call: &Call| call.sent.map(|(_, at)| at.elapsed()).unwrap_or_default();
-        let makes_key =
-            table.calls.values().any(|call| call.generates && age(call) <= self.deadlines.generate);
+        let makes_key = table.calls.values().any(|call| {
+            call.generates && call.sent.is_some_and(|(_, at)| at.elapsed() <= self.deadlines.generate)
+        });
         Lane::ALL.into_iter().find_map(|lane| {
-            let oldest = table
-                .calls
-                .values()
-                .filter(|call| call.lane == lane)
-                .filter_map(|c| c.sent)
-                .min_by_key(|(_, at)| *at)?
-                .1;
-            let idle = table.last_done[lane as usize].is_none_or(|done| done < oldest);
-            let hangs = idle && oldest.elapsed() > lane.deadline(&self.deadlines);
+            let of_lane = table.calls.values().filter(|call| call.lane == lane);
+            let oldest = of_lane.filter_map(|call| Some(call.sent?.1)).min()?;
+            let done = [lane, Lane::Change].map(|lane| table.last_done[lane as usize]);
+            let since = done.into_iter().flatten().chain([oldest]).max()?;
+            let hangs = since.elapsed() > lane.deadline(&self.deadlines);
             let name = match lane {
                 Lane::Sign => "sign",
                 Lane::Change => "change",
@@ -515,6 +512,44 @@ mod tests {
         assert_eq!(calls.stuck(), Some("sign"));
         calls.complete(1, Ok(Reply::Done));
         assert_eq!(calls.stuck(), None);
+    }
+
+    #[tokio::test]
+    async fn a_lane_whose_second_request_hangs_is_stuck_although_the_first_was_answered() {
+        let calls = calls(8);
+        let (link, _theirs, _signs) = link(1);
+        calls.connect(&link);
+        let (first, second) = (sign(), sign());
+        let (mut first, mut second) = (pin!(calls.call(&first)), pin!(calls.call(&second)));
+        assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        calls.complete(1, Ok(Reply::Done));
+        first.await.unwrap();
+        assert_eq!(calls.stuck(), None);
+        assert_eq!(second.await.unwrap_err().kind, Kind::Timeout);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(calls.stuck(), Some("sign"));
+    }
+
+    #[tokio::test]
+    async fn what_is_beyond_the_window_waits_and_is_not_sent_once_its_caller_is_gone() {
+        let calls = calls(8);
+        let (link, _theirs, mut signs) = link(1);
+        calls.connect(&link);
+        let requests = [(); 4].map(|()| sign());
+        let mut waiting: Vec<_> = requests.iter().map(|one| Box::pin(calls.call(one))).collect();
+        for call in &mut waiting {
+            assert!(futures::poll!(call).is_pending());
+        }
+        let size = frame::encode(1, &requests[0]).len();
+        let mut sent = vec![0; 2 * size];
+        signs.read_exact(&mut sent).await.unwrap();
+        // The third goes away; the first answer makes room for the fourth.
+        drop(waiting.remove(2));
+        calls.complete(1, Ok(Reply::Done));
+        sent.truncate(size);
+        signs.read_exact(&mut sent).await.unwrap();
+        assert_eq!(u64::from_le_bytes(sent[4..12].try_into().unwrap()), 4);
     }
 
     #[tokio::test]

@@ -38,9 +38,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// after `STEADY` nothing is held against it any more.
 const USEFUL_FAILURES: u32 = 4;
 const STEADY: Duration = Duration::from_secs(10);
-/// Signatures on their way to a token-host beyond two for each of its sessions: what it works on while answers and the
+/// Signatures on their way to a token-host beyond four for each of its sessions: what it works on while answers and the
 /// next requests pass each other.
-const WINDOW: usize = 24;
+const WINDOW: usize = 8;
 /// So long after its death the state may go on saying that a token-host is ready: the next one usually is.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -353,7 +353,7 @@ impl Driver {
     async fn open(&mut self, wanted: Wanted) -> Result<(Host, TokenFacts), End> {
         let Wanted { generation, open, environment } = wanted;
         let limit = self.shared.calls.deadlines.open;
-        let window = usize::from(open.workers.max(1)) * 2 + WINDOW;
+        let window = usize::from(open.workers.max(1)) * 4 + WINDOW;
         let mut host = match self.spawn(&environment, window).await {
             Ok(host) => host,
             Err(error) => {
@@ -447,19 +447,34 @@ impl Driver {
 
     /// Hands out answers until the token-host ends, hangs or is not wanted any more.
     async fn watch(&self, host: &Host) -> End {
-        let mut main = Answers::of(&host.link.main);
-        let mut sign = Answers::of(&host.link.sign);
+        let mut answers = [&host.link.sign, &host.link.main].map(Answers::of);
+        let mut owed = None;
+        let end = self.follow(host, &mut answers, &mut owed).await;
+        if matches!(end, End::Died) {
+            // One socket may say that it is over while an answer is still in the other.
+            for answers in &mut answers {
+                let _ = self.hand_out(Ok(answers.rest()), &mut owed);
+            }
+        }
+        end
+    }
+
+    async fn follow(
+        &self,
+        host: &Host,
+        [sign, main]: &mut [Answers<'_>; 2],
+        owed: &mut Option<(u64, Instant)>,
+    ) -> End {
         let mut tick = tokio::time::interval(self.ping.0);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut owed: Option<(u64, Instant)> = None;
         let mut exited = host.process.exited.clone();
         loop {
             tokio::select! {
-                answers = sign.next() => match self.hand_out(answers, &mut owed) {
+                answers = sign.next() => match self.hand_out(answers, owed) {
                     Ok(()) => {}
                     Err(end) => return end,
                 },
-                answers = main.next() => match self.hand_out(answers, &mut owed) {
+                answers = main.next() => match self.hand_out(answers, owed) {
                     Ok(()) => {}
                     Err(end) => return end,
                 },
@@ -474,7 +489,7 @@ impl Driver {
                     }
                     if owed.is_none() {
                         let id = self.shared.calls.next_id();
-                        owed = Some((id, Instant::now()));
+                        *owed = Some((id, Instant::now()));
                         host.link.main.send(&frame::encode(id, &Request::Ping));
                     }
                 }
@@ -538,15 +553,31 @@ impl<'a> Answers<'a> {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
                 Err(_) => return Err(Gone),
             }
-            let mut answers = Vec::new();
-            while let Some(answer) = self.frames.take().map_err(|error| {
-                tracing::error!(error = error.to_string(), "the token-host talks nonsense");
-                Gone
-            })? {
-                answers.push(answer);
-            }
+            let answers = self.taken()?;
             if !answers.is_empty() {
                 return Ok(answers);
+            }
+        }
+    }
+
+    /// What is there already and makes sense.
+    fn rest(&mut self) -> Vec<Answer> {
+        while let Ok(length @ 1..) = self.socket.try_read(&mut self.piece) {
+            self.frames.push(&self.piece[..length]);
+        }
+        self.taken().unwrap_or_default()
+    }
+
+    fn taken(&mut self) -> Result<Vec<Answer>, Gone> {
+        let mut answers = Vec::new();
+        loop {
+            match self.frames.take() {
+                Ok(Some(answer)) => answers.push(answer),
+                Ok(None) => return Ok(answers),
+                Err(error) => {
+                    tracing::error!(error = error.to_string(), "the token-host talks nonsense");
+                    return Err(Gone);
+                }
             }
         }
     }

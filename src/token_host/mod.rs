@@ -47,6 +47,11 @@ enum State {
 /// [`Error`], for what cannot be answered over the socket.
 pub fn run() -> Result<std::convert::Infallible, Error> {
     raw::harden();
+    // A thread less would not be noticed, a process less is.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(%panic, "the token-host made a mistake and ends");
+        raw::exit(pool::EXIT_RESTART);
+    }));
     let [main, sign] = raw::take_sockets()?;
     let out = Arc::new(Out::new(main.try_clone()?));
     let mut inbox = Inbox::new(main);
@@ -62,7 +67,12 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
 
 fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u64, request: Request) {
     match (&*state, request) {
-        (_, Request::Ping) => out.send(id, &Ok(Reply::Done)),
+        (state, Request::Ping) => {
+            if let State::Open { pool, .. } = state {
+                pool.flush();
+            }
+            out.send(id, &Ok(Reply::Done));
+        }
         (State::Fresh, Request::Open(open)) => {
             let workers = open.workers;
             let opened = Token::open(open).and_then(|token| {

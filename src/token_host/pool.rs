@@ -2,7 +2,10 @@
 
 use std::{
     os::unix::net::UnixStream,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,6 +38,15 @@ struct Job {
 pub struct Pool {
     change: flume::Sender<Job>,
     look: flume::Sender<Job>,
+    signatures: Arc<Signatures>,
+}
+
+/// What the signing threads share.
+struct Signatures {
+    inbox: Mutex<Inbox>,
+    out: Out,
+    /// A key is being made, and some modules have everything wait for that.
+    held_up: AtomicBool,
 }
 
 impl Pool {
@@ -50,27 +62,42 @@ impl Pool {
         workers: u16,
     ) -> std::io::Result<Self> {
         let worker = || Worker { token: Arc::clone(token), session: None, took: Duration::MAX };
-        let lane = |name: &str| {
+        let signatures = Arc::new(Signatures {
+            out: Out::new(sign.try_clone()?),
+            inbox: Mutex::new(Inbox::new(sign)),
+            held_up: AtomicBool::new(false),
+        });
+        let lane = |name: &str, changes: bool| {
             let (sender, receiver) = flume::bounded::<Job>(SLOW_QUEUE);
-            let (mut worker, out) = (worker(), Arc::clone(out));
+            let (mut worker, out, signatures) = (worker(), Arc::clone(out), Arc::clone(&signatures));
             std::thread::Builder::new().name(name.into()).spawn(move || {
                 while let Ok(Job { id, request }) = receiver.recv() {
+                    if changes {
+                        signatures.held_up.store(true, Ordering::Relaxed);
+                        signatures.out.flush();
+                    }
                     let answer = worker.serve(id, &request, &out);
+                    if changes {
+                        signatures.held_up.store(false, Ordering::Relaxed);
+                    }
                     out.send(id, &answer);
                 }
             })?;
             Ok::<_, std::io::Error>(sender)
         };
-        let pool = Self { change: lane("change")?, look: lane("look")? };
-        let out = Arc::new(Out::new(sign.try_clone()?));
-        let inbox = Arc::new(Mutex::new(Inbox::new(sign)));
+        let (change, look) = (lane("change", true)?, lane("look", false)?);
         for number in 0..workers.max(1) {
-            let (worker, inbox, out) = (worker(), Arc::clone(&inbox), Arc::clone(&out));
+            let (worker, signatures) = (worker(), Arc::clone(&signatures));
             std::thread::Builder::new()
                 .name(format!("sign-{number}"))
-                .spawn(move || worker.sign(&inbox, &out))?;
+                .spawn(move || worker.sign(&signatures))?;
         }
-        Ok(pool)
+        Ok(Self { change, look, signatures })
+    }
+
+    /// Writes the signatures that wait for others to be written with.
+    pub fn flush(&self) {
+        self.signatures.out.flush();
     }
 
     /// Hands a request to its lane.
@@ -103,9 +130,10 @@ struct Worker {
 impl Worker {
     /// Signs what comes. Whoever is free waits for the next request, one at a time, and while all are busy requests
     /// wait unread: nobody is woken up for a request that nobody can take.
-    fn sign(mut self, inbox: &Mutex<Inbox>, out: &Out) {
+    fn sign(mut self, signatures: &Signatures) {
+        let out = &signatures.out;
         loop {
-            match self.next(inbox, out) {
+            match self.next(signatures) {
                 Ok(Some((id, request @ (Request::Sign { .. } | Request::Random(_))))) => {
                     let begun = Instant::now();
                     let answer = self.serve(id, &request, out);
@@ -125,15 +153,16 @@ impl Worker {
         }
     }
 
-    /// The next request. The last answer waits for others only where the next request is here already and will, as
-    /// far as one can know, be done soon.
-    fn next(&self, inbox: &Mutex<Inbox>, out: &Out) -> Result<Option<(u64, Request)>, super::Error> {
+    /// The next request. The last answer waits for others only where the next request is here already and the last one
+    /// was quick. Should the next one not be, the other threads write it, and at the latest a sign of life does.
+    fn next(&self, signatures: &Signatures) -> Result<Option<(u64, Request)>, super::Error> {
+        let Signatures { inbox, out, held_up } = signatures;
         // Taken means that somebody waits in it, or takes a request in this moment.
         let here = match inbox.try_lock() {
             Ok(mut inbox) => inbox.next_at_once()?,
             Err(_) => None,
         };
-        if here.is_some() && self.took < SOON {
+        if here.is_some() && self.took < SOON && !held_up.load(Ordering::Relaxed) {
             out.flush_if_due();
         } else {
             out.flush();

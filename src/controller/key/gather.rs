@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    api::{HsmKey, HsmPartition},
+    api::{HsmKey, HsmPartition, MISSED},
     controller::{
         context::{Context, Guarded},
         error::Error,
@@ -163,7 +163,10 @@ async fn ask(key: &HsmKey, recorded: Option<KeyId>, hsm: &dyn Hsm, ctx: &Context
         let mine: Vec<_> = found.iter().filter(|facts| facts.id.as_ref() == Some(&ours)).cloned().collect();
         return Ok(if mine.is_empty() { Presence::Labelled(found) } else { Presence::Ours(mine) });
     };
-    if ctx.inventories.of(partition, hsm).await?.has(&id)
+    // An inventory says what was there when it was taken.
+    let missed = key.annotations().contains_key(MISSED);
+    if !missed
+        && ctx.inventories.of(partition, hsm).await?.has(&id)
         && key.status.as_ref().is_some_and(|status| status.attestation.is_some())
     {
         return Ok(Presence::Recorded);
