@@ -101,8 +101,7 @@ async fn a_leader_killed_while_it_makes_keys_leaves_exactly_one_pair_each() {
                 .map(|object| (object.label, object.class, object.id))
                 .collect();
             ours.sort();
-            // SoftHSM skips an object that it cannot read in this moment, because other processes use the token, too.
-            // What is lost or too much stays so.
+            // Other processes use the token, too. What is lost or too much stays so.
             if ours == wanted || Instant::now() > deadline {
                 assert_eq!(ours, wanted, "{token:?}");
                 break;
