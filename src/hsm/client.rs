@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     frame,
-    protocol::{HsmError, Kind, Reply, Request},
+    protocol::{HsmError, Kind, Lane, Reply, Request},
 };
 
 /// How long requests may take.
@@ -43,35 +43,12 @@ impl Default for Deadlines {
     }
 }
 
-/// Lanes of the token-host; requests of one do not wait for those of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lane {
-    Sign,
-    Change,
-    Look,
-}
-
-impl Lane {
-    const ALL: [Self; 3] = [Self::Sign, Self::Change, Self::Look];
-
-    const fn of(request: &Request) -> Self {
-        match request {
-            Request::Sign { .. } | Request::Random(_) => Self::Sign,
-            Request::Generate(_) | Request::Destroy(_) | Request::PutCertificate { .. } => Self::Change,
-            Request::Find(_)
-            | Request::Inventory
-            | Request::GetCertificate(_)
-            | Request::Open(_)
-            | Request::Ping => Self::Look,
-        }
-    }
-
-    const fn deadline(self, deadlines: &Deadlines) -> Duration {
-        match self {
-            Self::Sign => deadlines.sign,
-            Self::Change => deadlines.generate,
-            Self::Look => deadlines.look,
-        }
+/// How long a request of a lane may take.
+const fn deadline(lane: Lane, deadlines: &Deadlines) -> Duration {
+    match lane {
+        Lane::Sign => deadlines.sign,
+        Lane::Change => deadlines.generate,
+        Lane::Look => deadlines.look,
     }
 }
 
@@ -134,8 +111,6 @@ impl Pipe {
 
 /// Both socket pairs to one token-host.
 pub(super) struct Link {
-    /// Tells this token-host from earlier ones.
-    pub epoch: u64,
     /// Everything but [`Lane::Sign`].
     pub main: Pipe,
     /// [`Lane::Sign`].
@@ -147,7 +122,7 @@ pub(super) struct Link {
 
 impl Link {
     fn send(&self, call: &mut Call) {
-        call.sent = Some((self.epoch, Instant::now()));
+        call.sent = Some(Instant::now());
         let pipe = if call.lane == Lane::Sign { &self.sign } else { &self.main };
         pipe.send(&call.frame);
         if !call.repeatable {
@@ -163,8 +138,8 @@ struct Call {
     frame: Vec<u8>,
     /// Nobody any more, once the caller gave up.
     waiter: Option<oneshot::Sender<Result<Reply, HsmError>>>,
-    /// To which token-host, and when.
-    sent: Option<(u64, Instant)>,
+    /// When it was sent to the present token-host.
+    sent: Option<Instant>,
     /// A token-host died with it before.
     survived: bool,
 }
@@ -251,8 +226,8 @@ impl Calls {
     /// Carries out one request.
     pub async fn call(&self, request: &Request) -> Result<Reply, HsmError> {
         let id = self.next_id();
-        let lane = Lane::of(request);
-        let limit = lane.deadline(&self.deadlines);
+        let lane = request.lane();
+        let limit = deadline(lane, &self.deadlines);
         let frame = frame::encode(id, request);
         if frame.len() > super::protocol::FRAME_MAX {
             return Err(HsmError::new(Kind::Invalid, "the request is too large for the token-host"));
@@ -278,14 +253,11 @@ impl Calls {
             table.calls.insert(id, call);
             table.submit(id);
         }
-        let ticket = Ticket { calls: self, id };
-        let outcome = tokio::time::timeout(limit, answer).await;
-        let late = outcome.is_err().then(|| self.late(id, request.name(), limit));
-        drop(ticket);
-        match (outcome, late) {
-            (Ok(Ok(answer)), _) => answer,
-            (Ok(Err(_)), _) => Err(HsmError::new(Kind::Unavailable, "the token-host is being shut down")),
-            (Err(_), error) => Err(error.expect("it is late")),
+        let _ticket = Ticket { calls: self, id };
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(HsmError::new(Kind::Unavailable, "the token-host is being shut down")),
+            Err(_) => Err(self.late(id, request.name(), limit)),
         }
     }
 
@@ -418,20 +390,15 @@ impl Calls {
     pub fn stuck(&self) -> Option<&'static str> {
         let table = locked(&self.table);
         let makes_key = table.calls.values().any(|call| {
-            call.generates && call.sent.is_some_and(|(_, at)| at.elapsed() <= self.deadlines.generate)
+            call.generates && call.sent.is_some_and(|at| at.elapsed() <= self.deadlines.generate)
         });
         Lane::ALL.into_iter().find_map(|lane| {
             let of_lane = table.calls.values().filter(|call| call.lane == lane);
-            let oldest = of_lane.filter_map(|call| Some(call.sent?.1)).min()?;
+            let oldest = of_lane.filter_map(|call| call.sent).min()?;
             let done = [lane, Lane::Change].map(|lane| table.last_done[lane as usize]);
             let since = done.into_iter().flatten().chain([oldest]).max()?;
-            let hangs = since.elapsed() > lane.deadline(&self.deadlines);
-            let name = match lane {
-                Lane::Sign => "sign",
-                Lane::Change => "change",
-                Lane::Look => "look",
-            };
-            (hangs && !(lane != Lane::Change && makes_key)).then_some(name)
+            let hangs = since.elapsed() > deadline(lane, &self.deadlines);
+            (hangs && !(lane != Lane::Change && makes_key)).then_some(lane.into())
         })
     }
 }
@@ -454,10 +421,10 @@ mod tests {
         }
     }
 
-    fn link(epoch: u64) -> (Arc<Link>, UnixStream, UnixStream) {
+    fn link() -> (Arc<Link>, UnixStream, UnixStream) {
         let (main, theirs) = UnixStream::pair().unwrap();
         let (sign, signs) = UnixStream::pair().unwrap();
-        let link = Arc::new(Link { epoch, main: Pipe::new(main), sign: Pipe::new(sign), window: 2 });
+        let link = Arc::new(Link { main: Pipe::new(main), sign: Pipe::new(sign), window: 2 });
         tokio::spawn({
             let link = Arc::clone(&link);
             async move { futures::join!(link.main.write(), link.sign.write()) }
@@ -476,8 +443,8 @@ mod tests {
         let request = Request::Find(Find::Id(KeyId::for_purpose("x")));
         let mut call = pin!(calls.call(&request));
         assert!(futures::poll!(&mut call).is_pending());
-        for epoch in 1..=2 {
-            let (link, mut theirs, _signs) = link(epoch);
+        for _ in 0..2 {
+            let (link, mut theirs, _signs) = link();
             calls.connect(&link);
             theirs.read_u8().await.expect("it was sent");
             calls.disconnect();
@@ -505,7 +472,7 @@ mod tests {
     #[tokio::test]
     async fn a_lane_without_answers_is_stuck_and_one_with_answers_is_not() {
         let calls = calls(8);
-        let (link, _theirs, _signs) = link(1);
+        let (link, _theirs, _signs) = link();
         calls.connect(&link);
         assert_eq!(calls.call(&sign()).await.unwrap_err().kind, Kind::Timeout);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -517,7 +484,7 @@ mod tests {
     #[tokio::test]
     async fn a_lane_whose_second_request_hangs_is_stuck_although_the_first_was_answered() {
         let calls = calls(8);
-        let (link, _theirs, _signs) = link(1);
+        let (link, _theirs, _signs) = link();
         calls.connect(&link);
         let (first, second) = (sign(), sign());
         let (mut first, mut second) = (pin!(calls.call(&first)), pin!(calls.call(&second)));
@@ -534,7 +501,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_beyond_the_window_waits_and_is_not_sent_once_its_caller_is_gone() {
         let calls = calls(8);
-        let (link, _theirs, mut signs) = link(1);
+        let (link, _theirs, mut signs) = link();
         calls.connect(&link);
         let requests = [(); 4].map(|()| sign());
         let mut waiting: Vec<_> = requests.iter().map(|one| Box::pin(calls.call(one))).collect();

@@ -5,8 +5,7 @@
 //! `Result<Reply, HsmError>` with the same id back. Requests are answered in any order. The first request
 //! is [`Request::Open`]; the PIN travels in it and nowhere else.
 //!
-//! There are two sockets, so that neither kind of work waits behind the other: standard input of the token-host is
-//! for everything but [`Request::Sign`] and [`Request::Random`], which go over standard output.
+//! There are two sockets, so that neither kind of work waits behind the other; [`Lane`] says what goes where.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -319,7 +318,36 @@ impl Kind {
     }
 }
 
+/// Lanes of the token-host; requests of one do not wait for those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub enum Lane {
+    /// Signatures and random bytes: over the socket on standard output, for as many threads as there are sessions.
+    Sign,
+    /// What changes the token; like all that follows, over the socket on standard input and on one thread.
+    Change,
+    /// What only looks at it, and what is no business of the module's.
+    Look,
+}
+
+impl Lane {
+    /// Every lane.
+    pub const ALL: [Self; 3] = [Self::Sign, Self::Change, Self::Look];
+}
+
 impl Request {
+    /// The lane that it belongs to.
+    #[must_use]
+    pub const fn lane(&self) -> Lane {
+        match self {
+            Self::Sign { .. } | Self::Random(_) => Lane::Sign,
+            Self::Generate(_) | Self::Destroy(_) | Self::PutCertificate { .. } => Lane::Change,
+            Self::Find(_) | Self::Inventory | Self::GetCertificate(_) | Self::Open(_) | Self::Ping => {
+                Lane::Look
+            }
+        }
+    }
+
     /// Whether doing it twice is as good as once, so that it may be repeated after a crash.
     #[must_use]
     pub const fn repeatable(&self) -> bool {

@@ -155,7 +155,6 @@ impl Supervisor {
             exe: config.exe,
             ping: config.ping,
             spawner: Spawner::start(),
-            epoch: 0,
         };
         let driver = Mutex::new(Some(tokio::spawn(driver.run())));
         Arc::new(Self { shared, driver })
@@ -266,7 +265,6 @@ struct Driver {
     exe: PathBuf,
     ping: (Duration, Duration),
     spawner: Spawner,
-    epoch: u64,
 }
 
 impl Driver {
@@ -432,10 +430,9 @@ impl Driver {
             .stdin(their_main)
             .stdout(their_sign);
         let process = self.spawner.spawn(command).await?;
-        self.epoch += 1;
         self.shared.started.fetch_add(1, Ordering::Relaxed);
         self.shared.pid.store(process.pid, Ordering::Relaxed);
-        let link = Arc::new(Link { epoch: self.epoch, main, sign, window });
+        let link = Arc::new(Link { main, sign, window });
         let writer = AbortOnDropHandle::new(tokio::spawn({
             let link = Arc::clone(&link);
             async move {
@@ -470,13 +467,11 @@ impl Driver {
         let mut exited = host.process.exited.clone();
         loop {
             tokio::select! {
-                answers = sign.next() => match self.hand_out(answers, owed) {
-                    Ok(()) => {}
-                    Err(end) => return end,
+                answers = sign.next() => if let Err(end) = self.hand_out(answers, owed) {
+                    return end;
                 },
-                answers = main.next() => match self.hand_out(answers, owed) {
-                    Ok(()) => {}
-                    Err(end) => return end,
+                answers = main.next() => if let Err(end) = self.hand_out(answers, owed) {
+                    return end;
                 },
                 _ = tick.tick() => {
                     if owed.is_some_and(|(_, since)| since.elapsed() >= self.ping.1) {

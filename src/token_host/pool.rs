@@ -16,7 +16,7 @@ use super::{
     token::Token,
 };
 use crate::{
-    hsm::protocol::{HsmError, Kind, Reply, Request},
+    hsm::protocol::{HsmError, Kind, Lane, Reply, Request},
     telemetry::logs::chain,
 };
 
@@ -105,19 +105,21 @@ impl Pool {
     /// # Errors
     /// `Busy` when the lane's queue is full.
     pub fn submit(&self, id: u64, request: Request) -> Result<(), HsmError> {
-        let lane = match request {
-            Request::Generate(_) | Request::Destroy(_) | Request::PutCertificate { .. } => &self.change,
-            Request::Find(_) | Request::Inventory | Request::GetCertificate(_) => &self.look,
-            Request::Sign { .. } | Request::Random(_) => {
-                return Err(HsmError::new(Kind::Invalid, "signatures go over the other socket"));
-            }
-            Request::Open(_) | Request::Ping => {
-                return Err(HsmError::new(Kind::Invalid, "the token is open already"));
-            }
+        if matches!(request, Request::Open(_) | Request::Ping) {
+            return Err(HsmError::new(Kind::Invalid, "the token is open already"));
+        }
+        let lane = match request.lane() {
+            Lane::Change => &self.change,
+            Lane::Look => &self.look,
+            Lane::Sign => return Err(wrong_socket(&request)),
         };
         lane.try_send(Job { id, request })
             .map_err(|_| HsmError::new(Kind::Busy, "too many requests wait for the token"))
     }
+}
+
+fn wrong_socket(request: &Request) -> HsmError {
+    HsmError::new(Kind::Invalid, format!("{} goes over the other socket", request.name()))
 }
 
 struct Worker {
@@ -134,16 +136,13 @@ impl Worker {
         let out = &signatures.out;
         loop {
             match self.next(signatures) {
-                Ok(Some((id, request @ (Request::Sign { .. } | Request::Random(_))))) => {
+                Ok(Some((id, request))) if request.lane() == Lane::Sign => {
                     let begun = Instant::now();
                     let answer = self.serve(id, &request, out);
                     out.leave(id, &answer);
                     self.took = begun.elapsed();
                 }
-                Ok(Some((id, request))) => {
-                    let message = format!("{} goes over the other socket", request.name());
-                    out.send(id, &Err(HsmError::new(Kind::Invalid, message)));
-                }
+                Ok(Some((id, request))) => out.send(id, &Err(wrong_socket(&request))),
                 Ok(None) => raw::exit(0),
                 Err(error) => {
                     tracing::error!(error = chain(&error), "the socket to the parent is of no more use");
