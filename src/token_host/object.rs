@@ -386,12 +386,11 @@ fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Obje
         .ok_or_else(|| HsmError::new(Kind::Unsupported, unsupported("")))?;
     let mut last = None;
     for specific in specifics(template)? {
-        for base in [true, false] {
-            match attempt(session, mechanism, template, &specific, base) {
+        for life in [Life::Token, Life::OlderToken] {
+            match attempt(session, mechanism, template, &specific, life) {
                 Ok(object) => return Ok(object),
                 Err(error) => {
-                    // Older modules know neither `CKA_COPYABLE` nor `CKA_DESTROYABLE`.
-                    let older = base && error.code == Some(CKR_ATTRIBUTE_TYPE_INVALID);
+                    let older = life == Life::Token && error.code == Some(CKR_ATTRIBUTE_TYPE_INVALID);
                     last = Some(error);
                     if !older {
                         break;
@@ -404,11 +403,27 @@ fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Obje
         }
     }
     let error = last.expect("there is at least one way to write a template");
-    if error.kind == Kind::Unsupported || curve_refused(template.algorithm, &error) {
+    let refused = error.kind == Kind::Unsupported
+        || (curve_refused(template.algorithm, &error) && !makes_for_session(token, mechanism, template)?);
+    if refused {
         let message = unsupported(&format!(" ({})", error.message));
         return Err(HsmError { kind: Kind::Unsupported, message, ..error });
     }
     Err(error)
+}
+
+/// Whether the token makes such a key where it need not keep it: codes that say that it does not have a curve are used
+/// for a full disk, too.
+fn makes_for_session(
+    token: &Token,
+    mechanism: CK_MECHANISM_TYPE,
+    template: &KeyTemplate,
+) -> Result<bool, HsmError> {
+    // Its end is the end of what is made here.
+    let session = token.session()?;
+    let made =
+        |specific: Vec<Attribute>| attempt(&session, mechanism, template, &specific, Life::Session).is_ok();
+    Ok(specifics(template)?.into_iter().any(made))
 }
 
 /// Tokens say in many ways that they do not have a curve.
@@ -477,18 +492,29 @@ fn specifics(template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
     })
 }
 
+/// What a new key is made for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// To stay.
+    Token,
+    /// To stay, on a module that knows neither `CKA_COPYABLE` nor `CKA_DESTROYABLE`.
+    OlderToken,
+    /// To see whether it can be made.
+    Session,
+}
+
 fn attempt(
     session: &Session,
     mechanism: CK_MECHANISM_TYPE,
     template: &KeyTemplate,
     specific: &[Attribute],
-    all: bool,
+    life: Life,
 ) -> Result<Object, HsmError> {
     let wanted = &template.attributes;
     let common = |class, private| {
         vec![
             Attribute::number(CKA_CLASS, class),
-            Attribute::bool(CKA_TOKEN, true),
+            Attribute::bool(CKA_TOKEN, life != Life::Session),
             Attribute::bool(CKA_PRIVATE, private),
             Attribute::bytes(CKA_ID, template.id.as_bytes()),
             Attribute::bytes(CKA_LABEL, template.label.as_str()),
@@ -497,7 +523,7 @@ fn attempt(
         ]
     };
     let newer = |list: &mut Vec<Attribute>, destroyable| {
-        if all {
+        if life == Life::Token {
             list.push(Attribute::bool(CKA_COPYABLE, wanted.copyable));
             list.push(Attribute::bool(CKA_DESTROYABLE, destroyable));
         }

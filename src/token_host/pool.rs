@@ -13,10 +13,11 @@ use super::{
     error, mechanism, object, raw,
     raw::Session,
     socket::{Inbox, Out},
-    token::Token,
+    token::{SignKey, Token},
 };
 use crate::{
     hsm::protocol::{HsmError, Kind, Lane, Reply, Request},
+    model::KeyId,
     telemetry::logs::chain,
 };
 
@@ -122,6 +123,18 @@ fn wrong_socket(request: &Request) -> HsmError {
     HsmError::new(Kind::Invalid, format!("{} goes over the other socket", request.name()))
 }
 
+/// The key of an id, remembered. Others may have looked it up while this one waited for its turn.
+fn look_up(token: &Token, session: &Session, key: &KeyId) -> Result<SignKey, HsmError> {
+    let _objects = token.objects();
+    if let Some(chosen) = token.cached(key) {
+        return Ok(chosen);
+    }
+    let epoch = token.epoch();
+    let chosen = object::sign_key(token, session, key)?;
+    token.remember(key.clone(), epoch, chosen);
+    Ok(chosen)
+}
+
 struct Worker {
     token: Arc<Token>,
     session: Option<Session>,
@@ -202,12 +215,7 @@ impl Worker {
                 let cached = token.cached(key);
                 let chosen = match cached {
                     Some(chosen) => chosen,
-                    None => {
-                        let epoch = token.epoch();
-                        let chosen = object::sign_key(&token, session, key)?;
-                        token.remember(key.clone(), epoch, chosen);
-                        chosen
-                    }
+                    None => look_up(&token, session, key)?,
                 };
                 let (mechanism, data) =
                     mechanism::plan(*algorithm, chosen.shape, &token.mechanisms, payload)?;
@@ -230,27 +238,39 @@ impl Worker {
             Request::Random(count) => {
                 self.attempt(|session| Ok(Reply::Random(session.random(*count as usize)?.into())))
             }
-            Request::Generate(template) => self.attempt(|session| {
+            Request::Generate(template) => self.alone(|token, session| {
                 token.forget(&template.id);
-                Ok(Reply::Key(Box::new(object::generate(&token, session, template)?)))
+                Ok(Reply::Key(Box::new(object::generate(token, session, template)?)))
             }),
             Request::Find(what) => {
-                self.attempt(|session| Ok(Reply::Keys(object::find_keys(&token, session, what)?)))
+                self.alone(|token, session| Ok(Reply::Keys(object::find_keys(token, session, what)?)))
             }
             Request::Inventory => {
-                self.attempt(|session| Ok(Reply::Inventory(object::inventory(&token, session)?)))
+                self.alone(|token, session| Ok(Reply::Inventory(object::inventory(token, session)?)))
             }
             Request::Destroy(id) => {
-                self.attempt(|session| object::destroy(&token, session, id).map(|()| Reply::Done))
+                self.alone(|token, session| object::destroy(token, session, id).map(|()| Reply::Done))
             }
-            Request::PutCertificate { key, label, der } => self.attempt(|session| {
-                object::put_certificate(&token, session, key, label, der).map(|()| Reply::Done)
+            Request::PutCertificate { key, label, der } => self.alone(|token, session| {
+                object::put_certificate(token, session, key, label, der).map(|()| Reply::Done)
             }),
-            Request::GetCertificate(id) => self.attempt(|session| {
-                Ok(Reply::Certificate(object::get_certificate(&token, session, id)?.map(Into::into)))
+            Request::GetCertificate(id) => self.alone(|token, session| {
+                Ok(Reply::Certificate(object::get_certificate(token, session, id)?.map(Into::into)))
             }),
             Request::Open(_) | Request::Ping => unreachable!("not for a worker, see submit"),
         }
+    }
+
+    /// The same, with all objects to itself.
+    fn alone<T>(
+        &mut self,
+        mut act: impl FnMut(&Token, &Session) -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
+        let token = Arc::clone(&self.token);
+        self.attempt(|session| {
+            let _objects = token.objects();
+            act(&token, session)
+        })
     }
 
     /// Does something with a session, once more where session, login or handle were lost. Everything that comes

@@ -9,6 +9,7 @@ use std::{
 };
 
 use cryptoki_sys::*;
+use parking_lot::{FairMutex, FairMutexGuard};
 
 use super::{
     capability,
@@ -43,6 +44,7 @@ pub struct Token {
     /// Counts logins; handles of an earlier one are not good any more.
     epoch: AtomicU64,
     keys: RwLock<HashMap<KeyId, (u64, SignKey)>>,
+    objects: FairMutex<()>,
     refused: OnceLock<HsmError>,
     dead: AtomicBool,
 }
@@ -95,6 +97,7 @@ impl Token {
             keeper: Mutex::new(keeper),
             epoch: AtomicU64::new(0),
             keys: RwLock::default(),
+            objects: FairMutex::new(()),
             refused: OnceLock::new(),
             dead: AtomicBool::new(false),
         };
@@ -164,6 +167,15 @@ impl Token {
     /// Whether only a new process can help.
     pub fn is_dead(&self) -> bool {
         self.dead.load(Ordering::SeqCst)
+    }
+
+    /// Whoever goes through objects or changes any holds this meanwhile. Signing with a handle does without.
+    ///
+    /// A module may call itself safe for threads and not be so with objects: SoftHSM 2.6 reads a file anew when it
+    /// seems to have changed, and a thread that does so while another makes that object throws away attributes that
+    /// are not written yet. The key comes out without its label, its public half or its value.
+    pub fn objects(&self) -> FairMutexGuard<'_, ()> {
+        self.objects.lock()
     }
 
     /// The number of the present login; to be read before an object is looked up.

@@ -8,6 +8,7 @@ use hsm_operator::{
     },
     model::{KeyAlgorithm, KeyLabel, SignatureAlgorithm},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     common::token::{Token, run},
@@ -25,6 +26,49 @@ on_both_tokens! {
     the_public_half_alone_is_not_a_key,
     a_secret_key_of_doubtful_origin_is_never_destroyed,
     random_bytes_differ,
+    keys_made_while_others_look_and_sign_are_whole,
+}
+
+/// A module may call itself safe for threads and still spoil an object that one thread makes while another goes
+/// through all of them (SoftHSM 2.6 does). What is really on the token is seen by a process that comes later.
+async fn keys_made_while_others_look_and_sign_are_whole(token: Token) {
+    const KEYS: usize = 60;
+    let (maker, other) = (token.supervisor().await, token.supervisor().await);
+    let names: Vec<String> = (0..KEYS).map(|number| format!("k{number}")).collect();
+    generate(&maker, p256("first")).await.unwrap();
+    let done = CancellationToken::new();
+    let look = async |hsm: &Supervisor| {
+        while !done.is_cancelled() {
+            assert_eq!(find(hsm, Find::Id(id("none"))).await, Ok(vec![]));
+        }
+    };
+    let use_it = async |hsm: &Supervisor| {
+        while !done.is_cancelled() {
+            sign(hsm, "first", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+        }
+    };
+    let make = async {
+        for name in &names {
+            let made = generate(&maker, p256(name)).await.unwrap();
+            // At once, by several threads of another process, none of which knew the key.
+            let at_once = [(); 4].map(|()| sign(&other, name, SignatureAlgorithm::Sha256WithEcdsa, b"x"));
+            for signed in futures::future::join_all(at_once).await {
+                signed.unwrap_or_else(|error| panic!("{name}: {error}, made as {made:?}"));
+            }
+        }
+        done.cancel();
+    };
+    tokio::join!(make, look(&maker), look(&other), use_it(&maker), use_it(&other));
+    let later = token.supervisor().await;
+    for name in &names {
+        let found = find(&later, Find::Id(id(name))).await.unwrap();
+        assert!(
+            matches!(found.as_slice(), [facts] if facts.public_key.is_some() && facts.label == *name),
+            "{found:?}"
+        );
+        sign(&later, name, SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+    }
+    assert_eq!(inventory(&later).await.len(), 2 * (KEYS + 1));
 }
 
 async fn making_a_key_twice_gives_one_pair(token: Token) {
