@@ -14,8 +14,10 @@ images=$root/target/images
 layers=$cache/image
 mkdir -p "$images" "$layers"
 
-# What an OpenSSL-using C++ PKCS#11 library needs, as in distroless/cc, and no shell.
-base_packages=(libc6 libgcc-s1 libstdc++6 libssl3 zlib1g ca-certificates)
+# What an OpenSSL-using C++ PKCS#11 library needs, as in distroless/cc, and no shell. OpenSSL's package has had
+# several names, and what it needs itself differs between releases.
+openssl=$(dpkg-query -S '*/libssl.so.3' | sed 's/:.*//;q')
+base_packages=(libc6 libgcc-s1 libstdc++6 "$openssl" zlib1g ca-certificates)
 
 base_files() {
   local package
@@ -23,6 +25,7 @@ base_files() {
   for package in "${base_packages[@]}"; do
     package_files "$package" "$1"
   done
+  libraries "$(dpkg -L "$openssl" | grep '/libcrypto\.so\.3$')" "$1"
   mkdir -p "$1/etc/ssl/certs"
   cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/"
 }
