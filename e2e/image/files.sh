@@ -22,7 +22,7 @@ package_files() {
   while read -r file; do
     case $file in
       */gconv/* | */audit/*  | *.py) continue ;;
-      /lib/* | /lib64/* | /usr/lib/* | /usr/share/doc/*/copyright) ;;
+      /lib/* | /lib64/* | /usr/lib/* | /usr/lib64/* | /usr/share/doc/*/copyright) ;;
       *) continue ;;
     esac
     [[ -f $file || -L $file ]] || continue
