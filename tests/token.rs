@@ -8,6 +8,8 @@ mod common;
 mod faults;
 #[path = "token/keys.rs"]
 mod keys;
+#[path = "token/pin.rs"]
+mod pin;
 
 use bytes::Bytes;
 use hsm_operator::{

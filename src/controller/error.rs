@@ -89,6 +89,7 @@ pub const fn reason(kind: Kind) -> &'static str {
         Kind::TokenNotFound => "TokenNotFound",
         Kind::PinRejected => "PinRejected",
         Kind::PinLocked => "PinLocked",
+        Kind::PinFinalTry => "PinFinalTry",
         Kind::KeyNotFound => "MissingOnToken",
         Kind::Ambiguous => "DuplicateObject",
         Kind::Unsupported => "Unsupported",

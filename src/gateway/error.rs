@@ -176,9 +176,11 @@ impl From<Denied> for ApiError {
 impl From<HsmError> for ApiError {
     fn from(error: HsmError) -> Self {
         let code = match error.kind {
-            Kind::LibraryNotLoaded | Kind::TokenNotFound | Kind::PinRejected | Kind::PinLocked => {
-                Code::Subsystem
-            }
+            Kind::LibraryNotLoaded
+            | Kind::TokenNotFound
+            | Kind::PinRejected
+            | Kind::PinLocked
+            | Kind::PinFinalTry => Code::Subsystem,
             Kind::KeyNotFound => Code::NoKey,
             Kind::Unsupported => Code::Unsupported,
             Kind::Invalid => Code::Payload,

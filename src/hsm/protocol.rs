@@ -263,6 +263,8 @@ pub enum Kind {
     PinRejected,
     /// The PIN is locked. A person must act.
     PinLocked,
+    /// One wrong PIN more would lock it, so that none is tried. A person must act.
+    PinFinalTry,
     /// No such key, under a proven login.
     KeyNotFound,
     /// Several objects claim one identity.
@@ -299,6 +301,7 @@ impl Kind {
                 | Self::TokenNotFound
                 | Self::PinRejected
                 | Self::PinLocked
+                | Self::PinFinalTry
                 | Self::Unsupported
         )
     }
@@ -312,6 +315,7 @@ impl Kind {
                 | Self::TokenNotFound
                 | Self::PinRejected
                 | Self::PinLocked
+                | Self::PinFinalTry
                 | Self::Busy
                 | Self::Unavailable
         )

@@ -83,10 +83,6 @@ impl Token {
             serial: info.serial,
             firmware: info.firmware,
         };
-        if info.flags & CKF_USER_PIN_LOCKED != 0 {
-            let locked = Failure { code: CKR_PIN_LOCKED, function: "C_GetTokenInfo" };
-            return Err(named(&facts.label, locked.into()));
-        }
         let keeper = module.open(slot)?;
         let token = Self {
             module,
@@ -126,19 +122,40 @@ impl Token {
                 }
             }
         }
-        match keeper.login(self.pin.expose()) {
-            Ok(()) | Err(Failure { code: CKR_USER_ALREADY_LOGGED_IN, .. }) => {}
-            Err(failure) => {
-                let error = named(&self.facts.label, failure.into());
-                match error.kind {
-                    Kind::PinRejected | Kind::PinLocked => drop(self.refused.set(error.clone())),
-                    _ => self.give_up(),
-                }
-                return Err(error);
+        if let Err(error) = self.log_in(&keeper) {
+            match error.kind {
+                Kind::PinRejected | Kind::PinLocked => drop(self.refused.set(error.clone())),
+                _ => self.give_up(),
             }
+            return Err(error);
         }
         self.epoch.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Tries the PIN, unless the token says that a wrong one would be the last.
+    fn log_in(&self, session: &Session) -> Result<(), HsmError> {
+        let flags = self.module.token(self.slot)?.flags;
+        if flags & CKF_USER_PIN_LOCKED != 0 {
+            let locked = Failure { code: CKR_PIN_LOCKED, function: "C_GetTokenInfo" };
+            return Err(named(&self.facts.label, locked.into()));
+        }
+        if flags & CKF_USER_PIN_FINAL_TRY != 0 {
+            let message = "one wrong PIN more would lock it, so that none is tried; log in once with the right PIN and the vendor's tools, which gives the tries back";
+            return Err(named(&self.facts.label, HsmError::new(Kind::PinFinalTry, message)));
+        }
+        match session.login(self.pin.expose()) {
+            Ok(()) | Err(Failure { code: CKR_USER_ALREADY_LOGGED_IN, .. }) => Ok(()),
+            Err(failure) => {
+                let mut error = named(&self.facts.label, failure.into());
+                if error.kind == Kind::PinRejected
+                    && let Ok(info) = self.module.token(self.slot)
+                {
+                    error.message = format!("{}; {}", error.message, tries_left(info.flags));
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Believes that something is not there only if the token's user is logged in and the token itself
@@ -197,6 +214,19 @@ impl Token {
     /// Forgets a key whose handle is not good any more.
     pub fn forget(&self, id: &KeyId) {
         self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+}
+
+/// What a token says of the tries that are left; PKCS#11 has no number for it.
+const fn tries_left(flags: CK_FLAGS) -> &'static str {
+    if flags & CKF_USER_PIN_LOCKED != 0 {
+        "the token has locked the PIN"
+    } else if flags & CKF_USER_PIN_FINAL_TRY != 0 {
+        "the token says that one try is left"
+    } else if flags & CKF_USER_PIN_COUNT_LOW != 0 {
+        "the token says that a wrong PIN was tried since the last login, and that more than one try is left"
+    } else {
+        "the token does not say how many tries are left"
     }
 }
 

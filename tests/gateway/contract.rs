@@ -59,6 +59,7 @@ const KINDS: &[Kind] = &[
     Kind::TokenNotFound,
     Kind::PinRejected,
     Kind::PinLocked,
+    Kind::PinFinalTry,
     Kind::KeyNotFound,
     Kind::Ambiguous,
     Kind::Unsupported,

@@ -9,7 +9,7 @@ use hsm_operator::{
         HostState, Hsm, Supervisor, SupervisorConfig,
         protocol::{KeyFacts, KeyTemplate, Kind, Request, TokenSelector},
     },
-    model::{KeyAlgorithm, KeyId, SignatureAlgorithm, secret::Pin},
+    model::{KeyAlgorithm, KeyId, SignatureAlgorithm},
 };
 
 use crate::{
@@ -22,7 +22,6 @@ on_both_tokens! {
     a_kill_while_a_secret_key_is_made_leaves_one_key,
     no_signature_fails_while_token_hosts_are_killed,
     a_stopped_token_host_is_replaced_in_time,
-    a_wrong_pin_is_tried_once_until_it_changes,
     a_missing_library_is_said_so_and_found_later,
     an_unknown_token_is_said_so,
     the_pin_is_in_no_command_line_and_no_environment,
@@ -202,25 +201,6 @@ async fn a_stopped_token_host_is_replaced_in_time(token: Token) {
     let begun = Instant::now();
     sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    assert_eq!(hsm.counters().restarts, 1);
-}
-
-async fn a_wrong_pin_is_tried_once_until_it_changes(token: Token) {
-    let mut config = token.config();
-    config.open.pin = Pin::new("0000000000");
-    let hsm = Supervisor::start(config);
-    let error = hsm.ready().await.unwrap_err();
-    assert_eq!(error.kind, Kind::PinRejected, "{error}");
-    assert!(error.message.contains("CKR_PIN_INCORRECT"), "{error}");
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    for _ in 0..20 {
-        let error = hsm.call(Request::Inventory).await.unwrap_err();
-        assert_eq!(error.kind, Kind::PinRejected, "{error}");
-    }
-    assert_eq!((hsm.counters().restarts, hsm.counters().pid), (0, None));
-    hsm.replace(token.open(), token.environment.clone());
-    hsm.call(Request::Inventory).await.unwrap();
-    assert!(matches!(*hsm.state().borrow(), HostState::Ready(_)));
     assert_eq!(hsm.counters().restarts, 1);
 }
 
