@@ -6,6 +6,8 @@ mod algorithms;
 mod common;
 #[path = "token/faults.rs"]
 mod faults;
+#[path = "token/hosts.rs"]
+mod hosts;
 #[path = "token/keys.rs"]
 mod keys;
 #[path = "token/pin.rs"]

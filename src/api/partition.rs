@@ -49,9 +49,18 @@ pub struct HsmPartitionSpec {
     #[serde(default = "default_sessions")]
     #[schemars(range(min = 1, max = 64))]
     pub sessions: i32,
+    /// Processes of each gateway that load the library and sign, with `sessions` sessions each. More than one is worth
+    /// it for libraries whose threads wait for each other.
+    #[serde(default = "default_token_hosts")]
+    #[schemars(range(min = 1, max = 16))]
+    pub token_hosts: i32,
     /// How keys are attested.
     #[serde(default)]
     pub attestation: AttestationSettings,
+}
+
+const fn default_token_hosts() -> i32 {
+    1
 }
 
 const fn default_sessions() -> i32 {

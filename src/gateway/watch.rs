@@ -231,7 +231,8 @@ impl View {
             && let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(&pin_ref.key))
             && let Ok(text) = std::str::from_utf8(&bytes.0)
         {
-            self.registry.ensure(&name, PartitionConfig::of(&partition, Pin::new(text), accepted));
+            let config = PartitionConfig::of(&partition, Pin::new(text), accepted).with_hosts(&partition);
+            self.registry.ensure(&name, config);
         }
         let hsm = self.registry.get(&name);
         self.partitions.put(Known { object: partition, hsm });

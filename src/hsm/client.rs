@@ -223,6 +223,12 @@ impl Calls {
         locked(&self.table).calls.len()
     }
 
+    /// The same, while there is a token-host.
+    pub fn load(&self) -> Option<usize> {
+        let table = locked(&self.table);
+        table.link.is_some().then_some(table.calls.len())
+    }
+
     /// Carries out one request.
     pub async fn call(&self, request: &Request) -> Result<Reply, HsmError> {
         let id = self.next_id();

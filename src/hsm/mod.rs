@@ -4,6 +4,7 @@ mod client;
 #[doc(hidden)]
 pub mod fake;
 pub mod frame;
+pub mod hosts;
 pub mod protocol;
 pub mod registry;
 pub mod supervisor;
@@ -11,6 +12,7 @@ pub mod supervisor;
 use async_trait::async_trait;
 use protocol::{HsmError, Reply, Request};
 
+pub use hosts::Hosts;
 pub use protocol::Kind;
 pub use registry::{PartitionConfig, Registry};
 pub use supervisor::{HostState, Supervisor, SupervisorConfig};

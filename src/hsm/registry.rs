@@ -1,4 +1,4 @@
-//! Tokens by partition: one token-host each, kept running.
+//! Tokens by partition: their token-hosts, kept running.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    HostState, Hsm, Supervisor, SupervisorConfig,
+    HostState, Hosts, Hsm, SupervisorConfig,
     protocol::{HsmError, Open, Reply, Request, TokenFacts, TokenSelector},
 };
 use crate::{
@@ -29,6 +29,8 @@ pub struct PartitionConfig {
     environment: Vec<(String, String)>,
     /// Stands for the PIN where configurations are compared.
     pin_version: String,
+    /// Token-hosts.
+    hosts: usize,
 }
 
 impl PartitionConfig {
@@ -53,7 +55,15 @@ impl PartitionConfig {
             },
             environment: pkcs11.environment.iter().map(|one| (one.name.clone(), one.value.clone())).collect(),
             pin_version,
+            hosts: 1,
         }
+    }
+
+    /// With as many token-hosts as the partition's spec wants where many sign.
+    #[must_use]
+    pub fn with_hosts(mut self, partition: &HsmPartition) -> Self {
+        self.hosts = usize::try_from(partition.spec.token_hosts).unwrap_or(1).max(1);
+        self
     }
 
     fn same(&self, other: &Self) -> bool {
@@ -63,6 +73,7 @@ impl PartitionConfig {
                 config.open.token.clone(),
                 config.open.init_args.clone(),
                 config.open.workers,
+                config.hosts,
                 config.environment.clone(),
                 config.pin_version.clone(),
             )
@@ -78,25 +89,25 @@ struct Entry {
 
 /// A partition's token.
 pub struct Handle {
-    supervisor: Arc<Supervisor>,
+    hosts: Hosts,
 }
 
 impl Handle {
-    /// How it stands with the token-host.
+    /// How it stands with the token-host that opened the token first.
     #[must_use]
     pub fn state(&self) -> HostState {
-        self.supervisor.state().borrow().clone()
+        self.hosts.state().borrow().clone()
     }
 }
 
 #[async_trait]
 impl Hsm for Handle {
     async fn call(&self, request: Request) -> Result<Reply, HsmError> {
-        self.supervisor.call(request).await
+        self.hosts.call(request).await
     }
 
     fn token(&self) -> Option<Arc<TokenFacts>> {
-        self.supervisor.token()
+        self.hosts.token()
     }
 }
 
@@ -130,9 +141,10 @@ impl Registry {
     /// Starts a token-host for a partition, or starts it over if its configuration changed.
     pub fn ensure(&self, partition: &str, config: PartitionConfig) -> Arc<Handle> {
         let mut entries = self.entries.lock().expect("no panic while it is held");
-        if let Some(entry) = entries.get_mut(partition) {
+        // Another number of them is another set of them.
+        if let Some(entry) = entries.get_mut(partition).filter(|entry| entry.config.hosts == config.hosts) {
             if !entry.config.same(&config) {
-                entry.handle.supervisor.replace(config.open.clone(), config.environment.clone());
+                entry.handle.hosts.replace(config.open.clone(), config.environment.clone());
                 entry.config = config;
             }
             return Arc::clone(&entry.handle);
@@ -143,29 +155,29 @@ impl Registry {
             let labels = Function { partition: name.clone(), function };
             metrics.hsm_call_duration.get_or_create(&labels).observe(elapsed.as_secs_f64());
         };
-        let supervisor = Supervisor::start(SupervisorConfig {
+        let settings = SupervisorConfig {
             environment: config.environment.clone(),
             observer: Some(Arc::new(observer)),
             ..SupervisorConfig::new(config.open.clone())
-        });
-        self.follow(partition, &supervisor);
-        let handle = Arc::new(Handle { supervisor });
+        };
+        let handle = Arc::new(Handle { hosts: Hosts::start(settings, config.hosts) });
+        self.follow(partition, &handle);
         entries.insert(partition.to_owned(), Entry { config, handle: Arc::clone(&handle) });
         handle
     }
 
-    /// Passes on changes of a token's state until its supervisor is dropped.
-    fn follow(&self, partition: &str, supervisor: &Arc<Supervisor>) {
+    /// Passes on changes of a token's state until it is dropped.
+    fn follow(&self, partition: &str, handle: &Arc<Handle>) {
         let (changes, metrics) = (self.changes.clone(), Arc::clone(&self.metrics));
         let labels = Partition { partition: partition.to_owned() };
-        let (mut state, weak) = (supervisor.state(), Arc::downgrade(supervisor));
+        let (mut state, weak) = (handle.hosts.state(), Arc::downgrade(handle));
         tokio::spawn(async move {
             let mut restarts = 0;
             while state.changed().await.is_ok() {
                 let ready = matches!(*state.borrow_and_update(), HostState::Ready(_));
                 metrics.partition_ready.get_or_create(&labels).set(i64::from(ready));
-                if let Some(supervisor) = weak.upgrade() {
-                    let now = supervisor.counters().restarts;
+                if let Some(handle) = weak.upgrade() {
+                    let now = handle.hosts.counters().iter().map(|one| one.restarts).sum::<u64>();
                     metrics.token_host_restarts.get_or_create(&labels).inc_by(now.saturating_sub(restarts));
                     restarts = now;
                 }
@@ -184,7 +196,7 @@ impl Registry {
     pub async fn shutdown(&self) {
         let entries = std::mem::take(&mut *self.entries.lock().expect("no panic while it is held"));
         for entry in entries.into_values() {
-            entry.handle.supervisor.shutdown().await;
+            entry.handle.hosts.shutdown().await;
         }
     }
 }

@@ -208,6 +208,12 @@ impl Supervisor {
         }
     }
 
+    /// Requests in flight; `None` while there is no token-host to send one to.
+    #[must_use]
+    pub fn load(&self) -> Option<usize> {
+        self.shared.calls.load()
+    }
+
     /// Ends the token-host and waits until it is gone. Calls are refused from now on.
     pub async fn shutdown(&self) {
         self.shared.calls.refuse(&stopped());

@@ -1,0 +1,96 @@
+//! Several token-hosts on one token.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hsm_operator::{
+    hsm::{
+        HostState, Hosts, Hsm, Supervisor,
+        protocol::{Kind, Reply, Request},
+    },
+    model::{SignatureAlgorithm, secret::Pin},
+};
+
+use crate::{
+    common::token::{Token, signal},
+    generate, id, on_both_tokens, p256,
+};
+
+on_both_tokens! {
+    signatures_go_on_while_token_hosts_are_killed_one_by_one,
+    a_wrong_pin_is_tried_by_one_of_them,
+}
+
+const HOSTS: usize = 3;
+
+fn request() -> Request {
+    Request::Sign {
+        key: id("k"),
+        algorithm: SignatureAlgorithm::Sha256WithEcdsa,
+        payload: b"x".as_slice().into(),
+    }
+}
+
+/// Waits until so many of them run.
+async fn running(hosts: &Hosts, count: usize) -> Vec<u32> {
+    let all = async {
+        loop {
+            let pids: Vec<u32> = hosts.counters().iter().filter_map(|one| one.pid).collect();
+            if pids.len() == count {
+                return pids;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all).await.expect("all of them run")
+}
+
+async fn signatures_go_on_while_token_hosts_are_killed_one_by_one(token: Token) {
+    let maker: Arc<Supervisor> = token.supervisor().await;
+    generate(&maker, p256("k")).await.unwrap();
+    let hosts = Arc::new(Hosts::start(token.config(), HOSTS));
+    let first = running(&hosts, HOSTS).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..16)
+        .map(|_| {
+            let (hosts, done) = (Arc::clone(&hosts), Arc::clone(&done));
+            tokio::spawn(async move {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(matches!(hosts.call(request()).await, Ok(Reply::Signature(_))));
+                }
+            })
+        })
+        .collect();
+    for pid in &first {
+        signal("KILL", *pid);
+        let replaced = async {
+            while running(&hosts, HOSTS).await.contains(pid) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), replaced).await.unwrap();
+    }
+    done.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    hosts.shutdown().await;
+    assert!(hosts.counters().iter().all(|one| one.pid.is_none()));
+}
+
+async fn a_wrong_pin_is_tried_by_one_of_them(token: Token) {
+    let mut config = token.config();
+    config.open.pin = Pin::new("0000000000");
+    let hosts = Hosts::start(config, HOSTS);
+    let failed = |state: &HostState| matches!(state, HostState::Failed(_));
+    hosts.state().wait_for(failed).await.unwrap();
+    assert_eq!(hosts.call(request()).await.unwrap_err().kind, Kind::PinRejected);
+    assert_eq!(hosts.counters().len(), 1, "others tried it, too");
+    hosts.replace(token.open(), token.environment.clone());
+    running(&hosts, HOSTS).await;
+}
