@@ -19,6 +19,6 @@ run 'build bench' 'cargo bench --no-run shows all of it' cargo bench --locked --
 source "$root/target/cluster-bench/env"
 binary=$(cargo bench --locked --no-run --bench throughput --message-format=json 2>/dev/null |
   jq -r 'select(.reason == "compiler-artifact" and .target.name == "throughput" and .executable) | .executable')
-say '  measuring, some two minutes; leave the machine alone meanwhile'
+say '  measuring, some four minutes; leave the machine alone meanwhile'
 # shellcheck disable=SC2086 # IN_CLUSTER is a prefix of several words
 $IN_CLUSTER "$binary"

@@ -85,6 +85,12 @@ impl Cluster {
         }
     }
 
+    /// Sets which signatures the gateways verify.
+    pub fn verify_signatures(&self, which: &str) {
+        let change = format!(r#"{{"spec":{{"verifySignatures":"{which}"}}}}"#);
+        kubectl(&["patch", "hsmpartition", "demo", "--type", "merge", "-p", &change], "");
+    }
+
     /// A sidecar of our own, as a pod would have it.
     pub fn sidecar(&self) -> Sidecar {
         let token_file = self.folder.path().join("token");

@@ -31,6 +31,7 @@ fn main() {
         let pkcs11 = direct::Key::open(&cluster, key);
         let sidecar = cluster.sidecar();
         let (mut gateway_rates, mut sidecar_rates, mut raw_rates) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut first_rates, mut always_rates) = (Vec::new(), Vec::new());
         // The first round warms caches and connections on every side and is thrown away.
         for round in 0..=REPEATS {
             let raw = pkcs11.signatures_per_second(THREADS, Duration::from_secs(SECONDS));
@@ -41,7 +42,14 @@ fn main() {
             eprintln!(
                 "  {name} {round}/{REPEATS}: token {raw:.0}/s, gateway {through_gateway:.0}/s, sidecar {through_sidecar:.0}/s"
             );
+            let [first, always] = ["First", "Always"].map(|which| {
+                cluster.verify_signatures(which);
+                wrk::signatures_per_second(&cluster.gateway_target(key, algorithm), CONNECTIONS, SECONDS)
+            });
+            cluster.verify_signatures("Auto");
             if round > 0 {
+                first_rates.push(first);
+                always_rates.push(always);
                 raw_rates.push(raw);
                 gateway_rates.push(through_gateway);
                 sidecar_rates.push(through_sidecar);
@@ -49,6 +57,7 @@ fn main() {
         }
         rows.push(Row::rate(format!("sign/gateway/{name}"), &gateway_rates, &raw_rates));
         rows.push(Row::rate(format!("sign/sidecar/{name}"), &sidecar_rates, &raw_rates));
+        rows.push(Row::rate(format!("verified/{name}"), &always_rates, &first_rates));
         if name == "p256" {
             rows.extend(memory(&cluster, sidecar.pid()));
         }

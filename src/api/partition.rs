@@ -54,6 +54,10 @@ pub struct HsmPartitionSpec {
     #[serde(default = "default_token_hosts")]
     #[schemars(range(min = 1, max = 16))]
     pub token_hosts: i32,
+    /// Which signatures are verified with the public key before they are handed out. Those of SigningRequests and
+    /// attestations always are.
+    #[serde(default)]
+    pub verify_signatures: VerifySignatures,
     /// How keys are attested.
     #[serde(default)]
     pub attestation: AttestationSettings,
@@ -169,6 +173,26 @@ vocabulary! {
 
 #[expect(clippy::derivable_impls, reason = "the enum comes from a macro that derives no default")]
 impl Default for AttestationMode {
+    fn default() -> Self {
+        Self::Auto
+    }
+}
+
+vocabulary! {
+    /// Which signatures are verified before they are handed out.
+    VerifySignatures {
+        /// Every one of an RSA key, where that costs little beside signing. Of other keys the first with each algorithm,
+        /// and one of 32 of the rest.
+        Auto = "Auto",
+        /// Every one.
+        Always = "Always",
+        /// The first of each key with each algorithm.
+        First = "First",
+    }
+}
+
+#[expect(clippy::derivable_impls, reason = "the enum comes from a macro that derives no default")]
+impl Default for VerifySignatures {
     fn default() -> Self {
         Self::Auto
     }

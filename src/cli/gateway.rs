@@ -87,7 +87,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         authorize: Arc::new(AccessReviews::new(client.clone(), Arc::clone(&metrics))),
         directory,
         partitions,
-        signer: Signer::default(),
+        signer: Signer::new(Arc::clone(&metrics)),
         missed: Missed::default(),
         client: Some(client),
         metrics: Arc::clone(&metrics),

@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 
 use super::error::{ApiError, Code};
 use crate::{
-    api::{HsmPartition, condition},
+    api::{HsmPartition, condition, partition::VerifySignatures},
     hsm::Hsm,
 };
 
@@ -64,8 +64,17 @@ impl Partitions {
     /// # Errors
     /// 503 while it is not reached.
     pub fn hsm(&self, partition: &str) -> Result<Arc<dyn Hsm>, ApiError> {
+        self.to_sign_with(partition).map(|(hsm, _)| hsm)
+    }
+
+    /// The token of a partition, and which of its signatures are verified.
+    ///
+    /// # Errors
+    /// 503 while it is not reached.
+    pub fn to_sign_with(&self, partition: &str) -> Result<(Arc<dyn Hsm>, VerifySignatures), ApiError> {
         let known = self.known.read().expect("no panic while it is held");
-        known.get(partition).and_then(|known| known.hsm.clone()).ok_or_else(|| {
+        let reached = |known: &Known| Some((known.hsm.clone()?, known.object.spec.verify_signatures));
+        known.get(partition).and_then(reached).ok_or_else(|| {
             ApiError::new(
                 Code::Busy,
                 format!("the token of partition {partition} is not reached at the moment"),

@@ -168,10 +168,7 @@ impl Attestor {
             local: facts.local,
         }
         .to_xml()?;
-        let signature = sign(hsm, &known.leaf, xml.as_bytes()).await?;
-        if known.public.verify(SIGNATURE_ALGORITHM, xml.as_bytes(), &signature) != Ok(true) {
-            return Err(AttestError::Answer("a wrong signature of the attestation key"));
-        }
+        let signature = sign(hsm, &known.leaf, &known.public, xml.as_bytes()).await?;
         Ok(Attestation {
             xml,
             xml_signature: STANDARD.encode(signature),
@@ -246,7 +243,7 @@ async fn certificate(
         Role::Root | Role::Ca => id(Role::Root, attestation_key),
         Role::Leaf => id(Role::Ca, attestation_key),
     };
-    let signature = sign(hsm, &issuer_id, tbs.to_be_signed()).await?;
+    let signature = sign(hsm, &issuer_id, issuer, tbs.to_be_signed()).await?;
     let der = tbs.assemble(&signature)?;
     let put = Request::PutCertificate {
         key: subject_id,
@@ -257,7 +254,13 @@ async fn certificate(
     Ok(der)
 }
 
-async fn sign(hsm: &dyn Hsm, key: &KeyId, message: &[u8]) -> Result<Vec<u8>, AttestError> {
+/// A signature that is right: what is signed here is kept.
+async fn sign(
+    hsm: &dyn Hsm,
+    key: &KeyId,
+    public: &PublicKey,
+    message: &[u8],
+) -> Result<Vec<u8>, AttestError> {
     const OPERATION: &str = "a signature of an attestation key";
     let request = Request::Sign {
         key: key.clone(),
@@ -265,7 +268,12 @@ async fn sign(hsm: &dyn Hsm, key: &KeyId, message: &[u8]) -> Result<Vec<u8>, Att
         payload: Bytes::copy_from_slice(message),
     };
     match hsm.call(request).await {
-        Ok(Reply::Signature(signature)) => Ok(signature.to_vec()),
+        Ok(Reply::Signature(signature)) => {
+            let right = public.verify(SIGNATURE_ALGORITHM, message, &signature) == Ok(true);
+            right
+                .then(|| signature.to_vec())
+                .ok_or(AttestError::Answer("a wrong signature of an attestation key"))
+        }
         Ok(other) => Err(failed(OPERATION, unexpected(&other))),
         Err(source) => Err(failed(OPERATION, source)),
     }

@@ -1,18 +1,20 @@
 //! Signing and verifying: the same for REST and for SigningRequests.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use moka::sync::Cache;
 
 use super::directory::Usable;
 use crate::{
+    api::partition::VerifySignatures,
     hsm::{
         Hsm,
         protocol::{HsmError, Kind, Reply, Request},
     },
-    model::{KeyId, SignatureAlgorithm, SignatureType},
+    model::{KeyAlgorithm, KeyId, SignatureAlgorithm, SignatureType},
     public_key::{PublicKey, encoding},
+    telemetry::{Metrics, metrics::Partition},
 };
 
 /// A signature to make.
@@ -24,6 +26,8 @@ pub struct Job {
     pub form: SignatureType,
     /// Of what, decoded.
     pub payload: Bytes,
+    /// Whether it is checked.
+    pub verify: VerifySignatures,
 }
 
 /// Why there is no signature.
@@ -48,28 +52,32 @@ pub enum SignError {
     Hsm(#[from] HsmError),
 }
 
-/// Makes signatures, and checks the first one of every key and algorithm before it is handed out: tokens exist
-/// that answer with a valid signature of something else.
-pub struct Signer {
-    /// By partition too: two tokens may have adopted keys of the same id.
-    checked: Cache<(String, KeyId, SignatureAlgorithm), ()>,
-}
+/// Of signatures that need not all be checked, one of so many is.
+const SAMPLE: u32 = 32;
 
-impl Default for Signer {
-    fn default() -> Self {
-        let checked =
-            Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_secs(24 * 3600)).build();
-        Self { checked }
-    }
+/// Makes signatures, and checks them before they are handed out: tokens exist that answer with a valid signature of
+/// something else, and tokens break.
+pub struct Signer {
+    /// What was right at its last check. By partition too: two tokens may have adopted keys of the same id.
+    right: Cache<(String, KeyId, SignatureAlgorithm), ()>,
+    metrics: Arc<Metrics>,
 }
 
 impl Signer {
+    /// A signer that counts wrong signatures.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let right =
+            Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_secs(24 * 3600)).build();
+        Self { right, metrics }
+    }
+
     /// Signs `job` with `key`.
     ///
     /// # Errors
     /// [`SignError`]; what can be refused is refused before the token is asked.
     pub async fn sign(&self, hsm: &dyn Hsm, key: &Usable, job: Job) -> Result<Vec<u8>, SignError> {
-        let Job { algorithm, form, payload } = job;
+        let Job { algorithm, form, payload, verify } = job;
         if !algorithm.fits(key.algorithm) {
             return Err(SignError::Mismatch(format!(
                 "{algorithm} is not a signature algorithm of {} keys; these are: {}",
@@ -93,23 +101,59 @@ impl Signer {
             return Err(HsmError::new(Kind::Unsupported, message).into());
         }
 
-        let request = Request::Sign { key: key.id.clone(), algorithm, payload: payload.clone() };
-        let signature = match hsm.call(request).await {
-            Ok(Reply::Signature(signature)) => signature,
-            Ok(other) => return Err(unexpected(&other).into()),
-            Err(error) if error.kind == Kind::Invalid => return Err(SignError::Payload(error.message)),
-            Err(error) => return Err(error.into()),
-        };
+        let mut signature = ask(hsm, key, algorithm, &payload).await?;
         let pair = (key.partition.clone(), key.id.clone(), algorithm);
-        if !self.checked.contains_key(&pair) {
+        if self.is_due(verify, &pair, public) {
             if !is_right(public, algorithm, &payload, &signature) {
-                tracing::error!(key_id = %key.id, %algorithm, "the token signed something else");
-                return Err(SignError::Wrong(algorithm));
+                self.wrong(key, algorithm);
+                // All are checked from here on, until one is right.
+                self.right.invalidate(&pair);
+                signature = ask(hsm, key, algorithm, &payload).await?;
+                if !is_right(public, algorithm, &payload, &signature) {
+                    self.wrong(key, algorithm);
+                    return Err(SignError::Wrong(algorithm));
+                }
             }
-            self.checked.insert(pair, ());
+            self.right.insert(pair, ());
         }
         encoding::encode(&signature, form, algorithm, public, &payload)
             .map_err(|error| SignError::Mismatch(error.to_string()))
+    }
+
+    fn is_due(
+        &self,
+        verify: VerifySignatures,
+        pair: &(String, KeyId, SignatureAlgorithm),
+        public: &PublicKey,
+    ) -> bool {
+        let sampled = || public.algorithm() == KeyAlgorithm::Rsa || rand::random_ratio(1, SAMPLE);
+        match verify {
+            VerifySignatures::Always => true,
+            VerifySignatures::First => !self.right.contains_key(pair),
+            VerifySignatures::Auto => !self.right.contains_key(pair) || sampled(),
+        }
+    }
+
+    fn wrong(&self, key: &Usable, algorithm: SignatureAlgorithm) {
+        tracing::error!(key_id = %key.id, %algorithm, "the token answered with a wrong signature");
+        let labels = Partition { partition: key.partition.clone() };
+        self.metrics.wrong_signatures.get_or_create(&labels).inc();
+    }
+}
+
+/// Has the token sign.
+async fn ask(
+    hsm: &dyn Hsm,
+    key: &Usable,
+    algorithm: SignatureAlgorithm,
+    payload: &Bytes,
+) -> Result<Bytes, SignError> {
+    let request = Request::Sign { key: key.id.clone(), algorithm, payload: payload.clone() };
+    match hsm.call(request).await {
+        Ok(Reply::Signature(signature)) => Ok(signature),
+        Ok(other) => Err(unexpected(&other).into()),
+        Err(error) if error.kind == Kind::Invalid => Err(SignError::Payload(error.message)),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -99,6 +99,8 @@ pub struct Metrics {
     pub hsm_call_duration: Timed<Function>,
     /// Token-hosts started again after an end that nobody asked for.
     pub token_host_restarts: Family<Partition, Counter>,
+    /// Signatures of tokens that turned out wrong and were not handed out.
+    pub wrong_signatures: Family<Partition, Counter>,
     /// Whether the token of a partition can be used.
     pub partition_ready: Family<Partition, Gauge>,
     /// Whether this replica leads.
@@ -130,6 +132,7 @@ impl Default for Metrics {
             hsm_calls: Family::default(),
             hsm_call_duration: Family::new_with_constructor(fine as fn() -> Histogram),
             token_host_restarts: Family::default(),
+            wrong_signatures: Family::default(),
             partition_ready: Family::default(),
             leader: Gauge::default(),
             requests: Family::default(),
@@ -154,6 +157,11 @@ impl Default for Metrics {
             all.hsm_call_duration.clone(),
         );
         r.register("token_host_restarts", "Token-hosts started again", all.token_host_restarts.clone());
+        r.register(
+            "wrong_signatures",
+            "Signatures that were wrong and not handed out",
+            all.wrong_signatures.clone(),
+        );
         r.register("partition_ready", "Whether a partition's token can be used", all.partition_ready.clone());
         r.register("leader", "Whether this replica leads", all.leader.clone());
         r.register("gateway_requests", "Requests to the gateway", all.requests.clone());

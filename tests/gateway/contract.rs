@@ -31,7 +31,7 @@ async fn run(file: &str, text: &str) {
     let world = World::new(&keys).await;
     let mut wrong = Vec::new();
     for case in content["cases"].as_array().unwrap() {
-        if let Some(fault) = case["fault"].as_str() {
+        for fault in case["fault"].as_str().iter().flat_map(|all| all.split(", ")) {
             let (request, kind) = fault.split_once(' ').unwrap();
             world.fake.inject(if request == "random" { "random" } else { "sign" }, told(kind));
         }

@@ -4,7 +4,7 @@ use std::{process::Command, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hsm_operator::{
-    api::HsmPartition,
+    api::{HsmPartition, partition::VerifySignatures},
     attestation::chain,
     gateway::partitions::{self, Known},
     hsm::{
@@ -192,6 +192,7 @@ async fn what_is_not_a_signature_is_not_handed_out() {
     // The first one of a key and an algorithm, again and again until one is right.
     for _ in 0..3 {
         world.fake.inject("sign", Fault::SignOther);
+        world.fake.inject("sign", Fault::SignOther);
         let answer =
             world.call("POST", "/v1/synchronousSign", &body("p256", "SHA256_WITH_ECDSA", "DER")).await;
         assert_eq!(answer.refused(), (500, 701));
@@ -201,47 +202,92 @@ async fn what_is_not_a_signature_is_not_handed_out() {
     // Another algorithm, and another key, are checked for themselves.
     for (key, algorithm) in [("p256", "SHA384_WITH_ECDSA"), ("k1", "SHA256_WITH_ECDSA")] {
         world.fake.inject("sign", Fault::SignOther);
+        world.fake.inject("sign", Fault::SignOther);
         let answer = world.call("POST", "/v1/synchronousSign", &body(key, algorithm, "RAW")).await;
         assert_eq!(answer.refused(), (500, 701));
     }
 }
 
-/// Checking costs as much as signing: a pair that was right once is trusted, which a lie that comes later shows.
 #[tokio::test]
-async fn the_first_signature_is_checked_and_only_the_first() {
+async fn a_wrong_signature_is_made_once_more_and_counted() {
     let world = World::new(&["p256"]).await;
     let algorithm = SignatureAlgorithm::Sha256WithEcdsa;
-    world.sign("p256", algorithm, b"a", json!("DER")).await;
     world.fake.inject("sign", Fault::SignOther);
-    let signature = world.sign("p256", algorithm, b"b", json!("DER")).await;
-    assert!(!world.verify("p256", algorithm, b"b", &signature).await);
+    let signature = world.sign("p256", algorithm, b"a", json!("DER")).await;
+    assert!(world.verify("p256", algorithm, b"a", &signature).await);
+    let counted =
+        format!("wrong_signatures_total{{partition=\"{}\"}} 1", office().await.partition.name_any());
+    assert!(world.metrics.text().contains(&counted), "{}", world.metrics.text());
+}
+
+/// A key on a token, as the gateway would use it.
+async fn made(token: &Fake, algorithm: KeyAlgorithm, key_size: Option<u32>) -> Usable {
+    let id = KeyId::from_bytes([1]).unwrap();
+    let template = KeyTemplate {
+        id: id.clone(),
+        label: KeyLabel::new("k").unwrap(),
+        algorithm,
+        key_size,
+        curve_oid: None,
+        attributes: RequestedAttributes { sign: Some(true), ..Default::default() }.resolved(),
+    };
+    let Ok(Reply::Key(facts)) = token.call(Request::Generate(template)).await else { panic!() };
+    let public = PublicKey::from_spki(&facts.public_key.unwrap()).unwrap();
+    Usable { partition: "office".into(), id, algorithm, public: Some(Arc::new(public)) }
+}
+
+/// How many of the signatures that a token lies about go out, after a first that was right.
+async fn lies_handed_out(verify: VerifySignatures, algorithm: KeyAlgorithm, of: usize) -> usize {
+    let (signer, token) = (Signer::new(Arc::default()), Fake::default());
+    let (key, signature_algorithm) = match algorithm {
+        KeyAlgorithm::Rsa => (made(&token, algorithm, Some(2048)).await, SignatureAlgorithm::Sha256WithRsa),
+        _ => (made(&token, algorithm, None).await, SignatureAlgorithm::EdDsa),
+    };
+    let job =
+        || Job { algorithm: signature_algorithm, form: SignatureType::Der, payload: "a".into(), verify };
+    signer.sign(&token, &key, job()).await.unwrap();
+    let mut wrong = 0;
+    for _ in 0..of {
+        token.inject("sign", Fault::SignOther);
+        token.inject("sign", Fault::SignOther);
+        match signer.sign(&token, &key, job()).await {
+            Ok(signature) => {
+                let public = key.public.as_ref().unwrap();
+                assert_eq!(public.verify(signature_algorithm, b"a", &signature), Ok(false));
+                wrong += 1;
+            }
+            Err(error) => assert_eq!(error, SignError::Wrong(signature_algorithm)),
+        }
+    }
+    wrong
+}
+
+#[tokio::test]
+async fn what_is_verified_is_a_setting() {
+    use VerifySignatures::{Always, Auto, First};
+    assert_eq!(lies_handed_out(Always, KeyAlgorithm::Ed, 100).await, 0);
+    assert_eq!(lies_handed_out(Auto, KeyAlgorithm::Rsa, 5).await, 0);
+    assert_eq!(lies_handed_out(First, KeyAlgorithm::Ed, 100).await, 100);
+    // One of 32 is looked at, and from then on all until one is right.
+    assert!(lies_handed_out(Auto, KeyAlgorithm::Ed, 2000).await < 500);
 }
 
 /// Adopted keys may have the same identifier on two tokens: that one of them was right says nothing of the other.
 #[tokio::test]
 async fn a_key_of_the_same_identifier_on_another_token_is_checked_too() {
-    let signer = Signer::default();
+    let signer = Signer::new(Arc::default());
     let tokens = [Fake::default(), Fake::default()];
-    let template = KeyTemplate {
-        id: KeyId::from_bytes([1]).unwrap(),
-        label: KeyLabel::new("adopted").unwrap(),
-        algorithm: KeyAlgorithm::Ed,
-        key_size: None,
-        curve_oid: None,
-        attributes: RequestedAttributes { sign: Some(true), ..Default::default() }.resolved(),
+    let job = || Job {
+        algorithm: SignatureAlgorithm::EdDsa,
+        form: SignatureType::Der,
+        payload: "a".into(),
+        verify: VerifySignatures::First,
     };
-    let job = || Job { algorithm: SignatureAlgorithm::EdDsa, form: SignatureType::Der, payload: "a".into() };
     let mut outcomes = Vec::new();
     for (token, partition) in tokens.iter().zip(["one", "other"]) {
-        let Ok(Reply::Key(facts)) = token.call(Request::Generate(template.clone())).await else { panic!() };
-        let public = PublicKey::from_spki(&facts.public_key.unwrap()).unwrap();
-        let key = Usable {
-            partition: partition.into(),
-            id: template.id.clone(),
-            algorithm: KeyAlgorithm::Ed,
-            public: Some(Arc::new(public)),
-        };
+        let key = Usable { partition: partition.into(), ..made(token, KeyAlgorithm::Ed, None).await };
         if partition == "other" {
+            token.inject("sign", Fault::SignOther);
             token.inject("sign", Fault::SignOther);
         }
         outcomes.push(signer.sign(token, &key, job()).await);

@@ -219,7 +219,7 @@ impl World {
             authorize: rules.clone(),
             directory: directory.clone(),
             partitions: partitions.clone(),
-            signer: Signer::default(),
+            signer: Signer::new(metrics.clone()),
             missed: Missed::default(),
             client: client(directory.clone(), Maker(fake.clone())),
             metrics: metrics.clone(),

@@ -18,6 +18,7 @@ use crate::{
     api::{
         SigningRequest,
         condition::{self, Report},
+        partition::VerifySignatures,
         signing_request::{SigningRequestStatus, State},
     },
     hsm::protocol::Kind,
@@ -139,6 +140,7 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         algorithm: spec.signature_algorithm,
         form: spec.signature_type,
         payload: payload.clone().into(),
+        verify: VerifySignatures::Always,
     };
     match ctx.signer.sign(hsm.as_ref(), &usable, job).await {
         Ok(signature) => Outcome::Signed(signature),

@@ -75,12 +75,13 @@ pub async fn sign(
     };
     may_use(&state, &caller, &entry, &record).await?;
     let usable = super::keys::usable(&entry)?;
-    let hsm = state.partitions.hsm(&usable.partition)?;
+    let (hsm, verify) = state.partitions.to_sign_with(&usable.partition)?;
     record.record(None);
     let job = Job {
         algorithm: request.signature_algorithm,
         form: request.signature_type.unwrap_or_default(),
         payload: payload.clone().into(),
+        verify,
     };
     let signed = state.signer.sign(hsm.as_ref(), usable, job).await;
     let signature = signed.inspect_err(|error| {
