@@ -1,6 +1,6 @@
 //! Extractors that answer in the contract's error format.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -14,6 +14,9 @@ use super::{
     error::{ApiError, Code},
 };
 use crate::auth::Refused;
+
+/// How long the body of a request may take to arrive.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// The authenticated caller.
 pub struct Caller(pub Arc<crate::auth::Caller>);
@@ -77,7 +80,12 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+        let read = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
+        let bytes = read.map_err(|_| {
+            let message = format!("the request body did not arrive within {} s", BODY_WITHIN.as_secs());
+            ApiError::new(Code::Json, message)
+        })?;
+        let bytes = bytes.map_err(|rejection| {
             if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
                 ApiError::new(
                     Code::TooLarge,

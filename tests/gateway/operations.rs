@@ -2,7 +2,9 @@
 
 use std::{process::Command, sync::Arc};
 
+use axum::body::Body;
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures::StreamExt;
 use hsm_operator::{
     api::{HsmPartition, partition::VerifySignatures},
     attestation::chain,
@@ -294,6 +296,20 @@ async fn a_key_of_the_same_identifier_on_another_token_is_checked_too() {
     }
     assert!(outcomes[0].is_ok());
     assert_eq!(outcomes[1], Err(SignError::Wrong(SignatureAlgorithm::EdDsa)));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let world = World::new(&["p256"]).await;
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let start = futures::stream::iter([Ok::<_, std::io::Error>("{\"signRequest\": ")]);
+    let request = hyper::Request::post("/v1/synchronousSign")
+        .header("authorization", "Bearer app")
+        .body(Body::from_stream(start.chain(futures::stream::pending())))
+        .unwrap();
+    assert_eq!(world.send(request).await.refused(), (400, 621));
+    assert_eq!(begun.elapsed().as_secs(), 30);
 }
 
 #[tokio::test]
