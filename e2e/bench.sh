@@ -12,13 +12,21 @@ trap finish EXIT
 "$here/tools/build.sh"
 "$here/kryoptic/build.sh" >/dev/null
 "$here/build.sh"
-run 'build bench' 'cargo bench --no-run shows all of it' cargo bench --locked --no-run --bench throughput
+# bench NAME: the executable of a bench.
+bench() {
+  cargo bench --locked --no-run --bench "$1" --message-format=json 2>/dev/null | jq -r --arg name "$1" \
+    'select(.reason == "compiler-artifact" and .target.name == $name and .executable) | .executable'
+}
+run 'build benches' 'cargo bench --no-run shows all of it' cargo bench --locked --no-run
+boundary=$(bench boundary)
+throughput=$(bench throughput)
+say '  measuring the token-host, some three minutes; leave the machine alone meanwhile'
+"$boundary"
 "$here/cluster.sh" up
 "$here/operator.sh" install
 # shellcheck source=/dev/null
 source "$root/target/cluster-bench/env"
-binary=$(cargo bench --locked --no-run --bench throughput --message-format=json 2>/dev/null |
-  jq -r 'select(.reason == "compiler-artifact" and .target.name == "throughput" and .executable) | .executable')
-say '  measuring, some four minutes; leave the machine alone meanwhile'
+say '  measuring the gateway, some four minutes; leave the machine alone meanwhile'
 # shellcheck disable=SC2086 # IN_CLUSTER is a prefix of several words
-$IN_CLUSTER "$binary"
+$IN_CLUSTER "$throughput"
+jq -s add "$root"/target/bench/{boundary,throughput}.json >"$root/target/bench/results.json"

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod direct;
+#[path = "../table.rs"]
 mod table;
 mod wrk;
 
@@ -63,7 +64,7 @@ fn main() {
         }
     }
     table::print(&rows);
-    table::write(&rows);
+    table::write("throughput", &rows);
 }
 
 /// Resident memory after all that load; the baseline is what the issue allows, or nothing.

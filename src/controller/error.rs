@@ -87,6 +87,7 @@ pub const fn reason(kind: Kind) -> &'static str {
     match kind {
         Kind::LibraryNotLoaded => "LibraryNotLoaded",
         Kind::TokenNotFound => "TokenNotFound",
+        Kind::TokenNotInitialized => "TokenNotInitialized",
         Kind::PinRejected => "PinRejected",
         Kind::PinLocked => "PinLocked",
         Kind::PinFinalTry => "PinFinalTry",

@@ -178,6 +178,7 @@ impl From<HsmError> for ApiError {
         let code = match error.kind {
             Kind::LibraryNotLoaded
             | Kind::TokenNotFound
+            | Kind::TokenNotInitialized
             | Kind::PinRejected
             | Kind::PinLocked
             | Kind::PinFinalTry => Code::Subsystem,

@@ -259,6 +259,8 @@ pub enum Kind {
     LibraryNotLoaded,
     /// The library loads and has no such token. A person must act.
     TokenNotFound,
+    /// The token is there and was not made ready for use: it or its user's PIN was never set up. A person must act.
+    TokenNotInitialized,
     /// The token refused the PIN, which is not tried again. A person must act.
     PinRejected,
     /// The PIN is locked. A person must act.
@@ -299,6 +301,7 @@ impl Kind {
             self,
             Self::LibraryNotLoaded
                 | Self::TokenNotFound
+                | Self::TokenNotInitialized
                 | Self::PinRejected
                 | Self::PinLocked
                 | Self::PinFinalTry
@@ -313,6 +316,7 @@ impl Kind {
             self,
             Self::LibraryNotLoaded
                 | Self::TokenNotFound
+                | Self::TokenNotInitialized
                 | Self::PinRejected
                 | Self::PinLocked
                 | Self::PinFinalTry

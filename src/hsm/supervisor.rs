@@ -38,6 +38,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// after `STEADY` nothing is held against it any more.
 const USEFUL_FAILURES: u32 = 4;
 const STEADY: Duration = Duration::from_secs(10);
+/// A trouble that only a person can help with is told when so many token-hosts in a row had it: a module that opens a
+/// token while another process logs in may see none for a moment (SoftHSM does).
+const BELIEVED: u32 = 3;
 /// Signatures on their way to a token-host beyond four for each of its sessions: what it works on while answers and the
 /// next requests pass each other.
 const WINDOW: usize = 8;
@@ -155,6 +158,7 @@ impl Supervisor {
             exe: config.exe,
             ping: config.ping,
             spawner: Spawner::start(),
+            troubled: 0,
         };
         let driver = Mutex::new(Some(tokio::spawn(driver.run())));
         Arc::new(Self { shared, driver })
@@ -271,6 +275,8 @@ struct Driver {
     exe: PathBuf,
     ping: (Duration, Duration),
     spawner: Spawner,
+    /// Token-hosts in a row that could not open the token.
+    troubled: u32,
 }
 
 impl Driver {
@@ -282,6 +288,7 @@ impl Driver {
             let begun = Instant::now();
             let end = match self.open(wanted).await {
                 Ok((host, facts)) => {
+                    self.troubled = 0;
                     let facts = Arc::new(facts);
                     self.shared.facts.store(Some(Arc::clone(&facts)));
                     self.report(generation, HostState::Ready(facts), |calls| calls.connect(&host.link));
@@ -308,7 +315,7 @@ impl Driver {
                     self.shared.calls.refuse(&stopped());
                     return;
                 }
-                End::Replaced => failures = 0,
+                End::Replaced => (failures, self.troubled) = (0, 0),
                 End::PinRefused(error) => {
                     tracing::error!(error = error.message, "the PIN is not tried again before it changes");
                     self.report(generation, HostState::Failed(error.clone()), |calls| calls.refuse(&error));
@@ -400,12 +407,16 @@ impl Driver {
         }
     }
 
-    fn not_opened(&self, generation: u64, error: HsmError) -> End {
+    fn not_opened(&mut self, generation: u64, error: HsmError) -> End {
         match error.kind {
             Kind::PinRejected | Kind::PinLocked => return End::PinRefused(error),
             _ => {}
         }
         tracing::warn!(error = error.message, "the token could not be opened");
+        self.troubled += 1;
+        if self.troubled < BELIEVED && error.kind.needs_person() {
+            return End::Died;
+        }
         self.report(generation, HostState::Failed(error.clone()), |calls| {
             if error.kind.needs_person() {
                 calls.refuse(&error);

@@ -85,7 +85,7 @@ static ROWS: &[Row] = rows! {
     CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT Invalid "the unwrapping key is of another type than the mechanism needs",
     CKR_USER_ALREADY_LOGGED_IN Device "the user is logged in already",
     CKR_USER_NOT_LOGGED_IN Lost "the login is gone",
-    CKR_USER_PIN_NOT_INITIALIZED PinRejected "the token's user has no PIN yet; set one with the security officer's PIN",
+    CKR_USER_PIN_NOT_INITIALIZED TokenNotInitialized "the token's user has no PIN yet; set one with the security officer's PIN",
     CKR_USER_TYPE_INVALID Unsupported "the token has no such user",
     CKR_USER_ANOTHER_ALREADY_LOGGED_IN Device "another user is logged in; log that user out",
     CKR_USER_TOO_MANY_TYPES Device "too many users are logged in",
@@ -121,7 +121,7 @@ static ROWS: &[Row] = rows! {
     CKR_SESSION_ASYNC_NOT_SUPPORTED Unsupported "the session cannot work asynchronously",
     CKR_SEED_RANDOM_REQUIRED Device "the token's random numbers need a seed first",
     CKR_OPERATION_NOT_VALIDATED Forbidden "the token's certification does not cover the operation",
-    CKR_TOKEN_NOT_INITIALIZED TokenNotFound "the token is not initialised; initialise it",
+    CKR_TOKEN_NOT_INITIALIZED TokenNotInitialized "the token is not initialised; initialise it",
     CKR_PARAMETER_SET_NOT_SUPPORTED Unsupported "the token does not have this parameter set",
 };
 

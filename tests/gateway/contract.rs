@@ -57,6 +57,7 @@ fn told(word: &str) -> Fault {
 const KINDS: &[Kind] = &[
     Kind::LibraryNotLoaded,
     Kind::TokenNotFound,
+    Kind::TokenNotInitialized,
     Kind::PinRejected,
     Kind::PinLocked,
     Kind::PinFinalTry,

@@ -24,6 +24,19 @@ use crate::{
 on_both_tokens! {
     signatures_go_on_while_token_hosts_are_killed_one_by_one,
     a_wrong_pin_is_tried_by_one_of_them,
+    processes_that_start_together_all_find_the_key,
+}
+
+async fn processes_that_start_together_all_find_the_key(token: Token) {
+    let maker: Arc<Supervisor> = token.supervisor().await;
+    generate(&maker, p256("k")).await.unwrap();
+    for round in 0..100 {
+        let all: Vec<_> = (0..4).map(|_| Supervisor::start(token.config())).collect();
+        let calls = all.iter().flat_map(|one| (0..8).map(move |_| one.call(request())));
+        for answer in futures::future::join_all(calls).await {
+            assert!(matches!(answer, Ok(Reply::Signature(_))), "round {round}: {answer:?}");
+        }
+    }
 }
 
 const HOSTS: usize = 3;

@@ -1,4 +1,5 @@
-//! Figures: on standard output as a table, in `target/bench/results.json` for programs.
+//! Figures: on standard output as a table, in a file under `target/bench/` for programs.
+#![allow(dead_code, reason = "every bench uses its own part of this")]
 
 use serde_json::json;
 
@@ -23,7 +24,8 @@ pub fn median(values: &[f64]) -> f64 {
 fn spread(values: &[f64]) -> f64 {
     let (low, high) =
         values.iter().fold((f64::MAX, f64::MIN), |(low, high), &value| (low.min(value), high.max(value)));
-    (high - low) / median(values)
+    let median = median(values);
+    if median == 0.0 { 0.0 } else { (high - low) / median }
 }
 
 impl Row {
@@ -34,6 +36,18 @@ impl Row {
             unit: "1/s",
             ours: median(ours),
             baseline: Some(median(baseline)),
+            repeats: ours.len(),
+            spread: spread(ours),
+        }
+    }
+
+    /// A figure of which less is better, and the same from the baseline, if there is one.
+    pub fn less(name: &str, unit: &'static str, ours: &[f64], baseline: &[f64]) -> Self {
+        Self {
+            name: name.into(),
+            unit,
+            ours: median(ours),
+            baseline: (!baseline.is_empty()).then(|| median(baseline)),
             repeats: ours.len(),
             spread: spread(ours),
         }
@@ -79,8 +93,8 @@ pub fn print(rows: &[Row]) {
     }
 }
 
-/// Writes `target/bench/results.json`.
-pub fn write(rows: &[Row]) {
+/// Writes `target/bench/<name>.json`.
+pub fn write(name: &str, rows: &[Row]) {
     let all: Vec<_> = rows
         .iter()
         .map(|row| {
@@ -93,5 +107,5 @@ pub fn write(rows: &[Row]) {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     std::fs::create_dir_all(&folder).expect("target/ can be written");
     let text = serde_json::to_string_pretty(&all).expect("numbers and names");
-    std::fs::write(folder.join("results.json"), text).expect("target/ can be written");
+    std::fs::write(folder.join(format!("{name}.json")), text).expect("target/ can be written");
 }
