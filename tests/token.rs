@@ -4,6 +4,8 @@
 #[path = "token/algorithms.rs"]
 mod algorithms;
 mod common;
+#[path = "token/fault_module.rs"]
+mod fault_module;
 #[path = "token/faults.rs"]
 mod faults;
 #[path = "token/hosts.rs"]
@@ -78,10 +80,7 @@ async fn sign(
     hsm: &Supervisor,
     key: &str,
     algorithm: SignatureAlgorithm,
-    payload: &[u8],
 ) -> Result<Bytes, HsmError> {
-    let payload = Bytes::copy_from_slice(payload);
-    match hsm.call(Request::Sign { key: id(key), algorithm, payload }).await? {
         Reply::Signature(signature) => Ok(signature),
         other => panic!("{other:?}"),
     }

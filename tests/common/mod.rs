@@ -1,4 +1,5 @@
 //! What several test programs share.
 
+pub mod faults;
 pub mod openssl;
 pub mod token;
