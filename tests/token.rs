@@ -3,6 +3,12 @@
 
 #[path = "token/algorithms.rs"]
 mod algorithms;
+#[path = "token/chaos.rs"]
+mod chaos;
+#[path = "token/chaos_keys.rs"]
+mod chaos_keys;
+#[path = "token/chaos_open.rs"]
+mod chaos_open;
 mod common;
 #[path = "token/fault_module.rs"]
 mod fault_module;
@@ -12,8 +18,12 @@ mod faults;
 mod hosts;
 #[path = "token/keys.rs"]
 mod keys;
+#[path = "token/load.rs"]
+mod load;
 #[path = "token/pin.rs"]
 mod pin;
+#[path = "token/stage.rs"]
+mod stage;
 
 use bytes::Bytes;
 use hsm_operator::{
@@ -80,7 +90,10 @@ async fn sign(
     hsm: &Supervisor,
     key: &str,
     algorithm: SignatureAlgorithm,
+    payload: &[u8],
 ) -> Result<Bytes, HsmError> {
+    let payload = Bytes::copy_from_slice(payload);
+    match hsm.call(Request::Sign { key: id(key), algorithm, payload }).await? {
         Reply::Signature(signature) => Ok(signature),
         other => panic!("{other:?}"),
     }

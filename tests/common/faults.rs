@@ -48,7 +48,7 @@ impl Faults {
         ]);
         config.deadlines = Deadlines {
             sign: Duration::from_secs(1),
-            generate: Duration::from_secs(3),
+            generate: Duration::from_secs(2),
             look: Duration::from_secs(1),
             open: Duration::from_secs(2),
         };
