@@ -9,6 +9,8 @@ mod chaos;
 mod chaos_keys;
 #[path = "token/chaos_open.rs"]
 mod chaos_open;
+#[path = "token/chaos_races.rs"]
+mod chaos_races;
 mod common;
 #[path = "token/fault_module.rs"]
 mod fault_module;
