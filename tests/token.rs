@@ -11,6 +11,8 @@ mod chaos_keys;
 mod chaos_open;
 #[path = "token/chaos_races.rs"]
 mod chaos_races;
+#[path = "token/chaos_repair.rs"]
+mod chaos_repair;
 mod common;
 #[path = "token/fault_module.rs"]
 mod fault_module;
