@@ -390,9 +390,10 @@ impl Calls {
         locked(&self.table).refusal = None;
     }
 
-    /// Whether a lane hangs: something is on its way, and for as long as the deadline no answer came. While a key is
-    /// made within its time, signing gets no verdict, and afterwards it gets its time from there: some modules hold a
-    /// lock over key generation that everything else waits for.
+    /// Whether a lane hangs: something is on its way, and for as long as the deadline no answer came; for half of it
+    /// where signatures wait, so that there is time to make them again. While a key is made within its time, signing gets
+    /// no verdict, and afterwards it gets its time from there: some modules hold a lock over key generation that
+    /// everything else waits for.
     pub fn stuck(&self) -> Option<&'static str> {
         let table = locked(&self.table);
         let makes_key = table.calls.values().any(|call| {
@@ -401,9 +402,17 @@ impl Calls {
         Lane::ALL.into_iter().find_map(|lane| {
             let of_lane = table.calls.values().filter(|call| call.lane == lane);
             let oldest = of_lane.filter_map(|call| call.sent).min()?;
-            let done = [lane, Lane::Change].map(|lane| table.last_done[lane as usize]);
-            let since = done.into_iter().flatten().chain([oldest]).max()?;
-            let hangs = since.elapsed() > deadline(lane, &self.deadlines);
+            let [answered, changed] = [lane, Lane::Change].map(|lane| table.last_done[lane as usize]);
+            let since = |times: &[Option<Instant>]| times.iter().flatten().max().map(Instant::elapsed);
+            let limit = deadline(lane, &self.deadlines);
+            let hangs = match lane {
+                // In time for a repeat; and one thread that hangs among busy ones is a thread less.
+                Lane::Sign => {
+                    since(&[answered, changed, Some(oldest)])? > limit / 2
+                        || since(&[changed, Some(oldest)])? > 2 * limit
+                }
+                Lane::Change | Lane::Look => since(&[answered, changed, Some(oldest)])? > limit,
+            };
             (hangs && !(lane != Lane::Change && makes_key)).then_some(lane.into())
         })
     }

@@ -33,7 +33,8 @@ use super::{
 /// Variables that a token-host inherits; everything else it gets is part of its configuration.
 const INHERITED: &[&str] = &["PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "TZ", "RUST_LOG"];
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A token that can be used again is found within this time and what opening it takes.
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// Once a token-host has answered something, the next one waits for at most `BACKOFF_MIN` this often doubled, and
 /// after `STEADY` nothing is held against it any more.
 const USEFUL_FAILURES: u32 = 4;
@@ -412,7 +413,12 @@ impl Driver {
             Kind::PinRejected | Kind::PinLocked => return End::PinRefused(error),
             _ => {}
         }
-        tracing::warn!(error = error.message, "the token could not be opened");
+        // Once, and not every few seconds.
+        if *self.shared.state.borrow() == HostState::Failed(error.clone()) {
+            tracing::debug!(error = error.message, "the token still cannot be opened");
+        } else {
+            tracing::warn!(error = error.message, "the token could not be opened");
+        }
         self.troubled += 1;
         if self.troubled < BELIEVED && error.kind.needs_person() {
             return End::Died;

@@ -26,9 +26,10 @@ fn find(
     class: CK_OBJECT_CLASS,
     by: Attribute,
 ) -> Result<Vec<Object>, HsmError> {
+    let since = token.epoch();
     let found = session.find(&[Attribute::number(CKA_CLASS, class), by])?;
     if found.is_empty() {
-        token.prove(session)?;
+        token.prove(session, since)?;
     }
     Ok(found)
 }
@@ -255,6 +256,7 @@ impl Group {
     /// Looks once for all of it: a look costs a token more, the more it holds. That there is no key is proven.
     fn find(token: &Token, session: &Session, by: Attribute) -> Result<Self, HsmError> {
         let mut group = Self::default();
+        let since = token.epoch();
         for object in session.find(&[by])? {
             let [class] = session.attributes(object, [CKA_CLASS])?;
             match number(&class) {
@@ -267,7 +269,7 @@ impl Group {
             }
         }
         if group.whole.is_empty() && group.broken.is_empty() {
-            token.prove(session)?;
+            token.prove(session, since)?;
         }
         Ok(group)
     }
@@ -404,7 +406,7 @@ fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Obje
     }
     let error = last.expect("there is at least one way to write a template");
     let refused = error.kind == Kind::Unsupported
-        || (curve_refused(template.algorithm, &error) && !makes_for_session(token, mechanism, template)?);
+        || (curve_refused(template.algorithm, &error) && lacks_curve(token, template)?);
     if refused {
         let message = unsupported(&format!(" ({})", error.message));
         return Err(HsmError { kind: Kind::Unsupported, message, ..error });
@@ -412,18 +414,36 @@ fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Obje
     Err(error)
 }
 
-/// Whether the token makes such a key where it need not keep it: codes that say that it does not have a curve are used
-/// for a full disk, too.
-fn makes_for_session(
-    token: &Token,
-    mechanism: CK_MECHANISM_TYPE,
-    template: &KeyTemplate,
-) -> Result<bool, HsmError> {
+/// Curves of which a token with elliptic curves has at least two.
+const USUAL_CURVES: [&str; 4] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35", "1.3.132.0.10"];
+
+/// Whether the token makes keys on other curves and not on this one, at this moment and where it need not keep them:
+/// codes that say that it does not have a curve are used for a full disk and for any other trouble, too.
+fn lacks_curve(token: &Token, template: &KeyTemplate) -> Result<bool, HsmError> {
     // Its end is the end of what is made here.
     let session = token.session()?;
-    let made =
-        |specific: Vec<Attribute>| attempt(&session, mechanism, template, &specific, Life::Session).is_ok();
-    Ok(specifics(template)?.into_iter().any(made))
+    let makes = |template: &KeyTemplate| {
+        let Some(mechanism) = capability::generator(template.algorithm) else { return Ok(false) };
+        let made = |specific: Vec<Attribute>| {
+            attempt(&session, mechanism, template, &specific, Life::Session).is_ok()
+        };
+        Ok::<_, HsmError>(specifics(template)?.into_iter().any(made))
+    };
+    if makes(template)? {
+        return Ok(false);
+    }
+    for curve in USUAL_CURVES.iter().filter(|curve| template.curve_oid.as_deref() != Some(**curve)) {
+        let other = KeyTemplate {
+            algorithm: KeyAlgorithm::Ec,
+            key_size: None,
+            curve_oid: Some((*curve).into()),
+            ..template.clone()
+        };
+        if makes(&other)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Tokens say in many ways that they do not have a curve.
@@ -569,11 +589,8 @@ fn attempt(
 /// See [`crate::hsm::protocol::Request::Inventory`].
 pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>, HsmError> {
     let mut entries = Vec::new();
-    let objects = session.find(&[])?;
-    if objects.is_empty() {
-        token.prove(session)?;
-    }
-    for object in objects {
+    let since = token.epoch();
+    for object in session.find(&[])? {
         let [class, id, label] = match session.attributes(object, [CKA_CLASS, CKA_ID, CKA_LABEL]) {
             Ok(read) => read,
             // Deleted meanwhile, or left empty by a crash: one such object must not hide the others. What the
@@ -595,7 +612,7 @@ pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>
         });
     }
     // Objects of a logged-out session are only the public ones.
-    token.prove(session)?;
+    token.prove(session, since)?;
     Ok(entries)
 }
 

@@ -221,10 +221,11 @@ impl Worker {
                     mechanism::plan(*algorithm, chosen.shape, &token.mechanisms, payload)?;
                 let signed = session.sign(&mechanism, chosen.object, &data).map_err(HsmError::from);
                 let signature = signed.map_err(|error| match error.kind {
-                    Kind::Lost | Kind::Device => {
+                    // For a signature the token needs no room that somebody would have to make.
+                    Kind::Lost | Kind::Device | Kind::Full => {
                         token.forget(key);
                         // Some modules say no more than this of a key that somebody else deleted; look again.
-                        let kind = if cached.is_some() { Kind::Lost } else { error.kind };
+                        let kind = if cached.is_some() { Kind::Lost } else { Kind::Device };
                         HsmError { kind, ..error }
                     }
                     _ => error,
@@ -278,7 +279,7 @@ impl Worker {
     fn attempt<T>(&mut self, mut act: impl FnMut(&Session) -> Result<T, HsmError>) -> Result<T, HsmError> {
         match self.once(&mut act) {
             Err(error) if self.is_loss(&error) => {
-                tracing::warn!(error = error.message, "session, login or handle lost, once more");
+                tracing::warn!(error = error.message, "once more, with a new session");
                 self.session = None;
                 self.token.ensure_login()?;
                 self.once(&mut act).inspect_err(|error| {
@@ -302,14 +303,9 @@ impl Worker {
         act(session)
     }
 
-    /// Whether an error is one of those that end with the session. The code alone does not say: some modules
-    /// answer a logged-out session with `CKR_GENERAL_ERROR`.
+    /// Whether an error may end with the session. The code does not say: some modules answer a logged-out session
+    /// with `CKR_GENERAL_ERROR`, and what passes by itself passes here.
     fn is_loss(&self, error: &HsmError) -> bool {
-        match (error.kind, &self.session) {
-            _ if self.token.is_dead() => false,
-            (Kind::Lost, _) => true,
-            (Kind::Device, Some(session)) => session.logged_in() != Ok(true),
-            _ => false,
-        }
+        !self.token.is_dead() && matches!(error.kind, Kind::Lost | Kind::Device)
     }
 }

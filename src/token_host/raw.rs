@@ -128,14 +128,7 @@ impl Module {
 
     /// Slots with a token in them.
     pub fn slots(&self) -> Result<Vec<CK_SLOT_ID>, Failure> {
-        // The list may grow between the two calls; room for a few more, and the second answer counts.
-        let mut count: CK_ULONG = 0;
-        call!(self, C_GetSlotList(CK_TRUE, ptr::null_mut(), &raw mut count))?;
-        let mut slots = vec![0; capped(count) + 16];
-        count = slots.len() as CK_ULONG;
-        call!(self, C_GetSlotList(CK_TRUE, slots.as_mut_ptr(), &raw mut count))?;
-        slots.truncate(capped(count));
-        Ok(slots)
+        list(|start, count| call!(self, C_GetSlotList(CK_TRUE, start, count)))
     }
 
     /// The token in a slot. Clock and counters are not read: some modules fill them with nonsense.
@@ -154,13 +147,7 @@ impl Module {
 
     /// Numbers of all mechanisms, known to anybody or not.
     pub fn mechanisms(&self, slot: CK_SLOT_ID) -> Result<Vec<CK_MECHANISM_TYPE>, Failure> {
-        let mut count: CK_ULONG = 0;
-        call!(self, C_GetMechanismList(slot, ptr::null_mut(), &raw mut count))?;
-        let mut list = vec![0; capped(count) + 64];
-        count = list.len() as CK_ULONG;
-        call!(self, C_GetMechanismList(slot, list.as_mut_ptr(), &raw mut count))?;
-        list.truncate(capped(count));
-        Ok(list)
+        list(|start, count| call!(self, C_GetMechanismList(slot, start, count)))
     }
 
     /// Smallest and largest key of a mechanism, in whatever unit the module likes.
@@ -190,8 +177,27 @@ pub struct TokenInfo {
     pub flags: CK_FLAGS,
 }
 
-fn capped(count: CK_ULONG) -> usize {
-    usize::try_from(count).unwrap_or(0).min(64 * 1024)
+/// A list that a module writes to where it is told, with its length. How long it will be is asked first and not
+/// believed: it may grow between the two calls, and some modules answer wrongly.
+fn list(
+    write: impl Fn(*mut CK_ULONG, *mut CK_ULONG) -> Result<(), Failure>,
+) -> Result<Vec<CK_ULONG>, Failure> {
+    const MAX: usize = 64 * 1024;
+    let mut count: CK_ULONG = 0;
+    write(ptr::null_mut(), &raw mut count)?;
+    let mut room = usize::try_from(count).unwrap_or(0).min(MAX) + 64;
+    loop {
+        let mut list = vec![0; room];
+        count = room as CK_ULONG;
+        match write(list.as_mut_ptr(), &raw mut count) {
+            Ok(()) => {
+                list.truncate(usize::try_from(count).unwrap_or(0));
+                return Ok(list);
+            }
+            Err(Failure { code: CKR_BUFFER_TOO_SMALL, .. }) if room < MAX => room *= 2,
+            Err(failure) => return Err(failure),
+        }
+    }
 }
 
 /// Fixed-width text of PKCS#11: padded with blanks, by some modules with NULs.
@@ -319,7 +325,8 @@ impl Session {
             if count == 0 {
                 break Ok(());
             }
-            found.extend(batch.iter().take(capped(count)).map(|handle| Object(*handle)));
+            found
+                .extend(batch.iter().take(usize::try_from(count).unwrap_or(0)).map(|handle| Object(*handle)));
         };
         // Also after a failure: a search left open blocks the session.
         let closed = call!(self.module, C_FindObjectsFinal(self.handle));
@@ -343,7 +350,16 @@ impl Session {
             for (buffer, size) in buffers.iter_mut().zip(&sizes) {
                 *buffer = vec![0; size.unwrap_or(0).max(ATTRIBUTE_GUESS) + 64];
             }
-            (lengths, _) = self.read(object, &kinds, &mut buffers)?;
+            let mut code;
+            (lengths, code) = self.read(object, &kinds, &mut buffers)?;
+            while code == CKR_BUFFER_TOO_SMALL {
+                let longest = buffers.iter().map(Vec::len).max().unwrap_or(0);
+                if longest >= ATTRIBUTE_MAX {
+                    return Err(Failure { code, function: "C_GetAttributeValue" });
+                }
+                buffers.fill_with(|| vec![0; 2 * longest]);
+                (lengths, code) = self.read(object, &kinds, &mut buffers)?;
+            }
         }
         let mut values = [const { None }; N];
         for ((value, buffer), length) in values.iter_mut().zip(buffers).zip(lengths) {

@@ -158,12 +158,17 @@ impl Token {
         }
     }
 
-    /// Believes that something is not there only if the token's user is logged in and the token itself
-    /// answers: a logged-out session finds nothing, and so does one whose token lost its storage.
-    pub fn prove(&self, session: &Session) -> Result<(), HsmError> {
-        if !session.logged_in()? {
+    /// Believes that something is not there only if the token's user was logged in from `since` on, the epoch in which
+    /// the search began, and the token itself answers: a logged-out session finds nothing private, and so does one whose
+    /// token lost its storage.
+    pub fn prove(&self, session: &Session, since: u64) -> Result<(), HsmError> {
+        let logged_in = session.logged_in()?;
+        // Whoever logs in holds the keeper until the epoch counts it.
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if !logged_in || self.epoch() != since {
             return Err(Failure { code: CKR_USER_NOT_LOGGED_IN, function: "C_FindObjects" }.into());
         }
+        drop(keeper);
         self.module.token(self.slot).map_err(|failure| {
             self.give_up();
             HsmError::from(failure)
@@ -239,13 +244,15 @@ fn select(
     selector: &TokenSelector,
     library: &str,
 ) -> Result<(CK_SLOT_ID, TokenInfo), HsmError> {
-    // A slot that cannot be read is not the one that is looked for; one broken reader must not hide the others.
-    let tokens: Vec<_> = module
-        .slots()?
-        .into_iter()
-        .filter_map(|slot| Some((slot, module.token(slot).ok()?)))
-        .filter(|(_, info)| info.flags & CKF_TOKEN_INITIALIZED != 0)
-        .collect();
+    // One broken reader must not hide the others, but what is looked for may be in it.
+    let (mut tokens, mut unread) = (Vec::new(), None);
+    for slot in module.slots()? {
+        match module.token(slot) {
+            Ok(info) if info.flags & CKF_TOKEN_INITIALIZED != 0 => tokens.push((slot, info)),
+            Ok(_) => {}
+            Err(failure) => unread = Some(failure),
+        }
+    }
     let matches = |(slot, info): &&(CK_SLOT_ID, TokenInfo)| match selector {
         TokenSelector::Label(label) => info.label == *label,
         TokenSelector::Serial(serial) => info.serial == *serial,
@@ -259,6 +266,7 @@ fn select(
     let found: Vec<_> = tokens.iter().filter(matches).collect();
     match found.as_slice() {
         [one] => Ok((*one).clone()),
+        [] if unread.is_some() => Err(unread.expect("just seen").into()),
         [] => {
             let offered: Vec<_> = tokens.iter().map(|(_, info)| info.label.as_str()).collect();
             let offered = if offered.is_empty() { "none at all".to_owned() } else { offered.join(", ") };
