@@ -2,7 +2,8 @@
 //!
 //! Dependencies between the modules point one way:
 //! `cli → {controller, gateway, sidecar, inject} → service → {hsm, auth, attestation} → api → model`.
-//! `token_host` knows only `hsm::protocol` and `model`; `server` and `telemetry` know nothing of the domain.
+//! `token_host` knows only `hsm::protocol` and `model`; `harden`, `server` and `telemetry` know
+//! nothing of the domain.
 
 pub mod api;
 pub mod attestation;
@@ -10,6 +11,7 @@ pub mod auth;
 pub mod cli;
 pub mod controller;
 pub mod gateway;
+pub mod harden;
 pub mod hsm;
 pub mod inject;
 pub mod model;

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use common::token::{Module, Token, signal};
 use hsm_operator::{
     hsm::{
-        Hosts, Hsm, SupervisorConfig,
+        Hosts, Hsm,
         protocol::{KeyTemplate, Request},
     },
     model::{KeyAlgorithm, KeyId, KeyLabel, RequestedAttributes, SignatureAlgorithm},
@@ -109,9 +109,9 @@ fn main() {
         let pool = Side::Pool(here.pool(id, is_rsa, THREADS));
         let hosts = |count| {
             let _inside = runtime.enter();
-            Side::Hosts(Arc::new(Hosts::start(config(&token), count)), request.clone())
+            Side::Hosts(Arc::new(Hosts::start(token.config(), count)), request.clone())
         };
-        let (one, two) = (hosts(1), hosts(2));
+        let one = hosts(1);
         for in_flight in [16, 64] {
             let (ours, theirs) =
                 in_turn(&runtime, name, (&one, &pool), async |side| side.rate(in_flight).await);
@@ -122,6 +122,7 @@ fn main() {
         }
         let (ours, theirs) = in_turn(&runtime, name, (&one, &pool), async |side| side.latency().await);
         rows.push(Row::less("host/p256/1 p50", "us", &ours, &theirs));
+        let two = hosts(2);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 0..=REPEATS {
             let (raw, with_two) = (here.loops(id, is_rsa, THREADS, TIME), runtime.block_on(two.rate(64)));
@@ -161,12 +162,8 @@ fn in_turn(
     (a, b)
 }
 
-fn config(token: &Token) -> SupervisorConfig {
-    token.config()
-}
-
 async fn make(token: &Token, id: &KeyId, algorithm: KeyAlgorithm) {
-    let hosts = Hosts::start(config(token), 1);
+    let hosts = Hosts::start(token.config(), 1);
     let ec = algorithm == KeyAlgorithm::Ec;
     let template = KeyTemplate {
         id: id.clone(),

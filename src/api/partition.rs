@@ -181,8 +181,8 @@ impl Default for AttestationMode {
 vocabulary! {
     /// Which signatures are verified before they are handed out.
     VerifySignatures {
-        /// Every one of an RSA key, where that costs little beside signing. Of other keys the first with each algorithm,
-        /// and one of 32 of the rest.
+        /// Every one of an RSA key, where that costs little beside signing. Of other keys the first with each algorithm
+        /// and one of 32 of the rest; all for an hour after a wrong one.
         Auto = "Auto",
         /// Every one.
         Always = "Always",

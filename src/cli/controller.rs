@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     controller::{self, gateway_tls, lease::Candidate},
+    harden::harden,
     hsm::Registry,
     server::{admin, shutdown},
     telemetry::{Metrics, logs},
@@ -47,6 +48,7 @@ pub struct Args {
 /// # Errors
 /// What stopped it.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    harden();
     let _logs = logs::init(&args.log_level);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the event loop")?;
     runtime.block_on(serve(args))

@@ -11,6 +11,7 @@ use crate::{
     api,
     auth::{access::AccessReviews, token_review::TokenReviews},
     gateway::{self, State, missed::Missed, partitions::Partitions, watch::View},
+    harden::harden,
     hsm::Registry,
     server::{
         admin,
@@ -52,6 +53,7 @@ pub struct Args {
 /// # Errors
 /// What stopped it.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    harden();
     let _logs = logs::init(&args.log_level);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the event loop")?;
     runtime.block_on(serve(args))

@@ -133,7 +133,6 @@ impl Link {
 
 struct Call {
     lane: Lane,
-    generates: bool,
     repeatable: bool,
     frame: Vec<u8>,
     /// Nobody any more, once the caller gave up.
@@ -155,6 +154,8 @@ struct Table {
     /// Why calls are refused instead of waiting for the next token-host.
     refusal: Option<HsmError>,
     last_done: [Option<Instant>; 3],
+    /// When the last long piece of work other than signing ended.
+    long_done: Option<Instant>,
     answered: u64,
 }
 
@@ -233,7 +234,11 @@ impl Calls {
     pub async fn call(&self, request: &Request) -> Result<Reply, HsmError> {
         let id = self.next_id();
         let lane = request.lane();
-        let limit = deadline(lane, &self.deadlines);
+        // A look may have to wait for a key that is made.
+        let limit = match lane {
+            Lane::Look => self.deadlines.look + self.deadlines.generate,
+            lane => deadline(lane, &self.deadlines),
+        };
         let frame = frame::encode(id, request);
         if frame.len() > super::protocol::FRAME_MAX {
             return Err(HsmError::new(Kind::Invalid, "the request is too large for the token-host"));
@@ -241,7 +246,6 @@ impl Calls {
         let (waiter, answer) = oneshot::channel();
         let call = Call {
             lane,
-            generates: matches!(request, Request::Generate(_)),
             repeatable: request.repeatable(),
             frame,
             waiter: Some(waiter),
@@ -304,6 +308,9 @@ impl Calls {
             let mut table = locked(&self.table);
             let Some(call) = table.calls.remove(&id) else { return };
             table.last_done[call.lane as usize] = Some(Instant::now());
+            if call.lane != Lane::Sign && call.sent.is_some_and(|sent| sent.elapsed() > self.long()) {
+                table.long_done = Some(Instant::now());
+            }
             table.answered += 1;
             if call.lane == Lane::Sign {
                 table.next();
@@ -342,7 +349,7 @@ impl Calls {
             table.link = None;
             table.signing = 0;
             table.queue.clear();
-            table.last_done = [None; 3];
+            (table.last_done, table.long_done) = ([None; 3], None);
             table.calls.retain(|_, call| {
                 if call.sent.is_none() {
                     return true;
@@ -391,30 +398,40 @@ impl Calls {
     }
 
     /// Whether a lane hangs: something is on its way, and for as long as the deadline no answer came; for half of it
-    /// where signatures wait, so that there is time to make them again. While a key is made within its time, signing gets
-    /// no verdict, and afterwards it gets its time from there: some modules hold a lock over key generation that
-    /// everything else waits for.
+    /// where signatures wait, so that there is time to make them again. While other work takes long and is within its own
+    /// time, signing gets no verdict, and looking gets none while a key is made; afterwards they get their time from
+    /// there. A thread has all objects to itself meanwhile, and some modules hold a lock that everything waits for.
     pub fn stuck(&self) -> Option<&'static str> {
         let table = locked(&self.table);
-        let makes_key = table.calls.values().any(|call| {
-            call.generates && call.sent.is_some_and(|at| at.elapsed() <= self.deadlines.generate)
-        });
+        let busy = |lane: Lane| {
+            table.calls.values().filter(|call| call.lane == lane).filter_map(|call| call.sent).any(|sent| {
+                let limit = deadline(lane, &self.deadlines);
+                sent.elapsed() > self.long() && sent.elapsed() <= limit
+            })
+        };
         Lane::ALL.into_iter().find_map(|lane| {
             let of_lane = table.calls.values().filter(|call| call.lane == lane);
             let oldest = of_lane.filter_map(|call| call.sent).min()?;
-            let [answered, changed] = [lane, Lane::Change].map(|lane| table.last_done[lane as usize]);
             let since = |times: &[Option<Instant>]| times.iter().flatten().max().map(Instant::elapsed);
+            let (answered, freed) = (table.last_done[lane as usize], table.long_done);
             let limit = deadline(lane, &self.deadlines);
+            let hangs = since(&[answered, freed, Some(oldest)])?;
             let hangs = match lane {
-                // In time for a repeat; and one thread that hangs among busy ones is a thread less.
+                // One thread that hangs among busy ones is a thread less.
                 Lane::Sign => {
-                    since(&[answered, changed, Some(oldest)])? > limit / 2
-                        || since(&[changed, Some(oldest)])? > 2 * limit
+                    let single = since(&[freed, Some(oldest)])?;
+                    (hangs > limit / 2 || single > 2 * limit) && !busy(Lane::Change) && !busy(Lane::Look)
                 }
-                Lane::Change | Lane::Look => since(&[answered, changed, Some(oldest)])? > limit,
+                Lane::Look => hangs > limit && !busy(Lane::Change),
+                Lane::Change => hangs > limit,
             };
-            (hangs && !(lane != Lane::Change && makes_key)).then_some(lane.into())
+            hangs.then_some(lane.into())
         })
+    }
+
+    /// What takes longer than this may hold up signatures.
+    fn long(&self) -> Duration {
+        self.deadlines.sign / 8
     }
 }
 
@@ -510,6 +527,24 @@ mod tests {
         assert_eq!(calls.stuck(), None);
         assert_eq!(second.await.unwrap_err().kind, Kind::Timeout);
         tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(calls.stuck(), Some("sign"));
+    }
+
+    #[tokio::test]
+    async fn signatures_behind_a_long_look_are_not_stuck_and_get_their_time_after_it() {
+        let calls = calls(8);
+        let (link, _theirs, _signs) = link();
+        calls.connect(&link);
+        let (look, first) = (Request::Inventory, sign());
+        let (mut look, first) = (Box::pin(calls.call(&look)), calls.call(&first));
+        assert!(futures::poll!(&mut look).is_pending());
+        assert_eq!(first.await.unwrap_err().kind, Kind::Timeout);
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        assert_eq!(calls.stuck(), None);
+        calls.complete(1, Ok(Reply::Inventory(Vec::new())));
+        look.await.unwrap();
+        assert_eq!(calls.stuck(), None);
+        tokio::time::sleep(Duration::from_millis(30)).await;
         assert_eq!(calls.stuck(), Some("sign"));
     }
 

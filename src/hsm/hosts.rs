@@ -13,17 +13,25 @@ use super::{
     supervisor::Counters,
 };
 
-/// Token-hosts with one configuration. The further ones start when the first has logged in, so that a PIN is tried by
-/// one process only; and the first alone changes what is on the token.
+/// Token-hosts with one configuration. The further ones start when the first has logged in, and go when the token turns
+/// it away, so that a PIN is tried by one process as long as they do not all lose their login at once; and the first
+/// alone changes what is on the token.
 ///
 /// Several are worth it where a module has its own threads wait for each other: SoftHSM signs with P-256 no faster from
 /// four threads than from one.
 pub struct Hosts {
     first: Arc<Supervisor>,
+    /// Written by the recruiter alone.
     further: Arc<ArcSwap<Vec<Arc<Supervisor>>>>,
-    wanted: watch::Sender<SupervisorConfig>,
-    /// Starts the further ones; absent where one is enough.
-    recruiter: Option<AbortOnDropHandle<()>>,
+    wanted: watch::Sender<Wanted>,
+    recruiter: AbortOnDropHandle<()>,
+}
+
+/// What the further ones are started with, and how many there are.
+#[derive(Clone)]
+struct Wanted {
+    config: SupervisorConfig,
+    further: usize,
 }
 
 impl Hosts {
@@ -35,20 +43,23 @@ impl Hosts {
     pub fn start(config: SupervisorConfig, count: usize) -> Self {
         let first = Supervisor::start(config.clone());
         let further = Arc::default();
-        let wanted = watch::Sender::new(config);
-        let recruiter = (count > 1).then(|| {
-            let recruiting = recruit(first.state(), wanted.subscribe(), Arc::clone(&further), count - 1);
-            AbortOnDropHandle::new(tokio::spawn(recruiting))
-        });
+        let wanted = watch::Sender::new(Wanted { config, further: count.saturating_sub(1) });
+        let recruiting = recruit(first.state(), wanted.subscribe(), Arc::clone(&further));
+        let recruiter = AbortOnDropHandle::new(tokio::spawn(recruiting));
         Self { first, further, wanted, recruiter }
     }
 
-    /// Starts over with another library, token or PIN, like [`Supervisor::replace`]: first the first, then the others.
-    pub fn replace(&self, open: Open, environment: Vec<(String, String)>) {
+    /// Starts over with another library, token or PIN, like [`Supervisor::replace`], first the first, then the others;
+    /// or with another number of them. With nothing changed, it only tries again what failed.
+    pub fn replace(&self, open: Open, environment: Vec<(String, String)>, count: usize) {
+        let further = count.saturating_sub(1);
         // Whoever sees the new configuration sees that the first is not ready with it yet.
-        self.first.replace(open.clone(), environment.clone());
-        self.wanted.send_modify(|config| (config.open, config.environment) = (open, environment));
-        self.further.store(Arc::default());
+        let replaced = self.first.replace(open.clone(), environment.clone());
+        self.wanted.send_if_modified(|wanted| {
+            let modified = replaced || wanted.further != further;
+            (wanted.config.open, wanted.config.environment, wanted.further) = (open, environment, further);
+            modified
+        });
     }
 
     /// How it stands with the first, now and whenever it changes.
@@ -66,6 +77,7 @@ impl Hosts {
 
     /// Ends them and waits until they are gone.
     pub async fn shutdown(&self) {
+        self.recruiter.abort();
         for one in self.further.load_full().iter() {
             one.shutdown().await;
         }
@@ -81,25 +93,28 @@ impl Hosts {
     }
 }
 
-/// Starts further token-hosts with each configuration that the first one got ready with.
+/// Starts further token-hosts whenever the first is ready with a new configuration, and ends them when it failed.
 async fn recruit(
     mut state: watch::Receiver<HostState>,
-    mut wanted: watch::Receiver<SupervisorConfig>,
+    mut wanted: watch::Receiver<Wanted>,
     further: Arc<ArcSwap<Vec<Arc<Supervisor>>>>,
-    count: usize,
 ) {
     let ready = |state: &HostState| matches!(state, HostState::Ready(_));
-    wanted.mark_changed();
-    while state.wait_for(ready).await.is_ok() {
-        let changed = wanted.has_changed().unwrap_or(false);
-        let config = wanted.borrow_and_update().clone();
-        if !ready(&state.borrow_and_update()) {
-            wanted.mark_changed();
-        } else if changed {
-            further.store(Arc::new((0..count).map(|_| Supervisor::start(config.clone())).collect()));
-        }
-        if state.changed().await.is_err() {
+    let failed = |state: &HostState| matches!(state, HostState::Failed(_));
+    loop {
+        further.store(Arc::default());
+        if state.wait_for(ready).await.is_err() {
             return;
+        }
+        let Wanted { config, further: count } = wanted.borrow_and_update().clone();
+        // It may have been replaced in between; then the configuration is not the one that it was ready with.
+        if !ready(&state.borrow()) {
+            continue;
+        }
+        further.store(Arc::new((0..count).map(|_| Supervisor::start(config.clone())).collect()));
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            failed = state.wait_for(failed) => if failed.is_err() { return },
         }
     }
 }
@@ -107,7 +122,7 @@ async fn recruit(
 #[async_trait]
 impl Hsm for Hosts {
     async fn call(&self, request: Request) -> Result<Reply, HsmError> {
-        if request.lane() == Lane::Sign && self.recruiter.is_some() {
+        if request.lane() == Lane::Sign {
             return self.least_busy().call(request).await;
         }
         self.first.call(request).await

@@ -259,7 +259,7 @@ pub enum Kind {
     LibraryNotLoaded,
     /// The library loads and has no such token. A person must act.
     TokenNotFound,
-    /// The token is there and was not made ready for use: it or its user's PIN was never set up. A person must act.
+    /// The token is there, and its user has no PIN yet. A person must act.
     TokenNotInitialized,
     /// The token refused the PIN, which is not tried again. A person must act.
     PinRejected,

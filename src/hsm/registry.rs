@@ -141,10 +141,9 @@ impl Registry {
     /// Starts a token-host for a partition, or starts it over if its configuration changed.
     pub fn ensure(&self, partition: &str, config: PartitionConfig) -> Arc<Handle> {
         let mut entries = self.entries.lock().expect("no panic while it is held");
-        // Another number of them is another set of them.
-        if let Some(entry) = entries.get_mut(partition).filter(|entry| entry.config.hosts == config.hosts) {
+        if let Some(entry) = entries.get_mut(partition) {
             if !entry.config.same(&config) {
-                entry.handle.hosts.replace(config.open.clone(), config.environment.clone());
+                entry.handle.hosts.replace(config.open.clone(), config.environment.clone(), config.hosts);
                 entry.config = config;
             }
             return Arc::clone(&entry.handle);
@@ -155,32 +154,30 @@ impl Registry {
             let labels = Function { partition: name.clone(), function };
             metrics.hsm_call_duration.get_or_create(&labels).observe(elapsed.as_secs_f64());
         };
+        let (metrics, labels) = (Arc::clone(&self.metrics), Partition { partition: partition.to_owned() });
+        let on_restart = move || {
+            metrics.token_host_restarts.get_or_create(&labels).inc();
+        };
         let settings = SupervisorConfig {
             environment: config.environment.clone(),
             observer: Some(Arc::new(observer)),
+            on_restart: Some(Arc::new(on_restart)),
             ..SupervisorConfig::new(config.open.clone())
         };
         let handle = Arc::new(Handle { hosts: Hosts::start(settings, config.hosts) });
-        self.follow(partition, &handle);
+        self.follow(partition, handle.hosts.state());
         entries.insert(partition.to_owned(), Entry { config, handle: Arc::clone(&handle) });
         handle
     }
 
     /// Passes on changes of a token's state until it is dropped.
-    fn follow(&self, partition: &str, handle: &Arc<Handle>) {
+    fn follow(&self, partition: &str, mut state: watch::Receiver<HostState>) {
         let (changes, metrics) = (self.changes.clone(), Arc::clone(&self.metrics));
         let labels = Partition { partition: partition.to_owned() };
-        let (mut state, weak) = (handle.hosts.state(), Arc::downgrade(handle));
         tokio::spawn(async move {
-            let mut restarts = 0;
             while state.changed().await.is_ok() {
                 let ready = matches!(*state.borrow_and_update(), HostState::Ready(_));
                 metrics.partition_ready.get_or_create(&labels).set(i64::from(ready));
-                if let Some(handle) = weak.upgrade() {
-                    let now = handle.hosts.counters().iter().map(|one| one.restarts).sum::<u64>();
-                    metrics.token_host_restarts.get_or_create(&labels).inc_by(now.saturating_sub(restarts));
-                    restarts = now;
-                }
                 changes.send_modify(|count| *count += 1);
             }
             metrics.partition_ready.get_or_create(&labels).set(0);

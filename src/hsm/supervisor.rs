@@ -39,7 +39,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// after `STEADY` nothing is held against it any more.
 const USEFUL_FAILURES: u32 = 4;
 const STEADY: Duration = Duration::from_secs(10);
-/// A trouble that only a person can help with is told when so many token-hosts in a row had it: a module that opens a
+/// A trouble that only a person can help with is told when so many token-hosts had it: a module that opens a
 /// token while another process logs in may see none for a moment (SoftHSM does).
 const BELIEVED: u32 = 3;
 /// Signatures on their way to a token-host beyond four for each of its sessions: what it works on while answers and the
@@ -68,6 +68,8 @@ pub struct SupervisorConfig {
     pub in_flight: usize,
     /// Told of every finished request.
     pub observer: Option<Observer>,
+    /// Told of every token-host that is started after the first.
+    pub on_restart: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl SupervisorConfig {
@@ -82,6 +84,7 @@ impl SupervisorConfig {
             ping: (Duration::from_secs(1), Duration::from_secs(3)),
             in_flight: 1024,
             observer: None,
+            on_restart: None,
         }
     }
 }
@@ -158,6 +161,7 @@ impl Supervisor {
             shared: Arc::clone(&shared),
             exe: config.exe,
             ping: config.ping,
+            on_restart: config.on_restart,
             spawner: Spawner::start(),
             troubled: 0,
         };
@@ -167,19 +171,21 @@ impl Supervisor {
 
     /// Starts over with another library, token or PIN. The present token-host is ended first; what it was doing
     /// is repeated by the next one where that is harmless. With nothing changed, it only tries again what failed.
-    pub fn replace(&self, open: Open, environment: Vec<(String, String)>) {
+    /// Whether there was anything to do.
+    pub fn replace(&self, open: Open, environment: Vec<(String, String)>) -> bool {
         {
             let mut wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             let form = |open: &Open| Zeroizing::new(frame::encode(0, open));
             let same = form(&wanted.open) == form(&open) && wanted.environment == environment;
             if same && !matches!(*self.shared.state.borrow(), HostState::Failed(_)) {
-                return;
+                return false;
             }
             *wanted = Wanted { generation: wanted.generation + 1, open, environment };
             self.shared.calls.admit();
             self.shared.state.send_replace(HostState::Starting);
         }
         self.shared.changed.notify_one();
+        true
     }
 
     /// How it stands, now and whenever it changes.
@@ -275,8 +281,9 @@ struct Driver {
     shared: Arc<Shared>,
     exe: PathBuf,
     ping: (Duration, Duration),
+    on_restart: Option<Arc<dyn Fn() + Send + Sync>>,
     spawner: Spawner,
-    /// Token-hosts in a row that could not open the token.
+    /// Token-hosts since the last good one whose trouble only a person can help with.
     troubled: u32,
 }
 
@@ -419,9 +426,11 @@ impl Driver {
         } else {
             tracing::warn!(error = error.message, "the token could not be opened");
         }
-        self.troubled += 1;
-        if self.troubled < BELIEVED && error.kind.needs_person() {
-            return End::Died;
+        if error.kind.needs_person() {
+            self.troubled += 1;
+            if self.troubled < BELIEVED {
+                return End::Died;
+            }
         }
         self.report(generation, HostState::Failed(error.clone()), |calls| {
             if error.kind.needs_person() {
@@ -453,7 +462,11 @@ impl Driver {
             .stdin(their_main)
             .stdout(their_sign);
         let process = self.spawner.spawn(command).await?;
-        self.shared.started.fetch_add(1, Ordering::Relaxed);
+        if self.shared.started.fetch_add(1, Ordering::Relaxed) > 0
+            && let Some(on_restart) = &self.on_restart
+        {
+            on_restart();
+        }
         self.shared.pid.store(process.pid, Ordering::Relaxed);
         let link = Arc::new(Link { main, sign, window });
         let writer = AbortOnDropHandle::new(tokio::spawn({

@@ -200,6 +200,9 @@ async fn key(hsm: &dyn Hsm, role: Role, attestation_key: &str) -> Result<PublicK
         attributes: attributes.resolved(),
     };
     match hsm.call(Request::Generate(template)).await {
+        Ok(Reply::Key(facts)) if facts.twins > 1 => {
+            Err(AttestError::Answer("several attestation keys of one id: destroy all but one"))
+        }
         Ok(Reply::Key(facts)) => {
             let spki = facts.public_key.ok_or(AttestError::Answer("a key without its public half"))?;
             PublicKey::from_spki(&spki).map_err(|_| AttestError::Answer("a public key that cannot be read"))

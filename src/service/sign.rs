@@ -60,6 +60,8 @@ const SAMPLE: u32 = 32;
 pub struct Signer {
     /// What was right at its last check. By partition too: two tokens may have adopted keys of the same id.
     right: Cache<(String, KeyId, SignatureAlgorithm), ()>,
+    /// What was wrong a while ago.
+    suspect: Cache<(String, KeyId, SignatureAlgorithm), ()>,
     metrics: Arc<Metrics>,
 }
 
@@ -67,9 +69,10 @@ impl Signer {
     /// A signer that counts wrong signatures.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let right =
-            Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_secs(24 * 3600)).build();
-        Self { right, metrics }
+        let lasting = |hours: u64| {
+            Cache::builder().max_capacity(100_000).time_to_live(Duration::from_secs(hours * 3600)).build()
+        };
+        Self { right: lasting(24), suspect: lasting(1), metrics }
     }
 
     /// Signs `job` with `key`.
@@ -106,8 +109,7 @@ impl Signer {
         if self.is_due(verify, &pair, public) {
             if !is_right(public, algorithm, &payload, &signature) {
                 self.wrong(key, algorithm);
-                // All are checked from here on, until one is right.
-                self.right.invalidate(&pair);
+                self.suspect.insert(pair.clone(), ());
                 signature = ask(hsm, key, algorithm, &payload).await?;
                 if !is_right(public, algorithm, &payload, &signature) {
                     self.wrong(key, algorithm);
@@ -126,7 +128,11 @@ impl Signer {
         pair: &(String, KeyId, SignatureAlgorithm),
         public: &PublicKey,
     ) -> bool {
-        let sampled = || public.algorithm() == KeyAlgorithm::Rsa || rand::random_ratio(1, SAMPLE);
+        let sampled = || {
+            public.algorithm() == KeyAlgorithm::Rsa
+                || self.suspect.contains_key(pair)
+                || rand::random_ratio(1, SAMPLE)
+        };
         match verify {
             VerifySignatures::Always => true,
             VerifySignatures::First => !self.right.contains_key(pair),

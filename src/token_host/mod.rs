@@ -29,6 +29,9 @@ pub enum Error {
     /// Standard input or output is not a socket, or it broke.
     #[error("cannot use standard input and output as the sockets to the parent")]
     Socket(#[from] std::io::Error),
+    /// The system does not tell when the parent dies.
+    #[error("cannot be sure to end with the parent")]
+    Orphan(#[from] rustix::io::Errno),
     /// The parent speaks another language.
     #[error("cannot understand the parent")]
     Frame(#[from] Broken),
@@ -46,7 +49,9 @@ enum State {
 /// # Errors
 /// [`Error`], for what cannot be answered over the socket.
 pub fn run() -> Result<std::convert::Infallible, Error> {
-    raw::harden();
+    // Its parent may be killed, too.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    crate::harden::harden();
     // A thread less would not be noticed, a process less is.
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(%panic, "the token-host made a mistake and ends");

@@ -268,7 +268,8 @@ impl Group {
                 _ => {}
             }
         }
-        if group.whole.is_empty() && group.broken.is_empty() {
+        // A key of which a lost login hides the half looks like a broken one.
+        if group.whole.is_empty() {
             token.prove(session, since)?;
         }
         Ok(group)
@@ -356,7 +357,8 @@ fn one_of(mut all: Group, session: &Session, object: Option<Object>) -> Result<K
     let at = all.whole.iter().position(|key| object.is_none_or(|object| key.object == object)).unwrap_or(0);
     let twins = all.whole.len();
     if twins == 0 {
-        return Err(HsmError::new(Kind::Device, "the token made a key and does not find it"));
+        // Some tokens show an object late. Nobody must take that for a reason to make another.
+        return Err(HsmError::new(Kind::Crashed, "the token made a key and does not show it yet"));
     }
     all.whole.swap_remove(at).facts(session, &all.public, twins)
 }
@@ -417,11 +419,17 @@ fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Obje
 /// Curves of which a token with elliptic curves has at least two.
 const USUAL_CURVES: [&str; 4] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35", "1.3.132.0.10"];
 
-/// Whether the token makes keys on other curves and not on this one, at this moment and where it need not keep them:
-/// codes that say that it does not have a curve are used for a full disk and for any other trouble, too.
+/// Whether the token makes keys on another curve and then not on this one, where it need not keep them: codes that say
+/// that it does not have a curve are used for a full disk and for any other trouble, too.
 fn lacks_curve(token: &Token, template: &KeyTemplate) -> Result<bool, HsmError> {
     // Its end is the end of what is made here.
-    let session = token.session()?;
+    let Ok(session) = token.session() else { return Ok(false) };
+    // Nobody shall take a key that is made here for the one that is wanted.
+    let wanted = KeyTemplate {
+        id: KeyId::for_purpose("probe"),
+        label: KeyLabel::new("hsm-operator probe").expect("a label"),
+        ..template.clone()
+    };
     let makes = |template: &KeyTemplate| {
         let Some(mechanism) = capability::generator(template.algorithm) else { return Ok(false) };
         let made = |specific: Vec<Attribute>| {
@@ -429,18 +437,10 @@ fn lacks_curve(token: &Token, template: &KeyTemplate) -> Result<bool, HsmError> 
         };
         Ok::<_, HsmError>(specifics(template)?.into_iter().any(made))
     };
-    if makes(template)? {
-        return Ok(false);
-    }
-    for curve in USUAL_CURVES.iter().filter(|curve| template.curve_oid.as_deref() != Some(**curve)) {
-        let other = KeyTemplate {
-            algorithm: KeyAlgorithm::Ec,
-            key_size: None,
-            curve_oid: Some((*curve).into()),
-            ..template.clone()
-        };
-        if makes(&other)? {
-            return Ok(true);
+    for curve in USUAL_CURVES.iter().filter(|curve| wanted.curve_oid.as_deref() != Some(**curve)) {
+        let (algorithm, curve_oid) = (KeyAlgorithm::Ec, Some((*curve).into()));
+        if makes(&KeyTemplate { algorithm, key_size: None, curve_oid, ..wanted.clone() })? {
+            return Ok(!makes(&wanted)?);
         }
     }
     Ok(false)

@@ -62,7 +62,8 @@ impl Pool {
         out: &Arc<Out>,
         workers: u16,
     ) -> std::io::Result<Self> {
-        let worker = || Worker { token: Arc::clone(token), session: None, took: Duration::MAX };
+        let worker =
+            |changes| Worker { token: Arc::clone(token), session: None, changes, took: Duration::MAX };
         let signatures = Arc::new(Signatures {
             out: Out::new(sign.try_clone()?),
             inbox: Mutex::new(Inbox::new(sign)),
@@ -70,7 +71,7 @@ impl Pool {
         });
         let lane = |name: &str, changes: bool| {
             let (sender, receiver) = flume::bounded::<Job>(SLOW_QUEUE);
-            let (mut worker, out, signatures) = (worker(), Arc::clone(out), Arc::clone(&signatures));
+            let (mut worker, out, signatures) = (worker(changes), Arc::clone(out), Arc::clone(&signatures));
             std::thread::Builder::new().name(name.into()).spawn(move || {
                 while let Ok(Job { id, request }) = receiver.recv() {
                     if changes {
@@ -88,7 +89,7 @@ impl Pool {
         };
         let (change, look) = (lane("change", true)?, lane("look", false)?);
         for number in 0..workers.max(1) {
-            let (worker, signatures) = (worker(), Arc::clone(&signatures));
+            let (worker, signatures) = (worker(false), Arc::clone(&signatures));
             std::thread::Builder::new()
                 .name(format!("sign-{number}"))
                 .spawn(move || worker.sign(&signatures))?;
@@ -138,6 +139,8 @@ fn look_up(token: &Token, session: &Session, key: &KeyId) -> Result<SignKey, Hsm
 struct Worker {
     token: Arc<Token>,
     session: Option<Session>,
+    /// Its requests change what is on the token.
+    changes: bool,
     /// How long the last signature took.
     took: Duration,
 }
@@ -274,11 +277,11 @@ impl Worker {
         })
     }
 
-    /// Does something with a session, once more where session, login or handle were lost. Everything that comes
-    /// here looks before it acts, so that doing it again is safe even where the first time had an effect.
+    /// Does something with a session, once more where that may help. Everything that comes here looks before it acts,
+    /// so that doing it again is safe even where the first time had an effect.
     fn attempt<T>(&mut self, mut act: impl FnMut(&Session) -> Result<T, HsmError>) -> Result<T, HsmError> {
         match self.once(&mut act) {
-            Err(error) if self.is_loss(&error) => {
+            Err(error) if self.may_pass(&error) => {
                 tracing::warn!(error = error.message, "once more, with a new session");
                 self.session = None;
                 self.token.ensure_login()?;
@@ -304,8 +307,15 @@ impl Worker {
     }
 
     /// Whether an error may end with the session. The code does not say: some modules answer a logged-out session
-    /// with `CKR_GENERAL_ERROR`, and what passes by itself passes here.
-    fn is_loss(&self, error: &HsmError) -> bool {
-        !self.token.is_dead() && matches!(error.kind, Kind::Lost | Kind::Device)
+    /// with `CKR_GENERAL_ERROR`. What changes nothing is simply tried again; a key whose making failed under a good
+    /// login may still come.
+    fn may_pass(&self, error: &HsmError) -> bool {
+        match (error.kind, &self.session) {
+            _ if self.token.is_dead() => false,
+            (Kind::Lost, _) => true,
+            (Kind::Device, Some(session)) => !self.changes || session.logged_in() != Ok(true),
+            (Kind::Device, None) => true,
+            _ => false,
+        }
     }
 }

@@ -485,19 +485,6 @@ impl Session {
     }
 }
 
-/// Makes the process hard to look into and sure to end with its parent. To be called before a secret arrives.
-pub fn harden() {
-    let off = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: plain system calls on this process; the limit outlives its call. What fails is not needed to
-    // work, so results are not looked at.
-    unsafe {
-        libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const off);
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-    }
-}
-
 /// Ends the process without exit handlers: a module's own would run beside threads that still use it.
 pub fn exit(code: i32) -> ! {
     // SAFETY: takes a number and does not return.

@@ -148,10 +148,13 @@ impl Token {
             Ok(()) | Err(Failure { code: CKR_USER_ALREADY_LOGGED_IN, .. }) => Ok(()),
             Err(failure) => {
                 let mut error = named(&self.facts.label, failure.into());
-                if error.kind == Kind::PinRejected
-                    && let Ok(info) = self.module.token(self.slot)
-                {
-                    error.message = format!("{}; {}", error.message, tries_left(info.flags));
+                let after = self.module.token(self.slot).map_or(flags, |info| info.flags);
+                // Whatever code a module has for a wrong PIN, its counter tells.
+                if after & !flags & TRIES_FLAGS != 0 && error.kind != Kind::PinLocked {
+                    error.kind = Kind::PinRejected;
+                }
+                if error.kind == Kind::PinRejected {
+                    error.message = format!("{}; {}", error.message, tries_left(after));
                 }
                 Err(error)
             }
@@ -221,6 +224,9 @@ impl Token {
         self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 }
+
+/// Flags that a wrong PIN sets.
+const TRIES_FLAGS: CK_FLAGS = CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED;
 
 /// What a token says of the tries that are left; PKCS#11 has no number for it.
 const fn tries_left(flags: CK_FLAGS) -> &'static str {

@@ -19,6 +19,7 @@ mod requests;
 mod resilience;
 mod rest;
 mod samples;
+mod secrecy;
 mod smoke;
 mod tools;
 mod world;

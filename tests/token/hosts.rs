@@ -99,11 +99,22 @@ async fn signatures_go_on_while_token_hosts_are_killed_one_by_one(token: Token) 
 async fn a_wrong_pin_is_tried_by_one_of_them(token: Token) {
     let mut config = token.config();
     config.open.pin = Pin::new("0000000000");
+    let wrong = config.open.clone();
     let hosts = Hosts::start(config, HOSTS);
     let failed = |state: &HostState| matches!(state, HostState::Failed(_));
     hosts.state().wait_for(failed).await.unwrap();
     assert_eq!(hosts.call(request()).await.unwrap_err().kind, Kind::PinRejected);
     assert_eq!(hosts.counters().len(), 1, "others tried it, too");
-    hosts.replace(token.open(), token.environment.clone());
-    running(&hosts, HOSTS).await;
+    hosts.replace(token.open(), token.environment.clone(), HOSTS);
+    let before = running(&hosts, HOSTS).await;
+    // With nothing changed nothing is done.
+    hosts.replace(token.open(), token.environment.clone(), HOSTS);
+    assert_eq!(running(&hosts, HOSTS).await, before);
+    // Another number.
+    hosts.replace(token.open(), token.environment.clone(), 2);
+    assert_eq!(running(&hosts, 2).await[0], before[0]);
+    // None of them goes on when the first one is turned away.
+    hosts.replace(wrong, token.environment.clone(), HOSTS);
+    hosts.state().wait_for(failed).await.unwrap();
+    running(&hosts, 0).await;
 }

@@ -133,6 +133,9 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
                 }
                 Err(source) => return Err(Error::Hsm { operation: "key generation", source }),
             };
+            if facts.twins > 1 {
+                return Ok(Done::Refused(Refusal::duplicate(key)));
+            }
             // An interrupted run said so itself, and this one may be repeated.
             if !matches!(seen.presence, Presence::Ours(_)) {
                 let note = format!("made {} on the token", describe(&facts));

@@ -44,6 +44,15 @@ impl Refusal {
         Self::new(crate::controller::error::reason(error.kind), error.message.clone())
     }
 
+    /// Nobody can tell which of them is meant.
+    pub fn duplicate(key: &HsmKey) -> Self {
+        let what = format!(
+            "the token has several keys with this id or label ('{}'): destroy all but one",
+            key.label()
+        );
+        Self::new("DuplicateObject", what)
+    }
+
     /// A Secret of that name belongs to somebody else.
     pub fn secret(name: &str) -> Self {
         Self::new(
@@ -102,13 +111,7 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
         Presence::Ours(keys) | Presence::Labelled(keys)
             if keys.len() > 1 || keys.iter().any(|one| one.twins > 1) =>
         {
-            refuse(
-                "DuplicateObject",
-                format!(
-                    "the token has several keys with this id or label ('{}'): destroy all but one",
-                    key.label()
-                ),
-            )
+            Step::Refuse(Refusal::duplicate(key))
         }
         Presence::Ours(keys) => match keys.first() {
             Some(facts) if complete(key) => differs(key, facts).map_or(Step::Keep, Step::Refuse),
