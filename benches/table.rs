@@ -53,18 +53,6 @@ impl Row {
         }
     }
 
-    /// Resident memory in MiB, and what is allowed.
-    pub fn memory(name: &str, ours: &[f64], allowed: Option<f64>) -> Self {
-        Self {
-            name: name.into(),
-            unit: "MiB",
-            ours: median(ours),
-            baseline: allowed,
-            repeats: ours.len(),
-            spread: 0.0,
-        }
-    }
-
     fn ratio(&self) -> Option<f64> {
         self.baseline.map(|baseline| self.ours / baseline)
     }

@@ -137,6 +137,8 @@ uninstall_all() {
   run 'demo partition' 'kubectl describe hsmpartition demo: which keys still refer to it?' \
     kubectl delete -f "$root/config/samples/partition.yaml" --ignore-not-found --timeout 60s
   run 'chart' 'helm status hsm-operator -n hsm-operator' helm uninstall hsm-operator -n "$namespace" --ignore-not-found --wait
+  # Made by the controller and of the whole cluster, so that no chart and no namespace takes it along.
+  kubectl delete clustertrustbundle hsm-operator.io:gateway:ca --ignore-not-found >/dev/null
   run 'namespace' 'kubectl get all -n hsm-operator' kubectl delete namespace "$namespace" --ignore-not-found --timeout 60s
   [[ $existing ]] || {
     kubectl delete persistentvolume hsm-demo --ignore-not-found >/dev/null

@@ -67,5 +67,7 @@ tests cargo test --locked --no-fail-fast --doc
 source "$root/target/cluster-test/env"
 binary=$(e2e_binary)
 [[ -x $binary ]] || die 'no end-to-end test binary' 'cargo test --no-run --test e2e'
+KUBECTL="$IN_CLUSTER kubectl" IMAGE=localhost/hsm-operator:dev HSM_OPERATOR=$root/target/release/hsm-operator PULL_POLICY=Never \
+  tests "$root/tests/policies/run.sh"
 # shellcheck disable=SC2086 # IN_CLUSTER is a prefix of several words
 CARGO_MANIFEST_DIR=$root tests $IN_CLUSTER "$binary"

@@ -208,21 +208,25 @@ fn the_certificates_follow_the_profile_and_name_the_operator() {
     let folder = unpacked(&WORLD);
     let path = folder.path();
     let expected = [
-        ("CN = attestation-key", "CA:FALSE", "Digital Signature, Non Repudiation"),
+        ("CN=attestation-key", "CA:FALSE", "Digital Signature, Non Repudiation"),
         (
-            "CN = hsm-operator software attestation CA (partition demo)",
+            "CN=hsm-operator software attestation CA (partition demo)",
             "CA:TRUE, pathlen:0",
             "Non Repudiation, Certificate Sign, CRL Sign",
         ),
         (
-            "CN = hsm-operator software attestation root (partition demo)",
+            "CN=hsm-operator software attestation root (partition demo)",
             "CA:TRUE, pathlen:1",
             "Non Repudiation, Certificate Sign, CRL Sign",
         ),
     ];
     for (der, (name, constraints, usage)) in WORLD.chain.iter().zip(expected) {
         std::fs::write(path.join("one.der"), der).unwrap();
-        let text = ok(path, "openssl", &["x509", "-inform", "DER", "-in", "one.der", "-noout", "-text"]);
+        let text = ok(
+            path,
+            "openssl",
+            &["x509", "-inform", "DER", "-in", "one.der", "-noout", "-text", "-nameopt", "RFC2253"],
+        );
         let text = String::from_utf8(text).unwrap();
         for part in [name, constraints, usage, "sha256WithRSAEncryption", "(3072 bit)"] {
             assert!(text.contains(part), "{part} in {text}");

@@ -36,17 +36,3 @@ fn the_crds_and_the_charts_copies_are_what_the_program_prints() {
         }
     }
 }
-
-#[test]
-fn the_kustomize_base_is_what_the_chart_renders() {
-    let base = read(&root().join("config/base/hsm-operator.yaml"));
-    let script = "source e2e/lib.sh; e2e/tools/build.sh helm >&2; PATH=$(tool_dir helm):$PATH; \
-                  helm template hsm-operator charts/hsm-operator --namespace hsm-operator";
-    let output = Command::new("bash").args(["-c", script]).current_dir(root()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let rendered = String::from_utf8(output.stdout).unwrap();
-    let rendered =
-        rendered.replace("app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/managed-by: kustomize");
-    let (_, body) = base.split_once('\n').expect("a comment, then the objects");
-    assert!(body == rendered, "config/base/hsm-operator.yaml differs: run make generate");
-}

@@ -150,7 +150,9 @@ impl Cluster {
                 .collect::<Vec<u32>>()
         };
         let (gateways, controllers) = (of("gateway"), of("controller"));
-        let hosts = pids().filter(|pid| gateways.contains(&parent(*pid))).collect();
+        let hosts = pids()
+            .filter(|pid| [&gateways, &controllers].iter().any(|all| all.contains(&parent(*pid))))
+            .collect();
         vec![("gateway", gateways), ("controller", controllers), ("token-host", hosts)]
     }
 }

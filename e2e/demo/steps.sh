@@ -4,6 +4,7 @@
 cd "$root"
 samples=config/samples
 work=$root/target/demo
+toolbox=${TOOLBOX_IMAGE:-localhost/hsm-operator-toolbox:dev}
 
 apply_keys() {
   rm -rf "$work" && mkdir -p "$work"
@@ -59,7 +60,8 @@ check_request() {
 
 check_job() {
   kubectl delete -n hsm-demo -f "$samples/job.yaml" --ignore-not-found --wait >/dev/null
-  show kubectl apply -n hsm-demo -f "$samples/job.yaml"
+  sed "s|localhost/hsm-operator-toolbox:dev|$toolbox|" "$samples/job.yaml" >"$work/job.yaml"
+  show kubectl apply -n hsm-demo -f "$work/job.yaml"
   kubectl wait -n hsm-demo job/payments-sign --for=condition=Complete --timeout=90s >/dev/null || {
     kubectl describe -n hsm-demo job/payments-sign | tail -n 8
     kubectl logs -n hsm-demo job/payments-sign --all-containers --tail 10

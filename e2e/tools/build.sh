@@ -29,7 +29,7 @@ build() {
   fi
 }
 
-(($# > 0)) || set -- etcd coredns helm kubeconform kubernetes
+(($# > 0)) || set -- etcd coredns helm kubernetes
 command -v go >/dev/null || die 'go is missing' 'install Go 1.26 or newer: https://go.dev/dl/'
 mkdir -p "$cache/bin"
 for tool in "$@"; do

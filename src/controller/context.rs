@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -115,6 +115,18 @@ impl Context {
         action: &str,
         note: String,
     ) {
+        self.event_on(object.object_ref(&()), warning, reason, action, note).await;
+    }
+
+    /// The same of an object that is only known by reference.
+    pub async fn event_on(
+        &self,
+        object: ObjectReference,
+        warning: bool,
+        reason: &str,
+        action: &str,
+        note: String,
+    ) {
         let event = Event {
             type_: if warning { EventType::Warning } else { EventType::Normal },
             reason: reason.into(),
@@ -123,7 +135,7 @@ impl Context {
             secondary: None,
         };
         self.metrics.wrote("Event", "create");
-        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+        if let Err(error) = self.recorder.publish(&event, &object).await {
             tracing::warn!(reason, error = %crate::telemetry::logs::chain(&error), "cannot write an event");
         }
     }
@@ -172,7 +184,8 @@ impl Context {
     }
 }
 
-fn kind_name(kind: &str) -> &'static str {
+/// A kind as metrics have it.
+pub fn kind_name(kind: &str) -> &'static str {
     match kind {
         "HsmKey" => "HsmKey",
         "HsmPartition" => "HsmPartition",

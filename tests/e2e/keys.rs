@@ -114,6 +114,7 @@ async fn a_key_made_elsewhere_is_taken_over_only_with_adopt() {
 
         world.make_key(&namespace, "k", token, json!({})).await;
         let refused = world.key_with_reason(&namespace, "k", "Conflict").await;
+        world.event(&namespace, "k", "Conflict").await;
         assert!(is_stalled(&refused) && message(&refused).contains("adopt: true"), "{}", message(&refused));
         patch(&world, &namespace, "k", json!({"spec": {"adopt": true}})).await.unwrap();
         let adopted = world.ready(&namespace, "k").await;
@@ -372,6 +373,7 @@ async fn a_key_that_is_gone_is_said_to_be_missing_and_never_made_again() {
             }
         }
         let missing = world.key_with_reason(&namespace, "k", "MissingOnToken").await;
+        world.event(&namespace, "k", "MissingOnToken").await;
         assert!(is_stalled(&missing) && message(&missing).contains(&id), "{}", message(&missing));
         let seen = missing.resource_version();
         touch(&world, &namespace, "k").await;
@@ -420,6 +422,7 @@ async fn a_secret_of_somebody_else_is_not_touched_and_ours_is_written_again() {
         let theirs = secrets.create(&PostParams::default(), &theirs).await.unwrap();
         world.make_key(&namespace, "k", token, json!({})).await;
         let refused = world.key_with_reason(&namespace, "k", "SecretConflict").await;
+        world.event(&namespace, "k", "SecretConflict").await;
         assert!(is_stalled(&refused) && message(&refused).contains("k-public"), "{}", message(&refused));
         assert_eq!(secrets.get("k-public").await.unwrap(), theirs, "{token:?}");
 
@@ -457,6 +460,7 @@ async fn a_namespace_that_the_partition_does_not_allow_gets_no_key_and_blocks_no
         let reference = json!({"partitionRef": {"name": partition.name_any()}, "label": format!("{inside}.k"), "deletionPolicy": "Destroy"});
         world.make_key(&outside, "k", token, reference.clone()).await;
         let refused = world.key_with_reason(&outside, "k", "NamespaceNotAllowed").await;
+        world.event(&outside, "k", "NamespaceNotAllowed").await;
         assert!(
             is_stalled(&refused) && message(&refused).contains("allowedNamespaces"),
             "{}",

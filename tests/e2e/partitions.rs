@@ -78,7 +78,7 @@ async fn a_wrong_pin_is_tried_once_and_the_right_one_heals_without_a_restart() {
             touch(&world, &name).await;
             tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
         }
-        reason(&world, &name, "PinRejected").await;
+        assert_eq!(reason(&world, &name, "PinRejected").await, said);
         let tried = |component: &str| {
             let logs = world.logs(component);
             logs.lines().filter(|line| line.contains("CKR_PIN_INCORRECT") && line.contains(&name)).count()
@@ -92,6 +92,16 @@ async fn a_wrong_pin_is_tried_once_and_the_right_one_heals_without_a_restart() {
         reason(&world, &name, "Ready").await;
         let status = partitions(&world).get(&name).await.unwrap().status.unwrap();
         assert!(status.rejected_pin.is_none() && status.accepted_pin.is_some());
+
+        // The same for a token that is in use.
+        put_pin(&world, &name, "87654321").await;
+        reason(&world, &name, "PinRejected").await;
+        put_pin(&world, &name, "12345678").await;
+        reason(&world, &name, "Ready").await;
+        world.delete(&world.api::<Secret>(OPERATOR), &name).await;
+        reason(&world, &name, "PinMissing").await;
+        put_pin(&world, &name, "12345678").await;
+        reason(&world, &name, "Ready").await;
         world.delete(&partitions(&world), &name).await;
     }
 }
@@ -105,6 +115,7 @@ async fn a_missing_pin_is_waited_for() {
         place.initialise(&name, "12345678");
         make_partition(&world, &name, place.partition(&name, &name)).await;
         let said = reason(&world, &name, "PinMissing").await;
+        world.event("", &name, "PinMissing").await;
         assert!(said.contains(&format!("{OPERATOR}/{name}")), "{said}");
         let wrong = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"pln": "1"}});
         let wrong: Secret = serde_json::from_value(wrong).unwrap();
@@ -167,6 +178,7 @@ async fn a_token_that_is_not_there_is_looked_for_among_those_that_are() {
         put_pin(&world, &name, "12345678").await;
         make_partition(&world, &name, place.partition("elsewhere", &name)).await;
         let said = reason(&world, &name, "TokenNotFound").await;
+        world.event("", &name, "TokenNotFound").await;
         assert!(said.contains("elsewhere") && said.contains(&name), "{token:?}: {said}");
         let right = json!({"spec": {"pkcs11": {"tokenLabel": name}}});
         partitions(&world).patch(&name, &PatchParams::default(), &Patch::Merge(&right)).await.unwrap();
@@ -296,6 +308,7 @@ async fn a_malformed_object_is_told_so_and_the_others_go_on() {
         tools::kubectl(&wait);
         let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].reason}"#;
         assert_eq!(tools::kubectl(&["get", "-n", &namespace, kind, name, "-o", path]), "Malformed", "{kind}");
+        world.event(if kind == "hsmpartition" { "" } else { &namespace }, name, "Malformed").await;
     }
     for token in Token::BOTH {
         let name = format!("{token:?}").to_lowercase();

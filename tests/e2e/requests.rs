@@ -142,6 +142,11 @@ async fn what_makes_no_sense_is_refused_with_what_would() {
             refused(&world, &namespace, "rsa", json!({"signatureAlgorithm": "SHA256_WITH_RSA"})).await;
         assert_eq!(reason, "AlgorithmMismatch");
         assert!(message.contains("SHA512_WITH_ECDSA") && !message.contains("EDDSA"), "{message}");
+        // No token makes these yet; the offer is the token's.
+        let deterministic = json!({"signatureAlgorithm": "SHA256_WITH_ECDSA_DETERMINISTIC"});
+        let (reason, message) = refused(&world, &namespace, "deterministic", deterministic).await;
+        assert_eq!(reason, "Unsupported");
+        assert!(message.contains(token.partition()) && message.contains("SHA256_WITH_ECDSA,"), "{message}");
         let (reason, message) = refused(&world, &namespace, "base64", json!({"payload": "not base64"})).await;
         assert_eq!((&*reason, message.contains("base64")), ("InvalidPayload", true), "{message}");
         let (reason, _) =

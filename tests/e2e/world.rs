@@ -2,13 +2,14 @@
 
 use std::{fmt::Debug, path::PathBuf, time::Duration};
 
+use futures::{StreamExt, TryStreamExt};
 use hsm_operator::api::HsmKey;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::{core::v1::Namespace, events::v1::Event};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, PostParams},
     core::NamespaceResourceScope,
-    runtime::wait::await_condition,
+    runtime::{WatchStreamExt, wait::await_condition, watcher},
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -105,6 +106,21 @@ impl World {
         let namespace: Namespace = serde_json::from_value(namespace).unwrap();
         let made = Api::all(self.client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
         made.name_any()
+    }
+
+    /// Waits for an event about an object; `namespace` is empty for one of the whole cluster.
+    pub async fn event(&self, namespace: &str, name: &str, reason: &str) {
+        let about = |event: &Event| {
+            let regarding = event.regarding.clone().unwrap_or_default();
+            regarding.name.as_deref() == Some(name)
+                && regarding.namespace.unwrap_or_default() == namespace
+                && event.reason.as_deref() == Some(reason)
+        };
+        let watched = watcher(Api::<Event>::all(self.client.clone()), watcher::Config::default());
+        let mut seen = watched.default_backoff().applied_objects().boxed();
+        let found = async { while !about(&seen.try_next().await.unwrap().expect("a watch does not end")) {} };
+        let in_time = tokio::time::timeout(PATIENCE, found).await.is_ok();
+        assert!(in_time, "no event {reason} of {namespace}/{name}");
     }
 
     /// The API of a kind in a namespace.

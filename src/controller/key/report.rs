@@ -83,11 +83,9 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
                 ),
             ]
         }
-        // A key that works goes on working for the data plane while the controller cannot reach its token.
-        Done::Waiting(..) if was_ready && key.metadata.deletion_timestamp.is_none() => {
-            status.observed_generation = generation;
-            return status;
-        }
+        // A key that works goes on working for the data plane while the controller cannot reach its token. A change of
+        // its spec is not observed before it is carried out.
+        Done::Waiting(..) if was_ready && key.metadata.deletion_timestamp.is_none() => return status,
         Done::Waiting(reason, message) => vec![Report::new(condition::READY, Some(false), reason, message)],
         Done::Refused(refusal) => {
             let mut all = vec![

@@ -95,11 +95,21 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
     };
     let version = secret.resource_version().unwrap_or_default();
     if partition.status.as_ref().and_then(|status| status.rejected_pin.as_ref()) == Some(&version) {
-        let message =
-            format!("the token refused the PIN in {place}, and it is not tried again: correct the Secret");
+        // What the token said then is worth more than that it said no.
+        let said = partition.status.as_ref().and_then(|status| {
+            let ready = condition::find(&status.conditions, condition::READY)?;
+            let reason = ["PinRejected", "PinLocked"].into_iter().find(|one| *one == ready.reason)?;
+            Some((reason, ready.message.clone()))
+        });
+        let (reason, message) = said.unwrap_or_else(|| {
+            let message = format!(
+                "the token refused the PIN in {place}, and it is not tried again: correct the Secret"
+            );
+            ("PinRejected", message)
+        });
         // A process that was started before must not be left with the refused PIN either.
         ctx.registry.remove(&name);
-        return wait(Outcome::PinRejected { version, reason: "PinRejected", message });
+        return wait(Outcome::PinRejected { version, reason, message });
     }
     let config = PartitionConfig::of(partition, pin, version.clone());
     let handle = ctx.registry.ensure(&name, config);
