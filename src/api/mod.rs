@@ -10,7 +10,7 @@ pub mod key;
 pub mod partition;
 pub mod signing_request;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::{CustomResourceExt, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -43,5 +43,22 @@ pub struct LocalRef {
 /// Every CRD, in the order in which they are printed.
 #[must_use]
 pub fn all_crds() -> Vec<CustomResourceDefinition> {
-    vec![HsmPartition::crd(), HsmKey::crd(), SigningRequest::crd()]
+    [HsmPartition::crd(), HsmKey::crd(), SigningRequest::crd()].map(pending_at_first).into()
+}
+
+/// Gives objects that the controller has not looked at yet a status that says so. Without one, tools that wait for
+/// objects (kstatus, and with it Flux) take them for finished.
+fn pending_at_first(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let pending = serde_json::json!({"conditions": [{
+        "type": condition::READY, "status": "Unknown", "reason": "Pending",
+        "message": "the controller has not looked at it yet", "lastTransitionTime": "1970-01-01T00:00:00Z",
+    }]});
+    for version in &mut crd.spec.versions {
+        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let properties = schema.and_then(|schema| schema.properties.as_mut());
+        if let Some(status) = properties.and_then(|properties| properties.get_mut("status")) {
+            status.default = Some(JSON(pending.clone()));
+        }
+    }
+    crd
 }

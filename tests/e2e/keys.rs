@@ -41,6 +41,24 @@ async fn touch(world: &World, namespace: &str, name: &str) {
     patch(world, namespace, name, json!({"metadata": {"annotations": {"test/touched": now}}})).await.unwrap();
 }
 
+/// Tools that wait for objects take one without a status for finished.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_nobody_looked_at_yet_says_so() {
+    let world = World::new().await;
+    let namespace = world.namespace("pending").await;
+    // Of a partition that does not exist, and not stored: nobody will look at it.
+    let key = json!({"apiVersion": "hsm-operator.io/v1alpha1", "kind": "HsmKey", "metadata": {"name": "k"},
+        "spec": {"partitionRef": {"name": "none"}, "algorithm": "ED"}});
+    let arguments = ["create", "-n", &namespace, "--dry-run=server", "-o", "json", "-f", "-"];
+    let said = tools::output("kubectl", &arguments, key.to_string().as_bytes());
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let ready = &said["status"]["conditions"][0];
+    assert_eq!(
+        (&ready["type"], &ready["status"], &ready["reason"]),
+        (&json!("Ready"), &json!("Unknown"), &json!("Pending"))
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_makes_every_algorithm_or_says_what_it_offers_instead() {
     let everywhere = ["rsa-2048", "rsa-3072", "p-256", "p-384", "p-521", "ed25519", "aes-256"];
