@@ -86,18 +86,13 @@ pub struct HsmKeySpec {
 
 vocabulary! {
     /// What happens to a key on the HSM when its object is deleted.
+    #[derive(Default)]
     DeletionPolicy {
         /// The key stays.
+        #[default]
         Retain = "Retain",
         /// The key is destroyed, both halves.
         Destroy = "Destroy",
-    }
-}
-
-#[expect(clippy::derivable_impls, reason = "the enum comes from a macro that derives no default")]
-impl Default for DeletionPolicy {
-    fn default() -> Self {
-        Self::Retain
     }
 }
 

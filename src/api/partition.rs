@@ -161,8 +161,10 @@ fn default_attestation_key() -> AttestationKeyName {
 
 vocabulary! {
     /// Who attests keys.
+    #[derive(Default)]
     AttestationMode {
         /// The vendor where the library offers it, the operator otherwise.
+        #[default]
         Auto = "Auto",
         /// The vendor, or nobody.
         Vendor = "Vendor",
@@ -171,30 +173,18 @@ vocabulary! {
     }
 }
 
-#[expect(clippy::derivable_impls, reason = "the enum comes from a macro that derives no default")]
-impl Default for AttestationMode {
-    fn default() -> Self {
-        Self::Auto
-    }
-}
-
 vocabulary! {
     /// Which signatures are verified before they are handed out.
+    #[derive(Default)]
     VerifySignatures {
         /// Every one of an RSA key, where that costs little beside signing. Of other keys the first with each algorithm
         /// and one of 32 of the rest; all for an hour after a wrong one.
+        #[default]
         Auto = "Auto",
         /// Every one.
         Always = "Always",
         /// The first of each key with each algorithm.
         First = "First",
-    }
-}
-
-#[expect(clippy::derivable_impls, reason = "the enum comes from a macro that derives no default")]
-impl Default for VerifySignatures {
-    fn default() -> Self {
-        Self::Auto
     }
 }
 

@@ -80,20 +80,6 @@ pub struct Requester {
     pub uid: Option<String>,
 }
 
-#[expect(clippy::derivable_impls, reason = "the enum comes from a macro that derives no default")]
-impl Default for PayloadType {
-    fn default() -> Self {
-        Self::Unspecified
-    }
-}
-
-#[expect(clippy::derivable_impls, reason = "the enum comes from a macro that derives no default")]
-impl Default for SignatureType {
-    fn default() -> Self {
-        Self::Der
-    }
-}
-
 vocabulary! {
     /// Where a request stands.
     State {

@@ -9,7 +9,9 @@ pub const PAYLOAD_MAX: usize = 64 * 1024;
 
 vocabulary! {
     /// How `payload` is written, and what it is said to be.
+    #[derive(Default)]
     PayloadType {
+        #[default]
         Unspecified = "UNSPECIFIED",
         Iso20022 = "ISO_20022",
         Pdf = "PDF",

@@ -62,8 +62,10 @@ vocabulary! {
 
 vocabulary! {
     /// How a signature is written.
+    #[derive(Default)]
     SignatureType {
         /// The algorithm's native form: a DER sequence for ECDSA and DSA, plain bytes for the others.
+        #[default]
         Der = "DER",
         /// ECDSA: r and s one after the other, both as wide as the curve's order.
         Raw = "RAW",

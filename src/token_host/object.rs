@@ -358,7 +358,10 @@ fn one_of(mut all: Group, session: &Session, object: Option<Object>) -> Result<K
     let twins = all.whole.len();
     if twins == 0 {
         // Some tokens show an object late. Nobody must take that for a reason to make another.
-        return Err(HsmError::new(Kind::Crashed, "the token made a key and does not show it yet"));
+        return Err(HsmError::new(
+            Kind::Crashed,
+            "the token made a key and does not show it yet; it is looked for at the next try",
+        ));
     }
     all.whole.swap_remove(at).facts(session, &all.public, twins)
 }
