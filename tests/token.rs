@@ -20,6 +20,8 @@ mod fault_module;
 mod faults;
 #[path = "token/hosts.rs"]
 mod hosts;
+#[path = "token/index.rs"]
+mod index;
 #[path = "token/keys.rs"]
 mod keys;
 #[path = "token/load.rs"]
@@ -108,6 +110,10 @@ async fn find(hsm: &Supervisor, what: Find) -> Result<Vec<KeyFacts>, HsmError> {
         Reply::Keys(keys) => Ok(keys),
         other => panic!("{other:?}"),
     }
+}
+
+async fn destroy(hsm: &Supervisor, key: &str) {
+    assert!(matches!(hsm.call(Request::Destroy(id(key))).await, Ok(Reply::Done)));
 }
 
 async fn inventory(hsm: &Supervisor) -> Vec<InventoryEntry> {

@@ -4,6 +4,7 @@ use cryptoki_sys::*;
 
 use super::{
     capability,
+    index::{Name, Objects},
     mechanism::KeyShape,
     public,
     raw::{Attribute, Failure, Mechanism, Object, Session},
@@ -18,21 +19,6 @@ use crate::{
 const EDWARDS25519: &[u8] = b"\x13\x0cedwards25519";
 
 const KEY_CLASSES: [CK_OBJECT_CLASS; 2] = [CKO_PRIVATE_KEY, CKO_SECRET_KEY];
-
-/// Objects of a class under an id; nothing found is proven.
-fn find(
-    token: &Token,
-    session: &Session,
-    class: CK_OBJECT_CLASS,
-    by: Attribute,
-) -> Result<Vec<Object>, HsmError> {
-    let since = token.epoch();
-    let found = session.find(&[Attribute::number(CKA_CLASS, class), by])?;
-    if found.is_empty() {
-        token.prove(session, since)?;
-    }
-    Ok(found)
-}
 
 fn by_id(id: &KeyId) -> Attribute {
     Attribute::bytes(CKA_ID, id.as_bytes())
@@ -250,50 +236,54 @@ struct Group {
     broken: Vec<Key>,
     /// Public halves.
     public: Vec<Object>,
+    /// Certificates.
+    certificates: Vec<Object>,
+    /// Anything else.
+    others: Vec<Object>,
 }
 
 impl Group {
-    /// Looks once for all of it: a look costs a token more, the more it holds. That there is no key is proven.
-    fn find(token: &Token, session: &Session, by: Attribute) -> Result<Self, HsmError> {
+    /// All of it, with a key at least; that there is none is proven.
+    fn find<'a>(objects: &mut Objects<'_>, name: impl Into<Name<'a>>) -> Result<Self, HsmError> {
+        objects.named(name.into(), Self::read, |group| !group.whole.is_empty())
+    }
+
+    fn read(session: &Session, objects: &[Object]) -> Result<Self, HsmError> {
         let mut group = Self::default();
-        let since = token.epoch();
-        for object in session.find(&[by])? {
-            let [class] = session.attributes(object, [CKA_CLASS])?;
+        for object in objects {
+            let [class] = session.attributes(*object, [CKA_CLASS])?;
             match number(&class) {
                 Some(class) if KEY_CLASSES.contains(&class) => {
-                    let key = Key::read(session, object)?;
+                    let key = Key::read(session, *object)?;
                     if key.complete() { &mut group.whole } else { &mut group.broken }.push(key);
                 }
-                Some(CKO_PUBLIC_KEY) => group.public.push(object),
-                _ => {}
+                Some(CKO_PUBLIC_KEY) => group.public.push(*object),
+                Some(CKO_CERTIFICATE) => group.certificates.push(*object),
+                _ => group.others.push(*object),
             }
-        }
-        // A key of which a lost login hides the half looks like a broken one.
-        if group.whole.is_empty() {
-            token.prove(session, since)?;
         }
         Ok(group)
     }
 }
 
 /// See [`crate::hsm::protocol::Request::Find`].
-pub fn find_keys(token: &Token, session: &Session, what: &Find) -> Result<Vec<KeyFacts>, HsmError> {
+pub fn find_keys(objects: &mut Objects<'_>, what: &Find) -> Result<Vec<KeyFacts>, HsmError> {
     match what {
         Find::Id(id) => {
-            let Group { whole, public, .. } = Group::find(token, session, by_id(id))?;
+            let Group { whole, public, .. } = Group::find(objects, id)?;
             let twins = whole.len();
-            whole.into_iter().take(FIND_MAX).map(|key| key.facts(session, &public, twins)).collect()
+            let facts = |key: Key| key.facts(objects.session, &public, twins);
+            whole.into_iter().take(FIND_MAX).map(facts).collect()
         }
         Find::Label(label) => {
-            let by = Attribute::bytes(CKA_LABEL, label.as_str());
-            let named = Group::find(token, session, by)?.whole.into_iter().take(FIND_MAX);
+            let named = Group::find(objects, label)?.whole.into_iter().take(FIND_MAX);
             // The halves of a key share its id, and need not share its label.
             let facts = named.map(|key| match &key.id {
                 Some(id) => {
-                    let Group { whole, public, .. } = Group::find(token, session, by_id(id))?;
-                    key.facts(session, &public, whole.len())
+                    let Group { whole, public, .. } = Group::find(objects, id)?;
+                    key.facts(objects.session, &public, whole.len())
                 }
-                None => key.facts(session, &[], 1),
+                None => key.facts(objects.session, &[], 1),
             });
             facts.collect()
         }
@@ -301,27 +291,24 @@ pub fn find_keys(token: &Token, session: &Session, what: &Find) -> Result<Vec<Ke
 }
 
 /// The one key to sign with under an id.
-pub fn sign_key(token: &Token, session: &Session, id: &KeyId) -> Result<SignKey, HsmError> {
-    let mut found = Group::find(token, session, by_id(id))?.whole;
+pub fn sign_key(objects: &mut Objects<'_>, id: &KeyId) -> Result<SignKey, HsmError> {
+    let mut found = Group::find(objects, id)?.whole;
+    let token = &objects.token.facts.label;
     match (found.pop(), found.len()) {
-        (None, _) => {
-            Err(HsmError::new(Kind::KeyNotFound, format!("token {} has no key {id}", token.facts.label)))
-        }
+        (None, _) => Err(HsmError::new(Kind::KeyNotFound, format!("token {token} has no key {id}"))),
         (Some(key), 0) => Ok(SignKey { object: key.object, shape: key.shape() }),
         (Some(_), others) => Err(HsmError::new(
             Kind::Ambiguous,
-            format!(
-                "token {} has {} keys with the id {id}; none of them is used",
-                token.facts.label,
-                others + 1
-            ),
+            format!("token {token} has {} keys with the id {id}; none of them is used", others + 1),
         )),
     }
 }
 
 /// See [`crate::hsm::protocol::Request::Generate`].
-pub fn generate(token: &Token, session: &Session, template: &KeyTemplate) -> Result<KeyFacts, HsmError> {
-    let mut before = Group::find(token, session, by_id(&template.id))?;
+pub fn generate(objects: &mut Objects<'_>, template: &KeyTemplate) -> Result<KeyFacts, HsmError> {
+    let (token, session) = (objects.token, objects.session);
+    // Also where there is one: others may have made a second one since the last look.
+    let mut before = objects.named((&template.id).into(), Group::read, |_| false)?;
     if let [key] = before.whole.as_slice()
         && key.doubtful()
     {
@@ -339,6 +326,7 @@ pub fn generate(token: &Token, session: &Session, template: &KeyTemplate) -> Res
                 }
             }
         })?;
+        objects.gone(key.object);
         before.whole.clear();
     }
     if !before.whole.is_empty() {
@@ -346,10 +334,13 @@ pub fn generate(token: &Token, session: &Session, template: &KeyTemplate) -> Res
     }
     // Whatever is there under this id was left by a process that was killed while it made the same key.
     for object in before.broken.iter().map(|key| key.object).chain(before.public) {
-        discard(session, object);
+        discard(objects, object);
     }
-    let object = make(token, session, template)?;
-    one_of(Group::find(token, session, by_id(&template.id))?, session, Some(object))
+    let made = make(token, session, template)?;
+    for object in [Some(made.private), made.public].into_iter().flatten() {
+        objects.made(object, &template.id, template.label.as_str());
+    }
+    one_of(Group::find(objects, &template.id)?, session, Some(made.private))
 }
 
 /// Reports a key of a group, this one or any, and how many there are.
@@ -368,14 +359,24 @@ fn one_of(mut all: Group, session: &Session, object: Option<Object>) -> Result<K
 
 /// Removes a leftover as well as the token allows: what cannot be destroyed is made destroyable first, and what
 /// stays is skipped by every look-up because it is not complete.
-fn discard(session: &Session, object: Object) {
+fn discard(objects: &mut Objects<'_>, object: Object) {
+    let session = objects.session;
     if session.destroy(object).is_err() {
         let _ = session.set(object, &[Attribute::bool(CKA_DESTROYABLE, true)]);
         let _ = session.destroy(object);
     }
+    objects.gone(object);
 }
 
-fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Object, HsmError> {
+/// A key that was made.
+struct Made {
+    /// The private or secret key.
+    private: Object,
+    /// The other half of a pair.
+    public: Option<Object>,
+}
+
+fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Made, HsmError> {
     let bits = match template.algorithm {
         KeyAlgorithm::Ec => template.curve_oid.as_deref().and_then(curve::by_oid).map(|row| row.order_bits),
         _ => template.key_size,
@@ -395,7 +396,7 @@ fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Obje
     for specific in specifics(template)? {
         for life in [Life::Token, Life::OlderToken] {
             match attempt(session, mechanism, template, &specific, life) {
-                Ok(object) => return Ok(object),
+                Ok(made) => return Ok(made),
                 Err(error) => {
                     let older = life == Life::Token && error.code == Some(CKR_ATTRIBUTE_TYPE_INVALID);
                     last = Some(error);
@@ -532,7 +533,7 @@ fn attempt(
     template: &KeyTemplate,
     specific: &[Attribute],
     life: Life,
-) -> Result<Object, HsmError> {
+) -> Result<Made, HsmError> {
     let wanted = &template.attributes;
     let common = |class, private| {
         vec![
@@ -574,7 +575,7 @@ fn attempt(
         open(&mut key);
         newer(&mut key, wanted.destroyable);
         key.extend_from_slice(specific);
-        return Ok(session.generate_key(&mechanism, &key)?);
+        return Ok(Made { private: session.generate_key(&mechanism, &key)?, public: None });
     }
     // The public half can be made again from the private one, so that it may always be destroyed: otherwise
     // the leftovers of a crash could not be removed.
@@ -586,14 +587,16 @@ fn attempt(
     guard(&mut private);
     newer(&mut private, wanted.destroyable);
     private.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
-    Ok(session.generate_pair(&mechanism, &public, &private)?)
+    let (private, public) = session.generate_pair(&mechanism, &public, &private)?;
+    Ok(Made { private, public: Some(public) })
 }
 
 /// See [`crate::hsm::protocol::Request::Inventory`].
 pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>, HsmError> {
     let mut entries = Vec::new();
     let since = token.epoch();
-    for object in session.find(&[])? {
+    // As of Index::look, no others.
+    for object in session.find(&[Attribute::bool(CKA_TOKEN, true)])? {
         let [class, id, label] = match session.attributes(object, [CKA_CLASS, CKA_ID, CKA_LABEL]) {
             Ok(read) => read,
             // Deleted meanwhile, or left empty by a crash: one such object must not hide the others. What the
@@ -620,8 +623,9 @@ pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>
 }
 
 /// See [`crate::hsm::protocol::Request::Destroy`].
-pub fn destroy(token: &Token, session: &Session, id: &KeyId) -> Result<(), HsmError> {
-    let Group { whole, broken, .. } = Group::find(token, session, by_id(id))?;
+pub fn destroy(objects: &mut Objects<'_>, id: &KeyId) -> Result<(), HsmError> {
+    let (token, session) = (objects.token, objects.session);
+    let Group { whole, broken, public, certificates, others } = Group::find(objects, id)?;
     if whole.iter().any(|key| key.attributes.destroyable == Some(false)) {
         let message = format!("key {id} on token {} is not destroyable", token.facts.label);
         return Err(HsmError::new(Kind::Forbidden, message));
@@ -630,30 +634,37 @@ pub fn destroy(token: &Token, session: &Session, id: &KeyId) -> Result<(), HsmEr
     // Private halves first: what is left after a crash is harmless and found again by its id.
     for key in whole {
         session.destroy(key.object)?;
+        objects.gone(key.object);
     }
     for key in broken {
-        discard(session, key.object);
+        discard(objects, key.object);
     }
-    for object in session.find(&[by_id(id)])? {
+    for object in public.into_iter().chain(certificates).chain(others) {
         session.destroy(object)?;
+        objects.gone(object);
     }
     Ok(())
 }
 
+/// Certificates under an id.
+fn certificates(objects: &mut Objects<'_>, id: &KeyId) -> Result<Vec<Object>, HsmError> {
+    Ok(objects.named(id.into(), Group::read, |group| !group.certificates.is_empty())?.certificates)
+}
+
 /// See [`crate::hsm::protocol::Request::PutCertificate`].
 pub fn put_certificate(
-    token: &Token,
-    session: &Session,
+    objects: &mut Objects<'_>,
     id: &KeyId,
     label: &str,
     der: &[u8],
 ) -> Result<(), HsmError> {
     use x509_cert::der::{Decode, Encode};
+    let session = objects.session;
     let invalid = |e: x509_cert::der::Error| HsmError::new(Kind::Invalid, format!("not a certificate: {e}"));
     let certificate = x509_cert::Certificate::from_der(der).map_err(invalid)?;
     let body = certificate.tbs_certificate();
     let label = KeyLabel::new(label).map_err(|e| HsmError::new(Kind::Invalid, e.to_string()))?;
-    let earlier = find(token, session, CKO_CERTIFICATE, by_id(id))?;
+    let earlier = certificates(objects, id)?;
     let mut kept = None;
     for object in &earlier {
         let [value, name] = session.attributes(*object, [CKA_VALUE, CKA_LABEL])?;
@@ -662,7 +673,7 @@ pub fn put_certificate(
         }
     }
     if kept.is_none() {
-        session.create(&[
+        let made = session.create(&[
             Attribute::number(CKA_CLASS, CKO_CERTIFICATE),
             Attribute::number(CKA_CERTIFICATE_TYPE, CKC_X_509),
             Attribute::bool(CKA_TOKEN, true),
@@ -674,18 +685,20 @@ pub fn put_certificate(
             Attribute::bytes(CKA_SERIAL_NUMBER, body.serial_number().to_der().map_err(invalid)?),
             Attribute::bytes(CKA_VALUE, der),
         ])?;
+        objects.made(made, id, label.as_str());
     }
     for object in earlier.into_iter().filter(|object| Some(*object) != kept) {
         session.destroy(object)?;
+        objects.gone(object);
     }
     Ok(())
 }
 
 /// See [`crate::hsm::protocol::Request::GetCertificate`].
-pub fn get_certificate(token: &Token, session: &Session, id: &KeyId) -> Result<Option<Vec<u8>>, HsmError> {
+pub fn get_certificate(objects: &mut Objects<'_>, id: &KeyId) -> Result<Option<Vec<u8>>, HsmError> {
     // Two of them are there only between the two steps of a replacement.
-    for object in find(token, session, CKO_CERTIFICATE, by_id(id))?.into_iter().rev() {
-        let [value] = session.attributes(object, [CKA_VALUE])?;
+    for object in certificates(objects, id)?.into_iter().rev() {
+        let [value] = objects.session.attributes(object, [CKA_VALUE])?;
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             return Ok(Some(value));
         }

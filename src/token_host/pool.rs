@@ -10,7 +10,9 @@ use std::{
 };
 
 use super::{
-    error, mechanism, object, raw,
+    error,
+    index::Objects,
+    mechanism, object, raw,
     raw::Session,
     socket::{Inbox, Out},
     token::{SignKey, Token},
@@ -33,6 +35,8 @@ pub const EXIT_RESTART: i32 = 75;
 struct Job {
     id: u64,
     request: Request,
+    /// When it came.
+    asked: Instant,
 }
 
 /// Lanes of work that do not hold each other up: a key that takes a minute to make must not delay a signature.
@@ -73,12 +77,12 @@ impl Pool {
             let (sender, receiver) = flume::bounded::<Job>(SLOW_QUEUE);
             let (mut worker, out, signatures) = (worker(changes), Arc::clone(out), Arc::clone(&signatures));
             std::thread::Builder::new().name(name.into()).spawn(move || {
-                while let Ok(Job { id, request }) = receiver.recv() {
+                while let Ok(Job { id, request, asked }) = receiver.recv() {
                     if changes {
                         signatures.held_up.store(true, Ordering::Relaxed);
                         signatures.out.flush();
                     }
-                    let answer = worker.serve(id, &request, &out);
+                    let answer = worker.serve(id, &request, asked, &out);
                     if changes {
                         signatures.held_up.store(false, Ordering::Relaxed);
                     }
@@ -115,7 +119,7 @@ impl Pool {
             Lane::Look => &self.look,
             Lane::Sign => return Err(wrong_socket(&request)),
         };
-        lane.try_send(Job { id, request })
+        lane.try_send(Job { id, request, asked: Instant::now() })
             .map_err(|_| HsmError::new(Kind::Busy, "too many requests wait for the token"))
     }
 }
@@ -126,12 +130,12 @@ fn wrong_socket(request: &Request) -> HsmError {
 
 /// The key of an id, remembered. Others may have looked it up while this one waited for its turn.
 fn look_up(token: &Token, session: &Session, key: &KeyId) -> Result<SignKey, HsmError> {
-    let _objects = token.objects();
+    let mut objects = Objects::of(token, session, Instant::now());
     if let Some(chosen) = token.cached(key) {
         return Ok(chosen);
     }
     let epoch = token.epoch();
-    let chosen = object::sign_key(token, session, key)?;
+    let chosen = object::sign_key(&mut objects, key)?;
     token.remember(key.clone(), epoch, chosen);
     Ok(chosen)
 }
@@ -154,7 +158,7 @@ impl Worker {
             match self.next(signatures) {
                 Ok(Some((id, request))) if request.lane() == Lane::Sign => {
                     let begun = Instant::now();
-                    let answer = self.serve(id, &request, out);
+                    let answer = self.serve(id, &request, begun, out);
                     out.leave(id, &answer);
                     self.took = begun.elapsed();
                 }
@@ -189,8 +193,14 @@ impl Worker {
     }
 
     /// Carries out a request. The process does not survive the module.
-    fn serve(&mut self, id: u64, request: &Request, out: &Out) -> Result<Reply, HsmError> {
-        let answer = self.carry_out(request);
+    fn serve(
+        &mut self,
+        id: u64,
+        request: &Request,
+        asked: Instant,
+        out: &Out,
+    ) -> Result<Reply, HsmError> {
+        let answer = self.carry_out(request, asked);
         if self.token.is_dead() {
             // A new process repeats what may be repeated; for the rest, the answer is all there is.
             if !request.repeatable() {
@@ -208,7 +218,7 @@ impl Worker {
         answer
     }
 
-    fn carry_out(&mut self, request: &Request) -> Result<Reply, HsmError> {
+    fn carry_out(&mut self, request: &Request, asked: Instant) -> Result<Reply, HsmError> {
         if let Some(error) = self.token.refused() {
             return Err(error);
         }
@@ -242,38 +252,41 @@ impl Worker {
             Request::Random(count) => {
                 self.attempt(|session| Ok(Reply::Random(session.random(*count as usize)?.into())))
             }
-            Request::Generate(template) => self.alone(|token, session| {
+            Request::Generate(template) => self.alone(asked, |objects| {
                 token.forget(&template.id);
-                Ok(Reply::Key(Box::new(object::generate(token, session, template)?)))
+                Ok(Reply::Key(Box::new(object::generate(objects, template)?)))
             }),
             Request::Find(what) => {
-                self.alone(|token, session| Ok(Reply::Keys(object::find_keys(token, session, what)?)))
+                self.alone(asked, |objects| Ok(Reply::Keys(object::find_keys(objects, what)?)))
             }
-            Request::Inventory => {
-                self.alone(|token, session| Ok(Reply::Inventory(object::inventory(token, session)?)))
-            }
-            Request::Destroy(id) => {
-                self.alone(|token, session| object::destroy(token, session, id).map(|()| Reply::Done))
-            }
-            Request::PutCertificate { key, label, der } => self.alone(|token, session| {
-                object::put_certificate(token, session, key, label, der).map(|()| Reply::Done)
+            Request::Inventory => self.alone(asked, |objects| {
+                Ok(Reply::Inventory(object::inventory(objects.token, objects.session)?))
             }),
-            Request::GetCertificate(id) => self.alone(|token, session| {
-                Ok(Reply::Certificate(object::get_certificate(token, session, id)?.map(Into::into)))
+            Request::Destroy(id) => {
+                self.alone(asked, |objects| object::destroy(objects, id).map(|()| Reply::Done))
+            }
+            Request::PutCertificate { key, label, der } => self.alone(asked, |objects| {
+                object::put_certificate(objects, key, label, der).map(|()| Reply::Done)
+            }),
+            Request::GetCertificate(id) => self.alone(asked, |objects| {
+                Ok(Reply::Certificate(object::get_certificate(objects, id)?.map(Into::into)))
             }),
             Request::Open(_) | Request::Ping => unreachable!("not for a worker, see submit"),
         }
     }
 
-    /// The same, with all objects to itself.
+    /// The same, with all objects to itself, for a request that came when it was `asked`.
     fn alone<T>(
         &mut self,
-        mut act: impl FnMut(&Token, &Session) -> Result<T, HsmError>,
+        mut asked: Instant,
+        mut act: impl FnMut(&mut Objects<'_>) -> Result<T, HsmError>,
     ) -> Result<T, HsmError> {
         let token = Arc::clone(&self.token);
         self.attempt(|session| {
-            let _objects = token.objects();
-            act(&token, session)
+            let outcome = act(&mut Objects::of(&token, session, asked));
+            // What was seen before the first try failed is not good enough for the second.
+            asked = Instant::now();
+            outcome
         })
     }
 

@@ -33,6 +33,13 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Object(CK_OBJECT_HANDLE);
 
+impl Object {
+    /// Lowest of all.
+    pub const MIN: Self = Self(CK_OBJECT_HANDLE::MIN);
+    /// Highest of all.
+    pub const MAX: Self = Self(CK_OBJECT_HANDLE::MAX);
+}
+
 /// Calls a function of the module's list, if the module has it.
 macro_rules! call {
     ($module:expr, $function:ident($($argument:expr),* $(,)?)) => {{
@@ -414,13 +421,13 @@ impl Session {
         Ok(Object(handle))
     }
 
-    /// Makes a key pair; the result is its private half.
+    /// Makes a key pair: its private half and its public one.
     pub fn generate_pair(
         &self,
         mechanism: &Mechanism,
         public: &[Attribute],
         private: &[Attribute],
-    ) -> Result<Object, Failure> {
+    ) -> Result<(Object, Object), Failure> {
         let (mut public, mut private) = (template(public), template(private));
         let (mut public_handle, mut private_handle): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE) = (0, 0);
         let (publics, privates) = (public.len() as CK_ULONG, private.len() as CK_ULONG);
@@ -439,7 +446,7 @@ impl Session {
                 )
             )
         })?;
-        Ok(Object(private_handle))
+        Ok((Object(private_handle), Object(public_handle)))
     }
 
     /// Signs in one go.

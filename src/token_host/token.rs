@@ -13,6 +13,7 @@ use parking_lot::{FairMutex, FairMutexGuard};
 
 use super::{
     capability,
+    index::Index,
     mechanism::KeyShape,
     raw::{Failure, LoadFailure, Module, Object, Session, TokenInfo},
 };
@@ -44,7 +45,7 @@ pub struct Token {
     /// Counts logins; handles of an earlier one are not good any more.
     epoch: AtomicU64,
     keys: RwLock<HashMap<KeyId, (u64, SignKey)>>,
-    objects: FairMutex<()>,
+    objects: FairMutex<Index>,
     refused: OnceLock<HsmError>,
     dead: AtomicBool,
 }
@@ -93,7 +94,7 @@ impl Token {
             keeper: Mutex::new(keeper),
             epoch: AtomicU64::new(0),
             keys: RwLock::default(),
-            objects: FairMutex::new(()),
+            objects: FairMutex::default(),
             refused: OnceLock::new(),
             dead: AtomicBool::new(false),
         };
@@ -199,7 +200,7 @@ impl Token {
     /// A module may call itself safe for threads and not be so with objects: SoftHSM 2.6 reads a file anew when it
     /// seems to have changed, and a thread that does so while another makes that object throws away attributes that
     /// are not written yet. The key comes out without its label, its public half or its value.
-    pub fn objects(&self) -> FairMutexGuard<'_, ()> {
+    pub fn objects(&self) -> FairMutexGuard<'_, Index> {
         self.objects.lock()
     }
 

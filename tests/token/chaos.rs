@@ -76,10 +76,10 @@ async fn an_error_while_another_is_repaired_reaches_one_caller_at_most(token: To
         &["C_SignInit times=1 stale", "C_GetAttributeValue times=1 segv"],
     ]);
     rows.extend::<[Row; 5]>([
-        (&["C_SignInit times=1 stale", "C_FindObjectsInit times=1 return=CKR_GENERAL_ERROR"], Once, REPAIRED),
-        (&["C_SignInit times=1 stale", "C_FindObjects times=1 return=CKR_DEVICE_ERROR"], Once, REPAIRED),
+        (&["C_SignInit times=1 logout", "C_FindObjectsInit times=1 return=CKR_GENERAL_ERROR"], Once, REPAIRED),
+        (&["C_SignInit times=1 logout", "C_FindObjects times=1 return=CKR_DEVICE_ERROR"], Once, REPAIRED),
         (
-            &["C_SignInit times=1 stale", "C_FindObjectsFinal times=1 return=CKR_GENERAL_ERROR"],
+            &["C_SignInit times=1 logout", "C_FindObjectsFinal times=1 return=CKR_GENERAL_ERROR"],
             Once,
             REPAIRED,
         ),

@@ -47,10 +47,10 @@ async fn one_error_in_a_look_reaches_nobody(token: Token) {
     let mut complaints = Vec::new();
     for (rule, request) in [
         ("C_GenerateRandom times=1 return=CKR_GENERAL_ERROR", Request::Random(8)),
-        ("C_FindObjectsInit times=1 return=CKR_GENERAL_ERROR", Request::Find(Find::Id(id("k")))),
+        ("C_FindObjectsInit times=1 return=CKR_GENERAL_ERROR", Request::Find(Find::Id(id("none")))),
         ("C_FindObjects times=1 return=CKR_DEVICE_ERROR", Request::Inventory),
         ("C_GetAttributeValue times=1 return=CKR_FUNCTION_FAILED", Request::Find(Find::Id(id("k")))),
-        ("C_FindObjectsFinal times=1 return=CKR_GENERAL_ERROR", Request::GetCertificate(id("k"))),
+        ("C_FindObjectsFinal times=1 return=CKR_GENERAL_ERROR", Request::GetCertificate(id("none"))),
     ] {
         let numbers = faults.set(&[rule]);
         if let Err(error) = hsm.call(request).await {

@@ -181,9 +181,9 @@ async fn two_keys_with_one_id_are_never_used(token: Token) {
     assert_eq!((only.len(), only[0].twins, only[0].label.as_str()), (1, 1, "twin"));
     assert_eq!(generate(&hsm, p256("k")).await.unwrap(), only[0], "a key with this id is there already");
     make_twin(&token, "k");
+    assert_eq!(generate(&hsm, p256("k")).await.unwrap().twins, 2);
     let found = find(&hsm, Find::Id(id("k"))).await.unwrap();
     assert_eq!(found.iter().map(|key| key.twins).collect::<Vec<_>>(), [2, 2]);
-    assert_eq!(generate(&hsm, p256("k")).await.unwrap().twins, 2);
     let error = sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap_err();
     assert_eq!(error.kind, Kind::Ambiguous, "{error}");
 }

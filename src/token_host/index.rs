@@ -1,0 +1,215 @@
+//! Where on the token is what: the handle of every object under its id and its label, from one look for many questions.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, hash_map::RandomState},
+    hash::BuildHasher,
+    time::{Duration, Instant},
+};
+
+use cryptoki_sys::*;
+use parking_lot::FairMutexGuard;
+
+use super::{
+    raw::{Attribute, Failure, Object, Session},
+    token::Token,
+};
+use crate::{
+    hsm::protocol::HsmError,
+    model::{KeyId, KeyLabel},
+};
+
+/// For how long what was found is believed to be all of its name: others may add to it.
+const LASTS: Duration = Duration::from_secs(30);
+/// For how long an object is believed to have the name that was read: others may give it another.
+const NAME_LASTS: Duration = Duration::from_secs(60);
+
+/// What to look for.
+#[derive(Clone, Copy, Hash)]
+pub enum Name<'a> {
+    /// `CKA_ID`.
+    Id(&'a [u8]),
+    /// `CKA_LABEL`.
+    Label(&'a [u8]),
+}
+
+impl<'a> From<&'a KeyId> for Name<'a> {
+    fn from(id: &'a KeyId) -> Self {
+        Self::Id(id.as_bytes())
+    }
+}
+
+impl<'a> From<&'a KeyLabel> for Name<'a> {
+    fn from(label: &'a KeyLabel) -> Self {
+        Self::Label(label.as_str().as_bytes())
+    }
+}
+
+/// What is known of where things are.
+#[derive(Default)]
+pub struct Index {
+    /// The login under which it was seen; handles are good for no other.
+    epoch: u64,
+    /// When the last look began.
+    looked: Option<Instant>,
+    /// When the last look began that read every object's names.
+    read: Option<Instant>,
+    names: HashMap<Object, Names>,
+    /// Hashes of names, so that no name is kept twice.
+    places: BTreeSet<(u64, Object)>,
+    hasher: RandomState,
+}
+
+/// The names of one object; empty where it has none, or cannot be read.
+struct Names {
+    id: Box<[u8]>,
+    label: Box<[u8]>,
+}
+
+impl Names {
+    fn read(session: &Session, object: Object) -> Result<Self, Failure> {
+        let [id, label] = match session.attributes(object, [CKA_ID, CKA_LABEL]) {
+            Ok(read) => read,
+            // Deleted meanwhile, or left empty by a crash: one such object must not hide the others.
+            Err(Failure {
+                code: CKR_OBJECT_HANDLE_INVALID | CKR_ATTRIBUTE_VALUE_INVALID | CKR_GENERAL_ERROR,
+                ..
+            }) => [None, None],
+            Err(failure) => return Err(failure),
+        };
+        Ok(Self { id: id.unwrap_or_default().into(), label: label.unwrap_or_default().into() })
+    }
+
+    /// Somebody may be writing an object of which a name is missing.
+    fn complete(&self) -> bool {
+        !self.id.is_empty() && !self.label.is_empty()
+    }
+
+    fn each(&self) -> [Name<'_>; 2] {
+        [Name::Id(&self.id), Name::Label(&self.label)]
+    }
+}
+
+impl Index {
+    /// Objects of a name.
+    fn get(&self, name: Name<'_>) -> Vec<Object> {
+        let hash = self.hasher.hash_one(name);
+        let is_so = |object: &Object| {
+            self.names.get(object).is_some_and(|names| match name {
+                Name::Id(id) => *names.id == *id,
+                Name::Label(label) => *names.label == *label,
+            })
+        };
+        let near = self.places.range((hash, Object::MIN)..=(hash, Object::MAX));
+        near.map(|(_, object)| *object).filter(is_so).collect()
+    }
+
+    fn put(&mut self, object: Object, names: Names) {
+        self.remove(object);
+        for name in names.each() {
+            self.places.insert((self.hasher.hash_one(name), object));
+        }
+        self.names.insert(object, names);
+    }
+
+    fn remove(&mut self, object: Object) {
+        if let Some(names) = self.names.remove(&object) {
+            for name in names.each() {
+                self.places.remove(&(self.hasher.hash_one(name), object));
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        (self.looked, self.read) = (None, None);
+        self.names.clear();
+        self.places.clear();
+    }
+
+    /// Lists the token's objects, and reads the names of those that are new. That it lists all is proven.
+    ///
+    /// A look costs a token more, the more it holds; of SoftHSM, some 17 us for each object.
+    fn look(&mut self, token: &Token, session: &Session) -> Result<(), HsmError> {
+        let (began, epoch) = (Instant::now(), token.epoch());
+        if self.epoch != epoch || self.read.is_none_or(|read| read.elapsed() > NAME_LASTS) {
+            self.clear();
+            self.epoch = epoch;
+        }
+        // An object that another process has only begun to make is not to be touched, and does not say yet that it is
+        // one of the token's: SoftHSM 2.6 writes what an object lacks when its attributes are read, into the file that
+        // the other is writing.
+        let found = session.find(&[Attribute::bool(CKA_TOKEN, true)])?;
+        let present: HashSet<Object> = found.iter().copied().collect();
+        let gone: Vec<Object> =
+            self.names.keys().filter(|object| !present.contains(object)).copied().collect();
+        for object in gone {
+            self.remove(object);
+        }
+        for object in found {
+            if !self.names.get(&object).is_some_and(Names::complete) {
+                self.put(object, Names::read(session, object)?);
+            }
+        }
+        // A logged-out session finds the public objects only.
+        token.prove(session, epoch)?;
+        self.looked = Some(began);
+        self.read.get_or_insert(began);
+        Ok(())
+    }
+}
+
+/// All objects of a token, for one thread and one request.
+pub struct Objects<'a> {
+    /// The token.
+    pub token: &'a Token,
+    /// The thread's session.
+    pub session: &'a Session,
+    index: FairMutexGuard<'a, Index>,
+    /// When the request came. What a later look does not show was not there when it was asked for.
+    asked: Instant,
+}
+
+impl<'a> Objects<'a> {
+    /// Waits for all others who have to do with objects, see [`Token::objects`].
+    pub fn of(token: &'a Token, session: &'a Session, asked: Instant) -> Self {
+        Self { token, session, index: token.objects(), asked }
+    }
+
+    /// Reads the objects of a name with `read`. What is not `enough` is looked for once more, unless the last look was
+    /// after the question; then it is all there is, proven.
+    pub fn named<T>(
+        &mut self,
+        name: Name<'_>,
+        read: impl Fn(&Session, &[Object]) -> Result<T, HsmError>,
+        enough: impl Fn(&T) -> bool,
+    ) -> Result<T, HsmError> {
+        let lasts = |index: &Index| index.looked.is_some_and(|looked| looked.elapsed() < LASTS);
+        if self.index.epoch != self.token.epoch() || !lasts(&self.index) {
+            self.index.look(self.token, self.session)?;
+        }
+        loop {
+            let last = self.index.looked.is_some_and(|looked| looked >= self.asked);
+            match read(self.session, &self.index.get(name)) {
+                Ok(found) if enough(&found) => return Ok(found),
+                Ok(found) if last => {
+                    // What a lost login hides looks like something that is not all there.
+                    self.token.prove(self.session, self.index.epoch)?;
+                    return Ok(found);
+                }
+                Err(error) if last => return Err(error),
+                // A handle may have gone since.
+                Ok(_) | Err(_) => self.index.look(self.token, self.session)?,
+            }
+        }
+    }
+
+    /// An object was made.
+    pub fn made(&mut self, object: Object, id: &KeyId, label: &str) {
+        let names = Names { id: id.as_bytes().into(), label: label.as_bytes().into() };
+        self.index.put(object, names);
+    }
+
+    /// An object is not there any more, or has other names.
+    pub fn gone(&mut self, object: Object) {
+        self.index.remove(object);
+    }
+}
