@@ -3,6 +3,8 @@
 
 #[path = "token/algorithms.rs"]
 mod algorithms;
+#[path = "token/blame.rs"]
+mod blame;
 #[path = "token/chaos.rs"]
 mod chaos;
 #[path = "token/chaos_keys.rs"]

@@ -139,14 +139,16 @@ struct Call {
     waiter: Option<oneshot::Sender<Result<Reply, HsmError>>>,
     /// When it was sent to the present token-host.
     sent: Option<Instant>,
-    /// A token-host died with it before.
-    survived: bool,
+    /// A token-host died of it before, or may have.
+    suspect: bool,
 }
 
 #[derive(Default)]
 struct Table {
     calls: HashMap<u64, Call>,
     link: Option<Arc<Link>>,
+    /// What the token-host crashed of, by its own last words.
+    culprit: Option<u64>,
     /// Signatures on their way over the link.
     signing: usize,
     /// Signatures that wait for their turn, in the order of arrival; some may have been given up.
@@ -250,7 +252,7 @@ impl Calls {
             frame,
             waiter: Some(waiter),
             sent: None,
-            survived: false,
+            suspect: false,
         };
         {
             let mut table = locked(&self.table);
@@ -276,7 +278,7 @@ impl Calls {
         let table = locked(&self.table);
         let seconds = limit.as_secs_f32();
         // Gone from the table means answered in this moment.
-        if table.calls.get(&id).is_none_or(|call| call.sent.is_some() || call.survived) {
+        if table.calls.get(&id).is_none_or(|call| call.sent.is_some() || call.suspect) {
             let message = format!("no answer to {what} from the token within {seconds} s");
             HsmError::new(Kind::Timeout, message)
         } else if table.link.is_some() {
@@ -340,8 +342,13 @@ impl Calls {
         }
     }
 
-    /// The token-host is dead. What may be repeated waits for the next one, but only once: a request that took
-    /// two of them down with it shall not have a third.
+    /// The token-host crashed while it worked on this request.
+    pub fn blame(&self, id: u64) {
+        locked(&self.table).culprit = Some(id);
+    }
+
+    /// The token-host is dead. What may be repeated waits for the next one. A request that took two of them down with
+    /// it shall not have a third; where nobody knows which one it was, every one that was under way may be it.
     pub fn disconnect(&self) {
         let mut dropped = Vec::new();
         {
@@ -350,24 +357,31 @@ impl Calls {
             table.signing = 0;
             table.queue.clear();
             (table.last_done, table.long_done) = ([None; 3], None);
-            table.calls.retain(|_, call| {
+            let culprit = table.culprit.take();
+            table.calls.retain(|id, call| {
                 if call.sent.is_none() {
                     return true;
                 }
-                let again = call.waiter.is_some() && call.repeatable && !call.survived;
+                let guilty = culprit.is_none_or(|culprit| culprit == *id);
+                let again = call.waiter.is_some() && call.repeatable && !(guilty && call.suspect);
                 if again {
-                    (call.sent, call.survived) = (None, true);
+                    (call.sent, call.suspect) = (None, call.suspect || guilty);
                 } else if let Some(waiter) = call.waiter.take() {
-                    dropped.push((waiter, call.survived));
+                    dropped.push((waiter, call.suspect, culprit == Some(*id)));
                 }
                 again
             });
         }
-        for (waiter, survived) in dropped {
-            let message = if survived {
-                "the token-host ended twice with this request in flight"
-            } else {
-                "the token-host ended before it answered"
+        for (waiter, twice, sure) in dropped {
+            let message = match (sure, twice) {
+                (true, true) => {
+                    "the PKCS#11 library crashed on this request, and again when it was repeated; it is not tried a third time"
+                }
+                (true, false) => {
+                    "the PKCS#11 library crashed on this request; whether it was carried out is not known"
+                }
+                (false, true) => "the token-host ended twice with this request in flight",
+                (false, false) => "the token-host ended before it answered",
             };
             let _ = waiter.send(Err(HsmError::new(Kind::Crashed, message)));
         }

@@ -134,7 +134,14 @@ pub enum Reply {
     Random(Bytes),
     /// See [`Request::GetCertificate`].
     Certificate(Option<Bytes>),
+    /// Asked for by nobody, the last words of a token-host, under the id [`LAST_WORDS`]: the module crashed while it
+    /// worked on the request of this id. The number is little-endian and as an array, so that a signal handler can
+    /// write it into a frame that was prepared before.
+    Crashed([u8; 8]),
 }
+
+/// Id of the frame that carries [`Reply::Crashed`]; no request has it.
+pub const LAST_WORDS: u64 = u64::MAX;
 
 /// A token as it presents itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -543,6 +543,10 @@ impl Driver {
                 *owed = None;
                 continue;
             }
+            if let Ok(Reply::Crashed(culprit)) = answer {
+                self.shared.calls.blame(u64::from_le_bytes(culprit));
+                continue;
+            }
             let refused = answer
                 .as_ref()
                 .err()

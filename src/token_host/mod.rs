@@ -17,8 +17,8 @@ mod token;
 use std::{os::unix::net::UnixStream, sync::Arc};
 
 use crate::hsm::{
-    frame::Broken,
-    protocol::{HsmError, Kind, Reply, Request},
+    frame::{self, Broken},
+    protocol::{HsmError, Kind, LAST_WORDS, Reply, Request},
 };
 use pool::Pool;
 use socket::{Inbox, Out};
@@ -59,6 +59,7 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
         raw::exit(pool::EXIT_RESTART);
     }));
     let [main, sign] = raw::take_sockets()?;
+    raw::on_crash_tell(&main, &frame::encode(LAST_WORDS, &Ok::<_, HsmError>(Reply::Crashed([0; 8]))));
     let out = Arc::new(Out::new(main.try_clone()?));
     let mut inbox = Inbox::new(main);
     let mut sign = Some(sign);

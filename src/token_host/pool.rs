@@ -200,7 +200,9 @@ impl Worker {
         asked: Instant,
         out: &Out,
     ) -> Result<Reply, HsmError> {
+        raw::working_on(id);
         let answer = self.carry_out(request, asked);
+        raw::working_on(0);
         if self.token.is_dead() {
             // A new process repeats what may be repeated; for the rest, the answer is all there is.
             if !request.repeatable() {

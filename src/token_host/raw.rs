@@ -8,7 +8,7 @@ use std::{
     ffi::{CString, c_void},
     marker::PhantomData,
     ptr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use cryptoki_sys::*;
@@ -489,6 +489,61 @@ impl Session {
         let mut bytes = vec![0; count];
         call!(self.module, C_GenerateRandom(self.handle, bytes.as_mut_ptr(), count as CK_ULONG))?;
         Ok(bytes)
+    }
+}
+
+thread_local! {
+    /// Id of the request that the thread works on; 0 for none.
+    static WORKING_ON: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Where the last words go, and the frame that they are, up to the id.
+static LAST_WORDS: OnceLock<(std::os::fd::RawFd, [u8; 22])> = OnceLock::new();
+
+/// Notes which request the calling thread works on, for [`on_crash_tell`]; 0 for none.
+pub fn working_on(id: u64) {
+    WORKING_ON.set(id);
+}
+
+/// Has a crash written to `socket` before it ends the process: `frame`, whose last eight bytes become the id of the
+/// request that the crashing thread was working on. A thread of the module's own says nothing.
+///
+/// # Panics
+/// When it was called before, or the frame has another length.
+pub fn on_crash_tell(socket: &std::os::unix::net::UnixStream, frame: &[u8]) {
+    use std::os::fd::AsRawFd;
+    let frame = frame.try_into().expect("a frame of this length");
+    LAST_WORDS.set((socket.as_raw_fd(), frame)).expect("called once");
+    // SAFETY: the structure is plain data, and all zero is no flags and an empty mask. The handler does nothing but what
+    // signal-safety(7) allows. Threads of the standard library have a stack for it.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = last_words as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_ONSTACK;
+        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
+            libc::sigaction(signal, &raw const action, ptr::null_mut());
+        }
+    }
+}
+
+extern "C" fn last_words(signal: libc::c_int) {
+    let id = WORKING_ON.get();
+    if id != 0
+        && let Some((socket, mut frame)) = LAST_WORDS.get().copied()
+    {
+        let at = frame.len() - 8;
+        frame[at..].copy_from_slice(&id.to_le_bytes());
+        // SAFETY: the descriptor stays open as long as the process, and the buffer is as long as is said.
+        unsafe {
+            libc::send(socket, frame.as_ptr().cast(), frame.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        };
+    }
+    // Once more, and without us: the process ends as it would have. A signal that somebody sent does not come again by
+    // itself.
+    // SAFETY: takes numbers.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
     }
 }
 

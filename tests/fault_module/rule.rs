@@ -23,6 +23,8 @@ pub enum Action {
     Hang,
     /// A write to where no memory is.
     Segv,
+    /// `segv-at=BYTES`: the same, where so many bytes are to be signed.
+    SegvAt(CK_ULONG),
     /// `abort()`.
     Abort,
     /// `leak=BYTES`, then the call.
@@ -76,7 +78,7 @@ impl Action {
             || FUNCTIONS.iter().take_while(|name| **name != "C_CloseSession").any(|name| *name == function);
         match self {
             Self::Return(_) | Self::Delay(_) | Self::Hang | Self::Segv | Self::Abort | Self::Leak(_) => true,
-            Self::Flip => function == "C_Sign",
+            Self::Flip | Self::SegvAt(_) => function == "C_Sign",
             Self::Logout | Self::CloseSessions => !before_a_session(),
             Self::SizeLie => {
                 matches!(function, "C_GetSlotList" | "C_GetMechanismList" | "C_GetAttributeValue" | "C_Sign")
@@ -95,6 +97,7 @@ impl Action {
         Ok(match word.split_once('=') {
             Some(("return", text)) => Self::Return(code(text)?),
             Some(("delay", text)) => Self::Delay(Duration::from_millis(number(text)?)),
+            Some(("segv-at", text)) => Self::SegvAt(number(text)?),
             Some(("leak", text)) => {
                 Self::Leak(usize::try_from(number(text)?).map_err(|error| error.to_string())?)
             }

@@ -31,18 +31,20 @@ fn strike(action: Option<Action>, session: Option<CK_SESSION_HANDLE>) -> Option<
         Action::Hang => loop {
             std::thread::sleep(Duration::from_secs(3600));
         },
-        Action::Segv => {
-            // SAFETY: none. A real bad write, because the standard library survives a signal that is merely sent.
-            unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
-        }
+        Action::Segv => crash(),
         Action::Abort => std::process::abort(),
         // Written to, or the system would not give the memory at all.
         Action::Leak(bytes) => std::mem::forget(std::hint::black_box(vec![1_u8; bytes])),
         Action::Logout => session.into_iter().for_each(log_out),
         Action::CloseSessions => session.into_iter().for_each(close_all),
-        Action::Flip | Action::SizeLie | Action::Stale => {}
+        Action::Flip | Action::SizeLie | Action::Stale | Action::SegvAt(_) => {}
     }
     None
+}
+
+fn crash() {
+    // SAFETY: none. A real bad write, because the standard library survives a signal that is merely sent.
+    unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
 }
 
 fn log_out(session: CK_SESSION_HANDLE) {
@@ -239,6 +241,9 @@ unsafe extern "C" fn C_Sign(
             let _ = real!(C_Sign(session, data, data_length, nowhere.as_mut_ptr(), &raw mut room));
         }
         return code;
+    }
+    if action == Some(Action::SegvAt(data_length)) {
+        crash();
     }
     let code = real!(C_Sign(session, data, data_length, signature, length));
     // SAFETY: the standard obliges the caller to have it point somewhere.

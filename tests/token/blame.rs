@@ -1,0 +1,34 @@
+//! A request that crashes the module, and those that merely shared the process with it.
+
+use hsm_operator::{hsm::protocol::Kind, model::SignatureAlgorithm};
+
+use crate::{
+    common::token::Token,
+    on_both_tokens, sign,
+    stage::{PATIENCE, Stage},
+};
+
+on_both_tokens! {
+    a_request_that_crashes_the_module_fails_and_no_other_does,
+}
+
+async fn a_request_that_crashes_the_module_fails_and_no_other_does(token: Token) {
+    const POISONED: usize = 5;
+    let stage = Stage::new(token, PATIENCE).await;
+    let load = stage.load();
+    assert!(load.proven(PATIENCE).await.is_some());
+    // A SHA-1 digest, which nobody else has signed.
+    stage.faults.set(&["C_Sign segv-at=20"]);
+    let before = stage.hsm.counters().restarts;
+    for _ in 0..POISONED {
+        let error = sign(&stage.hsm, "k", SignatureAlgorithm::Sha1WithEcdsa, b"x").await.unwrap_err();
+        assert_eq!(error.kind, Kind::Crashed);
+        assert!(error.message.contains("crashed on this request, and again"), "{error}");
+    }
+    stage.faults.clear();
+    assert!(load.proven(PATIENCE).await.is_some());
+    let tally = load.stop().await;
+    assert_eq!((tally.failures(), tally.wrong), (0, 0), "{:?}", tally.said);
+    assert_eq!(stage.hsm.counters().restarts - before, 2 * POISONED as u64);
+    sign(&stage.hsm, "k", SignatureAlgorithm::Sha1WithEcdsa, b"x").await.unwrap();
+}
