@@ -26,6 +26,8 @@ mod hosts;
 mod index;
 #[path = "token/keys.rs"]
 mod keys;
+#[path = "token/ladder.rs"]
+mod ladder;
 #[path = "token/load.rs"]
 mod load;
 #[path = "token/pin.rs"]

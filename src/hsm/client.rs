@@ -131,6 +131,9 @@ impl Link {
     }
 }
 
+/// No request has this number.
+const NOBODY: u64 = 0;
+
 struct Call {
     lane: Lane,
     repeatable: bool,
@@ -147,8 +150,10 @@ struct Call {
 struct Table {
     calls: HashMap<u64, Call>,
     link: Option<Arc<Link>>,
-    /// What the token-host crashed of, by its own last words.
+    /// What the token-host crashed of, by its own last words; no request's number where none is to blame.
     culprit: Option<u64>,
+    /// What the last token-host said was wrong with the token, until one answers.
+    trouble: Option<String>,
     /// Signatures on their way over the link.
     signing: usize,
     /// Signatures that wait for their turn, in the order of arrival; some may have been given up.
@@ -277,9 +282,10 @@ impl Calls {
     fn late(&self, id: u64, what: &str, limit: Duration) -> HsmError {
         let table = locked(&self.table);
         let seconds = limit.as_secs_f32();
+        let trouble = table.trouble.as_deref().map(|cause| format!("; {cause}")).unwrap_or_default();
         // Gone from the table means answered in this moment.
         if table.calls.get(&id).is_none_or(|call| call.sent.is_some() || call.suspect) {
-            let message = format!("no answer to {what} from the token within {seconds} s");
+            let message = format!("no answer to {what} from the token within {seconds} s{trouble}");
             HsmError::new(Kind::Timeout, message)
         } else if table.link.is_some() {
             let message = format!(
@@ -287,7 +293,8 @@ impl Calls {
             );
             HsmError::new(Kind::Busy, message)
         } else {
-            HsmError::new(Kind::Unavailable, format!("there was no token-host for {seconds} s"))
+            let message = format!("there was no token-host for {seconds} s{trouble}");
+            HsmError::new(Kind::Unavailable, message)
         }
     }
 
@@ -314,6 +321,9 @@ impl Calls {
                 table.long_done = Some(Instant::now());
             }
             table.answered += 1;
+            if answer.is_ok() {
+                table.trouble = None;
+            }
             if call.lane == Lane::Sign {
                 table.next();
             }
@@ -340,6 +350,17 @@ impl Calls {
         for id in waiting {
             table.submit(id);
         }
+    }
+
+    /// The token-host is about to end, because of the token and not of any request.
+    pub fn token_is_ill(&self, cause: String) {
+        let mut table = locked(&self.table);
+        (table.culprit, table.trouble) = (Some(NOBODY), Some(cause));
+    }
+
+    /// What is wrong with the token.
+    pub fn trouble(&self) -> Option<String> {
+        locked(&self.table).trouble.clone()
     }
 
     /// The token-host crashed while it worked on this request.

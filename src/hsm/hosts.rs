@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    HostState, Hsm, Supervisor, SupervisorConfig,
+    HostState, Hsm, Recovery, Supervisor, SupervisorConfig,
     protocol::{HsmError, Lane, Open, Reply, Request, TokenFacts},
     supervisor::Counters,
 };
@@ -66,6 +66,12 @@ impl Hosts {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<HostState> {
         self.first.state()
+    }
+
+    /// The last step of recovery of the first.
+    #[must_use]
+    pub fn recovery(&self) -> Option<Recovery> {
+        self.first.recovery()
     }
 
     /// What is counted, of each; the first one first.

@@ -6,6 +6,7 @@ pub mod fake;
 pub mod frame;
 pub mod hosts;
 pub mod protocol;
+pub mod recovery;
 pub mod registry;
 pub mod supervisor;
 
@@ -14,6 +15,7 @@ use protocol::{HsmError, Reply, Request};
 
 pub use hosts::Hosts;
 pub use protocol::Kind;
+pub use recovery::{OnRecovery, Recovery, Rung};
 pub use registry::{PartitionConfig, Registry};
 pub use supervisor::{HostState, Supervisor, SupervisorConfig};
 

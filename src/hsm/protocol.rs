@@ -10,6 +10,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::recovery::Rung;
 use crate::model::{
     KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, SignatureAlgorithm, attributes::ResolvedAttributes,
     secret::Pin,
@@ -138,9 +139,16 @@ pub enum Reply {
     /// worked on the request of this id. The number is little-endian and as an array, so that a signal handler can
     /// write it into a frame that was prepared before.
     Crashed([u8; 8]),
+    /// Asked for by nobody, under the same id: a step was taken to bring the token back to use.
+    Recovery {
+        /// Which step.
+        rung: Rung,
+        /// What had happened, in words.
+        cause: String,
+    },
 }
 
-/// Id of the frame that carries [`Reply::Crashed`]; no request has it.
+/// Id of frames that answer no request; no request has it.
 pub const LAST_WORDS: u64 = u64::MAX;
 
 /// A token as it presents itself.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    HostState, Hosts, Hsm, SupervisorConfig,
+    HostState, Hosts, Hsm, Recovery, Rung, SupervisorConfig,
     protocol::{HsmError, Open, Reply, Request, TokenFacts, TokenSelector},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     model::secret::Pin,
     telemetry::{
         Metrics,
-        metrics::{Call, Function, Partition},
+        metrics::{Call, Function, Partition, Step},
     },
 };
 
@@ -98,6 +98,12 @@ impl Handle {
     pub fn state(&self) -> HostState {
         self.hosts.state().borrow().clone()
     }
+
+    /// The last step that was taken to bring its token back into use.
+    #[must_use]
+    pub fn recovery(&self) -> Option<Recovery> {
+        self.hosts.recovery()
+    }
 }
 
 #[async_trait]
@@ -154,14 +160,16 @@ impl Registry {
             let labels = Function { partition: name.clone(), function };
             metrics.hsm_call_duration.get_or_create(&labels).observe(elapsed.as_secs_f64());
         };
-        let (metrics, labels) = (Arc::clone(&self.metrics), Partition { partition: partition.to_owned() });
-        let on_restart = move || {
-            metrics.token_host_restarts.get_or_create(&labels).inc();
+        let (metrics, name, changes) =
+            (Arc::clone(&self.metrics), partition.to_owned(), self.changes.clone());
+        let on_recovery = move |rung: Rung| {
+            metrics.recoveries.get_or_create(&Step { partition: name.clone(), rung: rung.into() }).inc();
+            changes.send_modify(|count| *count += 1);
         };
         let settings = SupervisorConfig {
             environment: config.environment.clone(),
             observer: Some(Arc::new(observer)),
-            on_restart: Some(Arc::new(on_restart)),
+            on_recovery: Some(Arc::new(on_recovery)),
             ..SupervisorConfig::new(config.open.clone())
         };
         let handle = Arc::new(Handle { hosts: Hosts::start(settings, config.hosts) });

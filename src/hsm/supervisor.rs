@@ -24,10 +24,11 @@ use zeroize::Zeroizing;
 
 pub use super::client::Deadlines;
 use super::{
-    Hsm,
+    Hsm, OnRecovery, Recovery, Rung,
     client::{Calls, Link, Pipe},
     frame::{self, Frames, PIECE},
     protocol::{HsmError, Kind, Open, Reply, Request, TokenFacts},
+    recovery::Recoveries,
 };
 
 /// Variables that a token-host inherits; everything else it gets is part of its configuration.
@@ -42,11 +43,16 @@ const STEADY: Duration = Duration::from_secs(10);
 /// A trouble that only a person can help with is told when so many token-hosts had it: a module that opens a
 /// token while another process logs in may see none for a moment (SoftHSM does).
 const BELIEVED: u32 = 3;
+/// So long after a token could be used, such a trouble is not told either: it may be about to come back, and callers wait.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Signatures on their way to a token-host beyond four for each of its sessions: what it works on while answers and the
 /// next requests pass each other.
 const WINDOW: usize = 8;
 /// So long after its death the state may go on saying that a token-host is ready: the next one usually is.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Why a token-host ended, where it does not say.
+const GONE: &str = "the token-host ended";
 
 /// Told of every finished request: operation, `ok` or the kind of its error, duration.
 pub type Observer = Arc<dyn Fn(&'static str, &'static str, Duration) + Send + Sync>;
@@ -68,8 +74,8 @@ pub struct SupervisorConfig {
     pub in_flight: usize,
     /// Told of every finished request.
     pub observer: Option<Observer>,
-    /// Told of every token-host that is started after the first.
-    pub on_restart: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Told of every step of recovery.
+    pub on_recovery: Option<OnRecovery>,
 }
 
 impl SupervisorConfig {
@@ -84,7 +90,7 @@ impl SupervisorConfig {
             ping: (Duration::from_secs(1), Duration::from_secs(3)),
             in_flight: 1024,
             observer: None,
-            on_restart: None,
+            on_recovery: None,
         }
     }
 }
@@ -131,6 +137,7 @@ struct Shared {
     pid: AtomicU32,
     started: AtomicU64,
     observer: Option<Observer>,
+    recoveries: Recoveries,
 }
 
 /// A token behind a token-host that is kept running.
@@ -156,14 +163,16 @@ impl Supervisor {
             pid: AtomicU32::new(0),
             started: AtomicU64::new(0),
             observer: config.observer,
+            recoveries: Recoveries::new(config.on_recovery),
         });
         let driver = Driver {
             shared: Arc::clone(&shared),
             exe: config.exe,
             ping: config.ping,
-            on_restart: config.on_restart,
             spawner: Spawner::start(),
             troubled: 0,
+            cause: String::new(),
+            used: None,
         };
         let driver = Mutex::new(Some(tokio::spawn(driver.run())));
         Arc::new(Self { shared, driver })
@@ -219,6 +228,12 @@ impl Supervisor {
         }
     }
 
+    /// The last step of recovery.
+    #[must_use]
+    pub fn recovery(&self) -> Option<Recovery> {
+        self.shared.recoveries.last()
+    }
+
     /// Requests in flight; `None` while there is no token-host to send one to.
     #[must_use]
     pub fn load(&self) -> Option<usize> {
@@ -268,8 +283,8 @@ impl Hsm for Supervisor {
 
 /// Why a token-host ended.
 enum End {
-    /// It died or hung.
-    Died,
+    /// It died or hung: why.
+    Died(String),
     /// The configuration changed.
     Replaced,
     /// The token refused the PIN.
@@ -281,10 +296,13 @@ struct Driver {
     shared: Arc<Shared>,
     exe: PathBuf,
     ping: (Duration, Duration),
-    on_restart: Option<Arc<dyn Fn() + Send + Sync>>,
     spawner: Spawner,
     /// Token-hosts since the last good one whose trouble only a person can help with.
     troubled: u32,
+    /// Why the last token-host ended.
+    cause: String,
+    /// When the token could be used last.
+    used: Option<Instant>,
 }
 
 impl Driver {
@@ -302,6 +320,7 @@ impl Driver {
                     self.report(generation, HostState::Ready(facts), |calls| calls.connect(&host.link));
                     let answered = self.shared.calls.answered();
                     let end = self.watch(&host).await;
+                    self.used = Some(Instant::now());
                     self.shared.calls.disconnect();
                     host.end(&self.shared).await;
                     if begun.elapsed() > STEADY {
@@ -323,7 +342,7 @@ impl Driver {
                     self.shared.calls.refuse(&stopped());
                     return;
                 }
-                End::Replaced => (failures, self.troubled) = (0, 0),
+                End::Replaced => (failures, self.troubled, self.used) = (0, 0, None),
                 End::PinRefused(error) => {
                     tracing::error!(error = error.message, "the PIN is not tried again before it changes");
                     self.report(generation, HostState::Failed(error.clone()), |calls| calls.refuse(&error));
@@ -333,7 +352,8 @@ impl Driver {
                         () = self.shared.stop.notified() => return,
                     }
                 }
-                End::Died => {
+                End::Died(cause) => {
+                    self.cause = cause;
                     tokio::select! {
                         () = tokio::time::sleep(pause(failures)) => {}
                         () = self.shared.changed.notified() => {}
@@ -428,8 +448,9 @@ impl Driver {
         }
         if error.kind.needs_person() {
             self.troubled += 1;
-            if self.troubled < BELIEVED {
-                return End::Died;
+            let lately = self.used.is_some_and(|used| used.elapsed() < PATIENCE);
+            if self.troubled < BELIEVED || lately {
+                return End::Died(error.message);
             }
         }
         self.report(generation, HostState::Failed(error.clone()), |calls| {
@@ -437,7 +458,7 @@ impl Driver {
                 calls.refuse(&error);
             }
         });
-        End::Died
+        End::Died(error.message)
     }
 
     async fn spawn(&mut self, environment: &[(String, String)], window: usize) -> std::io::Result<Host> {
@@ -462,10 +483,8 @@ impl Driver {
             .stdin(their_main)
             .stdout(their_sign);
         let process = self.spawner.spawn(command).await?;
-        if self.shared.started.fetch_add(1, Ordering::Relaxed) > 0
-            && let Some(on_restart) = &self.on_restart
-        {
-            on_restart();
+        if self.shared.started.fetch_add(1, Ordering::Relaxed) > 0 {
+            self.shared.recoveries.took(Rung::Process, &self.cause);
         }
         self.shared.pid.store(process.pid, Ordering::Relaxed);
         let link = Arc::new(Link { main, sign, window });
@@ -482,11 +501,14 @@ impl Driver {
     async fn watch(&self, host: &Host) -> End {
         let mut answers = [&host.link.sign, &host.link.main].map(Answers::of);
         let mut owed = None;
-        let end = self.follow(host, &mut answers, &mut owed).await;
-        if matches!(end, End::Died) {
+        let mut end = self.follow(host, &mut answers, &mut owed).await;
+        if let End::Died(cause) = &mut end {
             // One socket may say that it is over while an answer is still in the other.
             for answers in &mut answers {
                 let _ = self.hand_out(Ok(answers.rest()), &mut owed);
+            }
+            if let Some(trouble) = self.shared.calls.trouble() {
+                *cause = trouble;
             }
         }
         end
@@ -511,12 +533,10 @@ impl Driver {
                 },
                 _ = tick.tick() => {
                     if owed.is_some_and(|(_, since)| since.elapsed() >= self.ping.1) {
-                        tracing::error!("the token-host gives no sign of life, it is replaced");
-                        return End::Died;
+                        return End::Died("it gave no sign of life".into());
                     }
                     if let Some(lane) = self.shared.calls.stuck() {
-                        tracing::error!(lane, "the token-host hangs, it is replaced");
-                        return End::Died;
+                        return End::Died(format!("the library hangs ({lane})"));
                     }
                     if owed.is_none() {
                         let id = self.shared.calls.next_id();
@@ -525,7 +545,7 @@ impl Driver {
                     }
                 }
                 // A module that forked may keep the socket open beyond the token-host's own end.
-                _ = exited.wait_for(Option::is_some) => return End::Died,
+                _ = exited.wait_for(Option::is_some) => return End::Died(GONE.into()),
                 () = self.shared.changed.notified() => return End::Replaced,
                 () = self.shared.stop.notified() => return End::Stopped,
             }
@@ -538,14 +558,26 @@ impl Driver {
         answers: Result<Vec<Answer>, Gone>,
         owed: &mut Option<(u64, Instant)>,
     ) -> Result<(), End> {
-        for (id, answer) in answers.map_err(|Gone| End::Died)? {
+        for (id, answer) in answers.map_err(|Gone| End::Died(GONE.into()))? {
             if owed.is_some_and(|(ping, _)| ping == id) {
                 *owed = None;
                 continue;
             }
-            if let Ok(Reply::Crashed(culprit)) = answer {
-                self.shared.calls.blame(u64::from_le_bytes(culprit));
-                continue;
+            match answer {
+                Ok(Reply::Crashed(culprit)) => {
+                    self.shared.calls.blame(u64::from_le_bytes(culprit));
+                    continue;
+                }
+                // It is about to end, and is counted when the next one starts.
+                Ok(Reply::Recovery { rung: Rung::Process, cause }) => {
+                    self.shared.calls.token_is_ill(cause);
+                    continue;
+                }
+                Ok(Reply::Recovery { rung, cause }) => {
+                    self.shared.recoveries.took(rung, &cause);
+                    continue;
+                }
+                _ => {}
             }
             let refused = answer
                 .as_ref()

@@ -187,6 +187,7 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Random(_) => "Random",
         Reply::Certificate(_) => "Certificate",
         Reply::Crashed(_) => "Crashed",
+        Reply::Recovery { .. } => "Recovery",
     };
     HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
 }

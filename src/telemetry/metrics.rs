@@ -46,6 +46,15 @@ pub struct Function {
     pub function: &'static str,
 }
 
+/// Labels of steps of recovery.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Step {
+    /// Partition.
+    pub partition: String,
+    /// Which step: `session`, `login`, `canary`, `initialise` or `process`.
+    pub rung: &'static str,
+}
+
 /// Label of what is counted per partition.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Partition {
@@ -97,8 +106,8 @@ pub struct Metrics {
     pub hsm_calls: Family<Call, Counter>,
     /// How long they took.
     pub hsm_call_duration: Timed<Function>,
-    /// Token-hosts started again after an end that nobody asked for.
-    pub token_host_restarts: Family<Partition, Counter>,
+    /// Steps taken to bring a token back into use.
+    pub recoveries: Family<Step, Counter>,
     /// Signatures of tokens that turned out wrong and were not handed out.
     pub wrong_signatures: Family<Partition, Counter>,
     /// Whether the token of a partition can be used.
@@ -131,7 +140,7 @@ impl Default for Metrics {
             api_writes: Family::default(),
             hsm_calls: Family::default(),
             hsm_call_duration: Family::new_with_constructor(fine as fn() -> Histogram),
-            token_host_restarts: Family::default(),
+            recoveries: Family::default(),
             wrong_signatures: Family::default(),
             partition_ready: Family::default(),
             leader: Gauge::default(),
@@ -156,7 +165,7 @@ impl Default for Metrics {
             Unit::Seconds,
             all.hsm_call_duration.clone(),
         );
-        r.register("token_host_restarts", "Token-hosts started again", all.token_host_restarts.clone());
+        r.register("recoveries", "Steps taken to bring a token back into use", all.recoveries.clone());
         r.register(
             "wrong_signatures",
             "Signatures that were wrong and not handed out",

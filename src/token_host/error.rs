@@ -139,11 +139,6 @@ impl From<Failure> for HsmError {
     }
 }
 
-/// Whether the module itself is of no more use in this process.
-pub const fn module_is_gone(code: CK_RV) -> bool {
-    matches!(code, CKR_CRYPTOKI_NOT_INITIALIZED | CKR_DEVICE_REMOVED | CKR_TOKEN_NOT_PRESENT)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 mod capability;
 mod error;
 mod index;
+mod ladder;
 mod mechanism;
 mod object;
 mod pool;
@@ -82,7 +83,11 @@ fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u
         }
         (State::Fresh, Request::Open(open)) => {
             let workers = open.workers;
-            let opened = Token::open(open).and_then(|token| {
+            let notes = Arc::clone(out);
+            let took = move |rung, cause: &str| {
+                notes.send(LAST_WORDS, &Ok(Reply::Recovery { rung, cause: cause.to_owned() }));
+            };
+            let opened = Token::open(open, took).and_then(|token| {
                 let token = Arc::new(token);
                 let sign = sign.take().expect("a token is opened once");
                 let pool = Pool::start(&token, sign, out, workers)

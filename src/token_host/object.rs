@@ -8,11 +8,11 @@ use super::{
     mechanism::KeyShape,
     public,
     raw::{Attribute, Failure, Mechanism, Object, Session},
-    token::{SignKey, Token},
+    token::{Canary, SignKey, Token},
 };
 use crate::{
-    hsm::protocol::{FIND_MAX, Find, HsmError, InventoryEntry, KeyFacts, KeyTemplate, Kind},
-    model::{KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, curve},
+    hsm::protocol::{Capabilities, FIND_MAX, Find, HsmError, InventoryEntry, KeyFacts, KeyTemplate, Kind},
+    model::{KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, RequestedAttributes, SignatureAlgorithm, curve},
 };
 
 /// `PrintableString "edwards25519"`: how PKCS#11 3.0 named the curve before it took the identifier.
@@ -448,6 +448,35 @@ fn lacks_curve(token: &Token, template: &KeyTemplate) -> Result<bool, HsmError> 
         }
     }
     Ok(false)
+}
+
+/// A key that goes with its session, to sign with, where the token makes a usual kind of them.
+pub fn passing_key(token: &Token, session: &Session) -> Result<Option<Canary>, HsmError> {
+    let attributes = RequestedAttributes { sign: Some(true), ..Default::default() }.resolved();
+    let passing = |algorithm, key_size, curve: Option<&str>| KeyTemplate {
+        id: KeyId::for_purpose("probe"),
+        label: KeyLabel::new("hsm-operator probe").expect("a label"),
+        algorithm,
+        key_size,
+        curve_oid: curve.map(Into::into),
+        attributes: attributes.clone(),
+    };
+    let usual = [
+        (passing(KeyAlgorithm::Ec, None, Some(USUAL_CURVES[0])), SignatureAlgorithm::Sha256WithEcdsa),
+        (passing(KeyAlgorithm::Rsa, Some(2048), None), SignatureAlgorithm::Sha256WithRsa),
+    ];
+    let Capabilities { signature_algorithms, .. } = &token.facts.capabilities;
+    let offered = usual.into_iter().find_map(|(template, algorithm)| {
+        let mechanism = capability::generator(template.algorithm)?;
+        let offered = token.facts.capabilities.generates(template.algorithm, template.key_size)
+            && signature_algorithms.contains(&algorithm);
+        offered.then_some((mechanism, template, algorithm))
+    });
+    let Some((mechanism, template, algorithm)) = offered else { return Ok(None) };
+    let specific = specifics(&template)?.remove(0);
+    let made = attempt(session, mechanism, &template, &specific, Life::Session)?;
+    let shape = Key::read(session, made.private)?.shape();
+    Ok(Some(Canary { algorithm, key: SignKey { object: made.private, shape } }))
 }
 
 /// Tokens say in many ways that they do not have a curve.

@@ -10,7 +10,6 @@ use std::{
 };
 
 use super::{
-    error,
     index::Objects,
     mechanism, object, raw,
     raw::Session,
@@ -18,7 +17,10 @@ use super::{
     token::{SignKey, Token},
 };
 use crate::{
-    hsm::protocol::{HsmError, Kind, Lane, Reply, Request},
+    hsm::{
+        protocol::{HsmError, Kind, Lane, Reply, Request},
+        recovery::Rung,
+    },
     model::KeyId,
     telemetry::logs::chain,
 };
@@ -193,13 +195,7 @@ impl Worker {
     }
 
     /// Carries out a request. The process does not survive the module.
-    fn serve(
-        &mut self,
-        id: u64,
-        request: &Request,
-        asked: Instant,
-        out: &Out,
-    ) -> Result<Reply, HsmError> {
+    fn serve(&mut self, id: u64, request: &Request, asked: Instant, out: &Out) -> Result<Reply, HsmError> {
         raw::working_on(id);
         let answer = self.carry_out(request, asked);
         raw::working_on(0);
@@ -209,11 +205,8 @@ impl Worker {
                 out.leave(id, &answer);
             }
             out.flush();
-            tracing::error!(
-                operation = request.name(),
-                error = answer.err().map(|error| error.message),
-                "the module has to be started again"
-            );
+            let cause = answer.map_or_else(|error| error.message, |_| "the module is of no more use".into());
+            self.token.took(Rung::Process, &cause);
             std::thread::sleep(Duration::from_millis(20));
             raw::exit(EXIT_RESTART);
         }
@@ -226,7 +219,7 @@ impl Worker {
         }
         let token = Arc::clone(&self.token);
         match request {
-            Request::Sign { key, algorithm, payload } => self.attempt(|session| {
+            Request::Sign { key, algorithm, payload } => self.attempt(Some(key), |session| {
                 let cached = token.cached(key);
                 let chosen = match cached {
                     Some(chosen) => chosen,
@@ -245,6 +238,9 @@ impl Worker {
                     }
                     _ => error,
                 })?;
+                if cached.is_none() {
+                    token.sings(key, *algorithm);
+                }
                 Ok(Reply::Signature(signature.into()))
             }),
             Request::Random(count) if *count > RANDOM_MAX => {
@@ -252,7 +248,7 @@ impl Worker {
                 Err(HsmError::new(Kind::Invalid, message))
             }
             Request::Random(count) => {
-                self.attempt(|session| Ok(Reply::Random(session.random(*count as usize)?.into())))
+                self.attempt(None, |session| Ok(Reply::Random(session.random(*count as usize)?.into())))
             }
             Request::Generate(template) => self.alone(asked, |objects| {
                 token.forget(&template.id);
@@ -284,7 +280,7 @@ impl Worker {
         mut act: impl FnMut(&mut Objects<'_>) -> Result<T, HsmError>,
     ) -> Result<T, HsmError> {
         let token = Arc::clone(&self.token);
-        self.attempt(|session| {
+        self.attempt(None, |session| {
             let outcome = act(&mut Objects::of(&token, session, asked));
             // What was seen before the first try failed is not good enough for the second.
             asked = Instant::now();
@@ -292,28 +288,66 @@ impl Worker {
         })
     }
 
-    /// Does something with a session, once more where that may help. Everything that comes here looks before it acts,
-    /// so that doing it again is safe even where the first time had an effect.
-    fn attempt<T>(&mut self, mut act: impl FnMut(&Session) -> Result<T, HsmError>) -> Result<T, HsmError> {
-        match self.once(&mut act) {
-            Err(error) if self.may_pass(&error) => {
-                tracing::warn!(error = error.message, "once more, with a new session");
-                self.session = None;
-                self.token.ensure_login()?;
-                self.once(&mut act).inspect_err(|error| {
-                    if matches!(error.kind, Kind::Lost | Kind::Device) {
-                        self.session = None;
-                    }
-                    if error.code.is_some_and(error::module_is_gone) {
-                        self.token.give_up();
-                    }
-                })
+    /// Does something with a session, once more where that may help, and a third time when it is known that the token is
+    /// well or the module was started over. Everything that comes here looks before it acts, so that doing it again is safe even where the first time had
+    /// an effect. `key` is the one that signs.
+    fn attempt<T>(
+        &mut self,
+        key: Option<&KeyId>,
+        mut act: impl FnMut(&Session) -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
+        let token = Arc::clone(&self.token);
+        let starts = token.starts();
+        let error = {
+            let _inside = token.gate.read();
+            let error = match self.once(&mut act) {
+                Err(error) if self.may_pass(&error) => error,
+                outcome => return outcome,
+            };
+            token.took(Rung::Session, &error.message);
+            self.session = None;
+            match token.ensure_login(&error.message) {
+                Err(error) if token.refused().is_some() => return Err(error),
+                Err(error) => error,
+                Ok(()) => match self.once(&mut act) {
+                    Err(error) if matches!(error.kind, Kind::Lost | Kind::Device) => error,
+                    outcome => return outcome,
+                },
             }
-            outcome => outcome,
+        };
+        self.session = None;
+        let is_well = |error: &HsmError| {
+            let _inside = token.gate.read();
+            token.is_well(key, &error.message)
+        };
+        // Another thread may have started it over meanwhile.
+        let well = token.starts() == starts && is_well(&error);
+        if !well {
+            token.start_over(starts, &error.message)?;
         }
+        if self.changes {
+            return Err(error);
+        }
+        let third = {
+            let _inside = token.gate.read();
+            self.once(&mut act)
+        };
+        match &third {
+            Err(error) if matches!(error.kind, Kind::Lost | Kind::Device) => {
+                self.session = None;
+                if !well && !is_well(error) {
+                    token.give_up();
+                }
+            }
+            _ => {}
+        }
+        third
     }
 
     fn once<T>(&mut self, act: &mut impl FnMut(&Session) -> Result<T, HsmError>) -> Result<T, HsmError> {
+        if self.session.as_ref().is_some_and(|session| !session.is_of_now()) {
+            self.session = None;
+        }
         let session = match &mut self.session {
             Some(session) => session,
             empty => empty.insert(self.token.session()?),

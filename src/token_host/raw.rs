@@ -8,7 +8,10 @@ use std::{
     ffi::{CString, c_void},
     marker::PhantomData,
     ptr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use cryptoki_sys::*;
@@ -59,6 +62,9 @@ macro_rules! call {
 /// A loaded and initialised module; stays loaded until the process ends.
 pub struct Module {
     functions: *const CK_FUNCTION_LIST,
+    init_args: Option<CString>,
+    /// How often it was initialised; sessions of an earlier time are gone.
+    starts: AtomicU64,
 }
 
 // SAFETY: the list is constant once the module is loaded, and `C_Initialize` got `CKF_OS_LOCKING_OK`, which
@@ -103,21 +109,42 @@ impl Module {
         if functions.is_null() {
             return Err(failed(CKR_GENERAL_ERROR, "C_GetFunctionList"));
         }
-        let module = Self { functions };
-        let reserved = init_args
+        let init_args = init_args
             .map(CString::new)
             .transpose()
             .map_err(|_| LoadFailure::Link("initArgs contains a NUL character".into()))?;
+        let module = Self { functions, init_args, starts: AtomicU64::new(0) };
+        module.initialise().map_err(LoadFailure::Module)?;
+        Ok(module)
+    }
+
+    fn initialise(&self) -> Result<(), Failure> {
+        let reserved = self.init_args.as_ref();
         let mut arguments = CK_C_INITIALIZE_ARGS {
             flags: CKF_OS_LOCKING_OK,
-            pReserved: reserved.as_ref().map_or(ptr::null_mut(), |text| text.as_ptr().cast_mut().cast()),
+            pReserved: reserved.map_or(ptr::null_mut(), |text| text.as_ptr().cast_mut().cast()),
             ..Default::default()
         };
-        match call!(module, C_Initialize((&raw mut arguments).cast())) {
-            Ok(()) => Ok(module),
-            Err(Failure { code: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => Ok(module),
-            Err(failure) => Err(LoadFailure::Module(failure)),
+        match call!(self, C_Initialize((&raw mut arguments).cast())) {
+            Ok(()) | Err(Failure { code: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => {}
+            Err(failure) => return Err(failure),
         }
+        self.starts.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// `C_Finalize` and `C_Initialize`. Only while no thread is inside of the module: SoftHSM ends with a segmentation
+    /// fault otherwise, and kryoptic never comes back.
+    pub fn start_over(&self) -> Result<(), Failure> {
+        match call!(self, C_Finalize(ptr::null_mut())) {
+            Ok(()) | Err(Failure { code: CKR_CRYPTOKI_NOT_INITIALIZED, .. }) => self.initialise(),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// How often it was initialised.
+    pub fn starts(&self) -> u64 {
+        self.starts.load(Ordering::SeqCst)
     }
 
     fn functions(&self) -> &CK_FUNCTION_LIST {
@@ -169,7 +196,7 @@ impl Module {
         let mut handle: CK_SESSION_HANDLE = 0;
         let flags = CKF_SERIAL_SESSION | CKF_RW_SESSION;
         call!(self, C_OpenSession(slot, flags, ptr::null_mut(), None, &raw mut handle))?;
-        Ok(Session { module: Arc::clone(self), handle, not_sync: PhantomData })
+        Ok(Session { module: Arc::clone(self), handle, start: self.starts(), not_sync: PhantomData })
     }
 }
 
@@ -290,17 +317,27 @@ impl Mechanism {
 pub struct Session {
     module: Arc<Module>,
     handle: CK_SESSION_HANDLE,
+    /// The start of the module that it belongs to.
+    start: u64,
     /// A session used by two threads at once ends some modules with a segmentation fault.
     not_sync: PhantomData<Cell<()>>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let _ = call!(self.module, C_CloseSession(self.handle));
+        // By now the number may be that of another session.
+        if self.is_of_now() {
+            let _ = call!(self.module, C_CloseSession(self.handle));
+        }
     }
 }
 
 impl Session {
+    /// Whether the module was not started over since it was opened.
+    pub fn is_of_now(&self) -> bool {
+        self.start == self.module.starts()
+    }
+
     /// Logs the token's user in, for all sessions of this process.
     pub fn login(&self, pin: &str) -> Result<(), Failure> {
         let (start, length) = (pin.as_ptr().cast_mut(), pin.len() as CK_ULONG);

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use cryptoki_sys::*;
@@ -18,8 +19,11 @@ use super::{
     raw::{Failure, LoadFailure, Module, Object, Session, TokenInfo},
 };
 use crate::{
-    hsm::protocol::{HsmError, Kind, Open, TokenFacts, TokenSelector},
-    model::{KeyId, secret::Pin},
+    hsm::{
+        protocol::{HsmError, Kind, Open, TokenFacts, TokenSelector},
+        recovery::Rung,
+    },
+    model::{KeyId, SignatureAlgorithm, secret::Pin},
 };
 
 /// A key that was looked up to sign with.
@@ -34,7 +38,9 @@ pub struct SignKey {
 /// A token with its user logged in.
 pub struct Token {
     module: Arc<Module>,
-    slot: CK_SLOT_ID,
+    library: String,
+    selector: TokenSelector,
+    slot: AtomicU64,
     pin: Pin,
     /// What it said of itself when it was opened.
     pub facts: TokenFacts,
@@ -48,11 +54,25 @@ pub struct Token {
     objects: FairMutex<Index>,
     refused: OnceLock<HsmError>,
     dead: AtomicBool,
+    /// Held for reading by whoever is inside of the module, see [`Token::start_over`].
+    pub gate: parking_lot::RwLock<()>,
+    /// Keys that signed, two of them.
+    canaries: Mutex<Vec<(KeyId, SignatureAlgorithm)>>,
+    started_over: Mutex<Option<Instant>>,
+    took: Box<dyn Fn(Rung, &str) + Send + Sync>,
+}
+
+/// A signature that should work.
+pub struct Canary {
+    /// How.
+    pub algorithm: SignatureAlgorithm,
+    /// With what.
+    pub key: SignKey,
 }
 
 impl Token {
-    /// Loads the module, finds the token and logs in. The PIN is tried once.
-    pub fn open(open: Open) -> Result<Self, HsmError> {
+    /// Loads the module, finds the token and logs in. The PIN is tried once. `took` is told of every step of recovery.
+    pub fn open(open: Open, took: impl Fn(Rung, &str) + Send + Sync + 'static) -> Result<Self, HsmError> {
         let module =
             Module::load(&open.library, open.init_args.as_deref()).map_err(|failure| match failure {
                 LoadFailure::Link(why) => HsmError::new(
@@ -87,7 +107,9 @@ impl Token {
         let keeper = module.open(slot)?;
         let token = Self {
             module,
-            slot,
+            library: open.library,
+            selector: open.token,
+            slot: AtomicU64::new(slot),
             pin: open.pin,
             facts,
             mechanisms,
@@ -97,46 +119,108 @@ impl Token {
             objects: FairMutex::default(),
             refused: OnceLock::new(),
             dead: AtomicBool::new(false),
+            gate: parking_lot::RwLock::default(),
+            canaries: Mutex::default(),
+            started_over: Mutex::default(),
+            took: Box::new(took),
         };
-        token.ensure_login()?;
+        token.ensure_login("")?;
         Ok(token)
+    }
+
+    /// Starts the module over and logs in; the token has to be the one that it was. Only for who has the gate alone.
+    pub fn reopen(&self) -> Result<(), HsmError> {
+        *self.started_over.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.module.start_over()?;
+        let (slot, info) = select(&self.module, &self.selector, &self.library)?;
+        if info.serial != self.facts.serial {
+            let message = format!("in place of token {} there is another one", self.facts.label);
+            return Err(HsmError::new(Kind::TokenNotFound, message));
+        }
+        self.slot.store(slot, Ordering::SeqCst);
+        self.ensure_login("")
+    }
+
+    /// How often the module was started.
+    pub fn starts(&self) -> u64 {
+        self.module.starts()
+    }
+
+    /// When the module was started over last.
+    pub fn started_over(&self) -> Option<Instant> {
+        *self.started_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A step of recovery was taken.
+    pub fn took(&self, rung: Rung, cause: &str) {
+        (self.took)(rung, cause);
+    }
+
+    fn slot(&self) -> CK_SLOT_ID {
+        self.slot.load(Ordering::SeqCst)
+    }
+
+    /// A signature that worked, of another key than `not`.
+    pub fn canary(&self, not: Option<&KeyId>) -> Option<Canary> {
+        let canaries = self.canaries.lock().unwrap_or_else(PoisonError::into_inner);
+        canaries
+            .iter()
+            .filter(|(id, _)| Some(id) != not)
+            .find_map(|(id, algorithm)| self.cached(id).map(|key| Canary { algorithm: *algorithm, key }))
+    }
+
+    /// A key that had to be looked for signed.
+    pub fn sings(&self, key: &KeyId, algorithm: SignatureAlgorithm) {
+        let mut canaries = self.canaries.lock().unwrap_or_else(PoisonError::into_inner);
+        canaries.retain(|(id, _)| id != key);
+        canaries.insert(0, (key.clone(), algorithm));
+        canaries.truncate(2);
+    }
+
+    /// Asks the token for what it is.
+    pub fn shows_itself(&self) -> Result<(), HsmError> {
+        Ok(self.module.token(self.slot()).map(drop)?)
     }
 
     /// A session of its own for the calling thread.
     pub fn session(&self) -> Result<Session, HsmError> {
-        Ok(self.module.open(self.slot)?)
+        Ok(self.module.open(self.slot())?)
     }
 
-    /// Logs in again where the login is gone. A refused PIN is remembered and never tried again.
-    pub fn ensure_login(&self) -> Result<(), HsmError> {
+    /// Logs in again where the login is gone, because of `cause`. A refused PIN is remembered and never tried again.
+    pub fn ensure_login(&self, cause: &str) -> Result<(), HsmError> {
         let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = self.refused() {
             return Err(error);
         }
-        match keeper.logged_in() {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(_) => {
-                *keeper = self.session().inspect_err(|_| self.give_up())?;
+        // After a new start, the number of the keeper's session means nothing.
+        let logged_in = if keeper.is_of_now() { keeper.logged_in().ok() } else { None };
+        match logged_in {
+            Some(true) => return Ok(()),
+            Some(false) => {}
+            None => {
+                *keeper = self.session()?;
                 if keeper.logged_in() == Ok(true) {
                     return Ok(());
                 }
             }
         }
         if let Err(error) = self.log_in(&keeper) {
-            match error.kind {
-                Kind::PinRejected | Kind::PinLocked => drop(self.refused.set(error.clone())),
-                _ => self.give_up(),
+            if matches!(error.kind, Kind::PinRejected | Kind::PinLocked) {
+                drop(self.refused.set(error.clone()));
             }
             return Err(error);
         }
         self.epoch.fetch_add(1, Ordering::SeqCst);
+        if !cause.is_empty() {
+            self.took(Rung::Login, cause);
+        }
         Ok(())
     }
 
     /// Tries the PIN, unless the token says that a wrong one would be the last.
     fn log_in(&self, session: &Session) -> Result<(), HsmError> {
-        let flags = self.module.token(self.slot)?.flags;
+        let flags = self.module.token(self.slot())?.flags;
         if flags & CKF_USER_PIN_LOCKED != 0 {
             let locked = Failure { code: CKR_PIN_LOCKED, function: "C_GetTokenInfo" };
             return Err(named(&self.facts.label, locked.into()));
@@ -149,7 +233,7 @@ impl Token {
             Ok(()) | Err(Failure { code: CKR_USER_ALREADY_LOGGED_IN, .. }) => Ok(()),
             Err(failure) => {
                 let mut error = named(&self.facts.label, failure.into());
-                let after = self.module.token(self.slot).map_or(flags, |info| info.flags);
+                let after = self.module.token(self.slot()).map_or(flags, |info| info.flags);
                 // Whatever code a module has for a wrong PIN, its counter tells.
                 if after & !flags & TRIES_FLAGS != 0 && error.kind != Kind::PinLocked {
                     error.kind = Kind::PinRejected;
@@ -173,11 +257,7 @@ impl Token {
             return Err(Failure { code: CKR_USER_NOT_LOGGED_IN, function: "C_FindObjects" }.into());
         }
         drop(keeper);
-        self.module.token(self.slot).map_err(|failure| {
-            self.give_up();
-            HsmError::from(failure)
-        })?;
-        Ok(())
+        self.shows_itself()
     }
 
     /// The error of a refused PIN, after which there is nothing to be done here any more.

@@ -76,7 +76,11 @@ async fn an_error_while_another_is_repaired_reaches_one_caller_at_most(token: To
         &["C_SignInit times=1 stale", "C_GetAttributeValue times=1 segv"],
     ]);
     rows.extend::<[Row; 5]>([
-        (&["C_SignInit times=1 logout", "C_FindObjectsInit times=1 return=CKR_GENERAL_ERROR"], Once, REPAIRED),
+        (
+            &["C_SignInit times=1 logout", "C_FindObjectsInit times=1 return=CKR_GENERAL_ERROR"],
+            Once,
+            REPAIRED,
+        ),
         (&["C_SignInit times=1 logout", "C_FindObjects times=1 return=CKR_DEVICE_ERROR"], Once, REPAIRED),
         (
             &["C_SignInit times=1 logout", "C_FindObjectsFinal times=1 return=CKR_GENERAL_ERROR"],
@@ -117,19 +121,19 @@ async fn a_module_that_keeps_failing_is_used_again_when_it_stops(token: Token) {
     play(
         token,
         &[
-            (&["C_Sign return=CKR_GENERAL_ERROR"], Millis(400), &[Kind::Device, Kind::Lost]),
-            (&["C_SignInit return=CKR_DEVICE_ERROR"], Millis(400), &[Kind::Device, Kind::Lost]),
-            (&["C_SignInit stale"], Millis(400), &[Kind::Lost, Kind::Device]),
-            (&["C_Sign return=CKR_DEVICE_REMOVED"], Millis(400), &[Kind::Crashed, Kind::Unavailable]),
-            (&["C_Sign segv"], Millis(400), &[Kind::Crashed, Kind::Unavailable]),
+            (&["C_Sign return=CKR_GENERAL_ERROR"], Millis(400), &[]),
+            (&["C_SignInit return=CKR_DEVICE_ERROR"], Millis(400), &[]),
+            (&["C_SignInit stale"], Millis(400), &[]),
+            (&["C_Sign return=CKR_DEVICE_REMOVED"], Millis(400), &[]),
+            // A request that crashes the module twice may be to blame.
+            (&["C_Sign segv"], Millis(400), &[Kind::Crashed]),
         ],
     )
     .await;
 }
 
 async fn a_token_that_goes_is_used_again_when_it_is_back(token: Token) {
-    let kinds = &[Kind::Crashed, Kind::Unavailable, Kind::TokenNotFound];
-    play(token, &[(&["* gone"], Millis(300), kinds), (&["* gone"], Millis(1500), kinds)]).await;
+    play(token, &[(&["* gone"], Millis(300), &[]), (&["* gone"], Millis(1500), &[])]).await;
 }
 
 /// Where the others go on, only the caller of that call waits in vain.

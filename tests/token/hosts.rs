@@ -1,6 +1,7 @@
 //! Several token-hosts on one token.
 
 use std::{
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,10 +17,7 @@ use hsm_operator::{
     model::{SignatureAlgorithm, secret::Pin},
 };
 
-use crate::{
-    common::token::{Token, signal},
-    generate, id, on_both_tokens, p256,
-};
+use crate::{common::token::Token, generate, id, on_both_tokens, p256};
 
 on_both_tokens! {
     signatures_go_on_while_token_hosts_are_killed_one_by_one,
@@ -67,7 +65,6 @@ async fn signatures_go_on_while_token_hosts_are_killed_one_by_one(token: Token) 
     let maker: Arc<Supervisor> = token.supervisor().await;
     generate(&maker, p256("k")).await.unwrap();
     let hosts = Arc::new(Hosts::start(token.config(), HOSTS));
-    let first = running(&hosts, HOSTS).await;
     let done = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..16)
         .map(|_| {
@@ -79,10 +76,16 @@ async fn signatures_go_on_while_token_hosts_are_killed_one_by_one(token: Token) 
             })
         })
         .collect();
-    for pid in &first {
-        signal("KILL", *pid);
+    for number in 0..HOSTS {
+        let pid = loop {
+            let pid = running(&hosts, HOSTS).await[number];
+            // One that could not open the token, because others were opening it, ends by itself.
+            if Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success() {
+                break pid;
+            }
+        };
         let replaced = async {
-            while running(&hosts, HOSTS).await.contains(pid) {
+            while running(&hosts, HOSTS).await.contains(&pid) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

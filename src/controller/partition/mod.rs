@@ -152,7 +152,8 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
                 }
             };
             let claims = claims(&name, ctx);
-            let outcome = Outcome::Ready { token, seen, attestation: Box::new(attestation), claims, version };
+            let (attestation, recovery) = (Box::new(attestation), handle.recovery());
+            let outcome = Outcome::Ready { token, seen, attestation, claims, version, recovery };
             Ok((outcome, Action::requeue(super::jittered(inventory::LASTS.min(ctx.resync)))))
         }
     }

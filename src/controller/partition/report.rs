@@ -11,7 +11,10 @@ use crate::{
         partition::{AttestationStatus, HsmPartitionStatus, TokenStatus, Unclaimed, UnclaimedKey},
     },
     controller::inventory::Inventory,
-    hsm::protocol::{HsmError, TokenFacts},
+    hsm::{
+        Recovery,
+        protocol::{HsmError, TokenFacts},
+    },
     model::KeyId,
     service::attest::own_keys,
 };
@@ -48,6 +51,8 @@ pub enum Outcome {
         claims: Claims,
         /// Version of the Secret with the PIN that it accepted.
         version: String,
+        /// The last step that brought it back.
+        recovery: Option<Recovery>,
     },
     /// It is to be deleted, and keys refer to it.
     InUse(String),
@@ -102,7 +107,7 @@ pub fn report(
         Outcome::Failed(error) => {
             both(crate::controller::error::reason(error.kind), &error.message, error.kind.needs_person())
         }
-        Outcome::Ready { token, seen, attestation, claims, version } => {
+        Outcome::Ready { token, seen, attestation, claims, version, recovery } => {
             status.token = Some(token_status(token));
             status.accepted_pin = Some(version.clone());
             status.rejected_pin = None;
@@ -112,7 +117,7 @@ pub fn report(
             let message = format!("the token '{}' is ready: {}", token.label, token.capabilities.summary());
             vec![
                 Report::new(condition::READY, Some(true), "Ready", message),
-                Report::new(condition::REACHABLE, Some(true), "Connected", "the token answers"),
+                Report::new(condition::REACHABLE, Some(true), "Connected", answers(recovery.as_ref())),
             ]
         }
         Outcome::InUse(message) => vec![Report::new("Deletable", Some(false), "InUse", message)],
@@ -120,6 +125,12 @@ pub fn report(
     status.conditions = condition::apply(&old.conditions, &reports, partition.metadata.generation, now);
     status.observed_generation = partition.metadata.generation;
     status
+}
+
+fn answers(recovery: Option<&Recovery>) -> String {
+    let Some(Recovery { rung, cause, at }) = recovery else { return "the token answers".into() };
+    let at = at.round(jiff::Unit::Second).unwrap_or(*at);
+    format!("the token answers; it was brought back by {} at {at}, after: {cause}", rung.words())
 }
 
 fn token_status(token: &TokenFacts) -> TokenStatus {
@@ -180,6 +191,7 @@ mod tests {
             }),
             claims: Claims { recorded: claims.into_iter().collect(), ..Default::default() },
             version: version.into(),
+            recovery: None,
         }
     }
 

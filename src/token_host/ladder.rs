@@ -1,0 +1,75 @@
+//! How a token is brought back to use inside of this process: sessions and logins are renewed by who needs them, what
+//! comes after that is here. Probes decide and not return values, which say little and differ from module to module.
+
+use std::{sync::mpsc, time::Duration};
+
+use super::{
+    mechanism, object,
+    pool::EXIT_RESTART,
+    raw,
+    token::{Canary, Token},
+};
+use crate::{
+    hsm::{Kind, protocol::HsmError, recovery::Rung},
+    model::KeyId,
+};
+
+/// How long to wait for all threads to come out of the module.
+const LEAVE: Duration = Duration::from_secs(1);
+/// How long a module may take to be finalised, initialised and logged in to.
+const OVER: Duration = Duration::from_secs(5);
+/// Where starting the module over did not help for so long, a new process is next.
+const HELPS: Duration = Duration::from_secs(10);
+
+impl Token {
+    /// Whether the token shows itself, has its user logged in and signs, to be asked when a request failed twice: then
+    /// it is the request that is at fault. Not with the `key` of the request, which might be all that is broken; where no
+    /// other is known to work, with one that is made for it.
+    pub fn is_well(&self, key: Option<&KeyId>, cause: &str) -> bool {
+        self.took(Rung::Canary, cause);
+        let Ok(session) = self.session() else { return false };
+        if session.logged_in() != Ok(true) || self.shows_itself().is_err() {
+            return false;
+        }
+        let canary = match self.canary(key) {
+            Some(canary) => Some(canary),
+            None => match object::passing_key(self, &session) {
+                Ok(passing) => passing,
+                Err(_) => return false,
+            },
+        };
+        // A token that makes no keys of a usual kind is believed.
+        let Some(Canary { algorithm, key }) = canary else { return true };
+        let planned = mechanism::plan(algorithm, key.shape, &self.mechanisms, b"canary");
+        planned.is_ok_and(|(mechanism, data)| session.sign(&mechanism, key.object, &data).is_ok())
+    }
+
+    /// Starts the module over, with every thread outside of it, unless another thread has just done so. `seen` is the
+    /// start under which the trouble was met.
+    pub fn start_over(&self, seen: u64, cause: &str) -> Result<(), HsmError> {
+        let gone = || HsmError::new(Kind::Device, "the module has to be started in a new process");
+        let Some(_alone) = self.gate.try_write_for(LEAVE) else {
+            self.give_up();
+            return Err(gone());
+        };
+        if self.starts() != seen {
+            return Ok(());
+        }
+        if self.is_dead() || self.started_over().is_some_and(|at| at.elapsed() < HELPS) {
+            self.give_up();
+            return Err(gone());
+        }
+        self.took(Rung::Initialise, cause);
+        // A module may hang in it, and who hangs cannot be helped.
+        let (done, watch) = mpsc::channel::<std::convert::Infallible>();
+        std::thread::spawn(move || {
+            if watch.recv_timeout(OVER) == Err(mpsc::RecvTimeoutError::Timeout) {
+                tracing::error!("the module hangs while it is started over");
+                raw::exit(EXIT_RESTART);
+            }
+        });
+        let outcome = self.reopen();
+        drop(done);
+        outcome.inspect_err(|_| self.give_up())
+    }
+}

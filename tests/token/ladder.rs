@@ -1,0 +1,77 @@
+//! The steps by which a token comes back into use, one after the other and none too many.
+
+use std::sync::{Arc, Mutex};
+
+use hsm_operator::{
+    hsm::{Rung, Supervisor, protocol::Kind},
+    model::SignatureAlgorithm,
+};
+
+use crate::{
+    common::{faults::Faults, token::Token},
+    generate, on_both_tokens, p256, sign,
+};
+
+on_both_tokens! {
+    one_step_after_the_other,
+    a_request_that_fails_by_itself_brings_nothing_down,
+}
+
+const ALGORITHM: SignatureAlgorithm = SignatureAlgorithm::Sha256WithEcdsa;
+
+/// A token with two keys that signed, and the steps that are taken for it.
+async fn stage(token: &Token) -> (Faults, Arc<Supervisor>, Arc<Mutex<Vec<Rung>>>) {
+    let faults = Faults::new(token);
+    let steps: Arc<Mutex<Vec<Rung>>> = Arc::default();
+    let mut config = faults.config();
+    // Nobody else meets the fault, and a retry is not in time for the deadline of a test.
+    config.open.workers = 1;
+    config.deadlines.sign = std::time::Duration::from_secs(4);
+    config.on_recovery = Some(Arc::new({
+        let steps = Arc::clone(&steps);
+        move |rung| steps.lock().unwrap().push(rung)
+    }));
+    let hsm = Supervisor::start(config);
+    for name in ["a", "b"] {
+        generate(&hsm, p256(name)).await.unwrap();
+        sign(&hsm, name, ALGORITHM, b"x").await.unwrap();
+    }
+    (faults, hsm, steps)
+}
+
+async fn one_step_after_the_other(token: Token) {
+    use Rung::{Canary, Initialise, Login, Process, Session};
+    let (faults, hsm, steps) = stage(&token).await;
+    for (rules, taken) in [
+        (&["C_Sign times=1 return=CKR_GENERAL_ERROR"][..], &[Session][..]),
+        (&["C_SignInit times=1 logout"], &[Session, Login]),
+        (&["C_SignInit times=1 close-sessions"], &[Session, Login]),
+        // The third one is the canary.
+        (&["C_Sign times=3 return=CKR_FUNCTION_FAILED"], &[Session, Canary, Initialise]),
+        // What did not help a moment ago is left out.
+        (&["C_Sign times=3 return=CKR_DEVICE_REMOVED"], &[Session, Canary, Process]),
+        (&["C_Sign times=1 segv"], &[Process]),
+    ] {
+        steps.lock().unwrap().clear();
+        let numbers = faults.set(rules);
+        sign(&hsm, "a", ALGORITHM, b"x").await.unwrap_or_else(|error| panic!("{rules:?}: {error}"));
+        assert!(faults.fired(numbers[0]) > 0, "{rules:?}");
+        faults.clear();
+        assert_eq!(*steps.lock().unwrap(), taken, "{rules:?}");
+    }
+    let last = hsm.recovery().expect("there was one");
+    assert_eq!((last.rung, last.cause.as_str()), (Rung::Process, "the token-host ended"));
+}
+
+/// It fails thrice, and in between the canary sings: the token goes on as it is.
+async fn a_request_that_fails_by_itself_brings_nothing_down(token: Token) {
+    let (faults, hsm, steps) = stage(&token).await;
+    faults
+        .set(&["C_Sign times=2 return=CKR_GENERAL_ERROR", "C_Sign after=1 times=1 return=CKR_GENERAL_ERROR"]);
+    let error = sign(&hsm, "a", ALGORITHM, b"x").await.unwrap_err();
+    assert_eq!(error.kind, Kind::Device, "{error}");
+    faults.clear();
+    assert_eq!(*steps.lock().unwrap(), [Rung::Session, Rung::Canary]);
+    assert_eq!(hsm.counters().restarts, 0);
+    sign(&hsm, "a", ALGORITHM, b"x").await.unwrap();
+}
