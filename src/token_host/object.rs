@@ -459,7 +459,7 @@ pub fn passing_key(token: &Token, session: &Session) -> Result<Option<Canary>, H
         algorithm,
         key_size,
         curve_oid: curve.map(Into::into),
-        attributes: attributes.clone(),
+        attributes,
     };
     let usual = [
         (passing(KeyAlgorithm::Ec, None, Some(USUAL_CURVES[0])), SignatureAlgorithm::Sha256WithEcdsa),

@@ -59,8 +59,11 @@ pub struct Token {
     /// Keys that signed, two of them.
     canaries: Mutex<Vec<(KeyId, SignatureAlgorithm)>>,
     started_over: Mutex<Option<Instant>>,
-    took: Box<dyn Fn(Rung, &str) + Send + Sync>,
+    took: Box<Took>,
 }
+
+/// Told of a step of recovery and why it was taken.
+type Took = dyn Fn(Rung, &str) + Send + Sync;
 
 /// A signature that should work.
 pub struct Canary {
