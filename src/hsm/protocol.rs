@@ -293,7 +293,38 @@ pub enum Kind {
     Device,
 }
 
+/// Who has to do something about a kind of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub enum Actor {
+    /// It passes by itself.
+    Nobody,
+    /// Somebody who looks after the cluster or the HSM.
+    Person,
+    /// Whoever made the object or sent the request.
+    Caller,
+}
+
 impl Kind {
+    /// Who has to do something about it.
+    #[must_use]
+    pub const fn actor(self) -> Actor {
+        match self {
+            Self::LibraryNotLoaded
+            | Self::TokenNotFound
+            | Self::TokenNotInitialized
+            | Self::PinRejected
+            | Self::PinLocked
+            | Self::PinFinalTry
+            | Self::Ambiguous
+            | Self::Full => Actor::Person,
+            Self::KeyNotFound | Self::Unsupported | Self::Invalid | Self::Forbidden => Actor::Caller,
+            Self::Lost | Self::Busy | Self::Timeout | Self::Crashed | Self::Unavailable | Self::Device => {
+                Actor::Nobody
+            }
+        }
+    }
+
     /// Whether only a person can help; everything else may pass by itself.
     #[must_use]
     pub const fn needs_person(self) -> bool {

@@ -23,6 +23,8 @@ use pool::Pool;
 use socket::{Inbox, Out};
 use token::Token;
 
+pub use error::page as errors_page;
+
 /// Why the process cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -126,6 +126,13 @@ impl Module {
         Ok(format!("{} {}.{}", trimmed(&info.libraryDescription), version.major, version.minor))
     }
 
+    /// `CK_INFO.manufacturerID`.
+    pub fn manufacturer(&self) -> Result<String, Failure> {
+        let mut info = CK_INFO::default();
+        call!(self, C_GetInfo(&raw mut info))?;
+        Ok(trimmed(&info.manufacturerID))
+    }
+
     /// Slots with a token in them.
     pub fn slots(&self) -> Result<Vec<CK_SLOT_ID>, Failure> {
         list(|start, count| call!(self, C_GetSlotList(CK_TRUE, start, count)))

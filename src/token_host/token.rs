@@ -12,7 +12,7 @@ use cryptoki_sys::*;
 use parking_lot::{FairMutex, FairMutexGuard};
 
 use super::{
-    capability,
+    capability, error,
     mechanism::KeyShape,
     raw::{Failure, LoadFailure, Module, Object, Session, TokenInfo},
 };
@@ -59,6 +59,7 @@ impl Token {
                     format!("cannot load the PKCS#11 library {}: {why}", open.library),
                 ),
                 LoadFailure::Module(failure) => {
+                    error::loaded_from(&open.library);
                     let error = HsmError::from(failure);
                     HsmError {
                         kind: Kind::LibraryNotLoaded,
@@ -71,7 +72,9 @@ impl Token {
                 }
             })?;
         let module = Arc::new(module);
+        error::made_by(&module.manufacturer().unwrap_or_default());
         let (slot, info) = select(&module, &open.token, &open.library)?;
+        error::made_by(&info.manufacturer);
         let mechanisms = module.mechanisms(slot)?;
         let facts = TokenFacts {
             capabilities: capability::of(&module, slot, &mechanisms),
