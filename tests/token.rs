@@ -26,6 +26,8 @@ mod keys;
 mod load;
 #[path = "token/pin.rs"]
 mod pin;
+#[path = "token/probes.rs"]
+mod probes;
 #[path = "token/stage.rs"]
 mod stage;
 

@@ -10,6 +10,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::probe::{Findings, Probe};
 use crate::model::{
     KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, SignatureAlgorithm, attributes::ResolvedAttributes,
     secret::Pin,
@@ -84,6 +85,8 @@ pub enum Request {
     },
     /// The certificate under an id. Answered by [`Reply::Certificate`].
     GetCertificate(KeyId),
+    /// Try what the token can do. Answered by [`Reply::Findings`].
+    Probe(Probe),
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -134,6 +137,8 @@ pub enum Reply {
     Random(Bytes),
     /// See [`Request::GetCertificate`].
     Certificate(Option<Bytes>),
+    /// See [`Request::Probe`].
+    Findings(Box<Findings>),
 }
 
 /// A token as it presents itself.
@@ -381,9 +386,12 @@ impl Request {
         match self {
             Self::Sign { .. } | Self::Random(_) => Lane::Sign,
             Self::Generate(_) | Self::Destroy(_) | Self::PutCertificate { .. } => Lane::Change,
-            Self::Find(_) | Self::Inventory | Self::GetCertificate(_) | Self::Open(_) | Self::Ping => {
-                Lane::Look
-            }
+            Self::Find(_)
+            | Self::Inventory
+            | Self::GetCertificate(_)
+            | Self::Probe(_)
+            | Self::Open(_)
+            | Self::Ping => Lane::Look,
         }
     }
 
@@ -398,7 +406,8 @@ impl Request {
             | Self::Random(_)
             | Self::GetCertificate(_)
             | Self::Destroy(_) => true,
-            Self::Open(_) | Self::Generate(_) | Self::PutCertificate { .. } => false,
+            // A module that does not survive a probe shall not have it again.
+            Self::Open(_) | Self::Generate(_) | Self::PutCertificate { .. } | Self::Probe(_) => false,
         }
     }
 
@@ -416,6 +425,7 @@ impl Request {
             Self::Random(_) => "random",
             Self::PutCertificate { .. } => "put_certificate",
             Self::GetCertificate(_) => "get_certificate",
+            Self::Probe(_) => "probe",
         }
     }
 }

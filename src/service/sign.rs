@@ -186,6 +186,7 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Signature(_) => "Signature",
         Reply::Random(_) => "Random",
         Reply::Certificate(_) => "Certificate",
+        Reply::Findings(_) => "Findings",
     };
     HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
 }

@@ -6,9 +6,12 @@
 mod capability;
 mod error;
 mod mechanism;
+mod mechanism_names;
 mod object;
 mod pool;
+mod probe;
 mod public;
+mod quirk;
 mod raw;
 mod socket;
 mod token;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// `PrintableString "edwards25519"`: how PKCS#11 3.0 named the curve before it took the identifier.
-const EDWARDS25519: &[u8] = b"\x13\x0cedwards25519";
+pub const EDWARDS25519: &[u8] = b"\x13\x0cedwards25519";
 
 const KEY_CLASSES: [CK_OBJECT_CLASS; 2] = [CKO_PRIVATE_KEY, CKO_SECRET_KEY];
 
@@ -450,7 +450,7 @@ fn lacks_curve(token: &Token, template: &KeyTemplate) -> Result<bool, HsmError> 
 }
 
 /// Tokens say in many ways that they do not have a curve.
-fn curve_refused(algorithm: KeyAlgorithm, error: &HsmError) -> bool {
+pub fn curve_refused(algorithm: KeyAlgorithm, error: &HsmError) -> bool {
     matches!(algorithm, KeyAlgorithm::Ec | KeyAlgorithm::Ed)
         && matches!(
             error.code,
@@ -586,7 +586,8 @@ fn attempt(
     guard(&mut private);
     newer(&mut private, wanted.destroyable);
     private.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
-    Ok(session.generate_pair(&mechanism, &public, &private)?)
+    let (_, private) = session.generate_pair(&mechanism, &public, &private)?;
+    Ok(private)
 }
 
 /// See [`crate::hsm::protocol::Request::Inventory`].

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    error, mechanism, object, raw,
+    error, mechanism, object, probe, raw,
     raw::Session,
     socket::{Inbox, Out},
     token::{SignKey, Token},
@@ -261,6 +261,9 @@ impl Worker {
             Request::GetCertificate(id) => self.alone(|token, session| {
                 Ok(Reply::Certificate(object::get_certificate(token, session, id)?.map(Into::into)))
             }),
+            Request::Probe(what) => {
+                self.alone(|token, _| Ok(Reply::Findings(Box::new(probe::run(token, *what)?))))
+            }
             Request::Open(_) | Request::Ping => unreachable!("not for a worker, see submit"),
         }
     }

@@ -17,7 +17,10 @@ use super::{
     raw::{Failure, LoadFailure, Module, Object, Session, TokenInfo},
 };
 use crate::{
-    hsm::protocol::{HsmError, Kind, Open, TokenFacts, TokenSelector},
+    hsm::{
+        probe::Limits,
+        protocol::{HsmError, Kind, Open, TokenFacts, TokenSelector},
+    },
     model::{KeyId, secret::Pin},
 };
 
@@ -107,6 +110,11 @@ impl Token {
     /// A session of its own for the calling thread.
     pub fn session(&self) -> Result<Session, HsmError> {
         Ok(self.module.open(self.slot)?)
+    }
+
+    /// What the token has room for at the moment.
+    pub fn limits(&self) -> Result<Limits, HsmError> {
+        Ok(self.module.limits(self.slot)?)
     }
 
     /// Logs in again where the login is gone. A refused PIN is remembered and never tried again.
