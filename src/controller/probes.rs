@@ -17,6 +17,8 @@ use crate::{
 
 /// How long one probe may take: below the time after which a token-host is taken for hung.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a token-host is left alone after one died.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Why a probe is not made again on the same token.
 const CRASHED: &str = "the module crashed";
 const HUNG: &str = "no answer in time";
@@ -84,7 +86,19 @@ pub fn spares(quirk: &Quirk) -> bool {
     [CRASHED, HUNG].iter().any(|why| quirk.value == Quirk::not_probed("", why, "").value)
 }
 
+/// Makes a probe, once more if the token-host died of it, or of something else in that moment. What it shared the
+/// process with has been repeated by then, and is not hit twice.
 async fn try_one(hsm: &dyn Hsm, probe: Probe) -> Result<Findings, HsmError> {
+    match ask(hsm, probe).await {
+        Err(error) if error.kind == Kind::Crashed => {
+            tokio::time::sleep(PAUSE).await;
+            ask(hsm, probe).await
+        }
+        outcome => outcome,
+    }
+}
+
+async fn ask(hsm: &dyn Hsm, probe: Probe) -> Result<Findings, HsmError> {
     match tokio::time::timeout(PATIENCE, hsm.call(Request::Probe(probe))).await {
         Ok(Ok(Reply::Findings(findings))) => Ok(*findings),
         Ok(Ok(other)) => Err(unexpected(&other)),
@@ -107,16 +121,26 @@ mod tests {
         let (fake, probes) = (Fake::default(), Probes::default());
         let token = fake.token().unwrap();
         fake.inject("probe", Fault::refuse(Kind::Crashed));
+        fake.inject("probe", Fault::refuse(Kind::Crashed));
         let findings = probes.learn("p", &token, &fake, &[]).await.unwrap();
         assert_eq!(value(&findings, Probe::ALL[0]), "not probed: the module crashed");
         assert_eq!(value(&findings, Probe::ALL[1]), "tried");
-        assert_eq!(fake.count("probe"), Probe::ALL.len());
+        assert_eq!(fake.count("probe"), Probe::ALL.len() + 1);
         assert_eq!(probes.of("p", &token), Some(Arc::clone(&findings)));
         // Another controller, which knows the first one's findings.
         let spared: Vec<_> = findings.quirks.iter().filter(|quirk| spares(quirk)).cloned().collect();
         let again = Probes::default().learn("p", &token, &fake, &spared).await.unwrap();
         assert_eq!(again, findings);
-        assert_eq!(fake.count("probe"), 2 * Probe::ALL.len() - 1);
+        assert_eq!(fake.count("probe"), 2 * Probe::ALL.len());
+    }
+
+    #[tokio::test]
+    async fn a_token_host_that_died_of_something_else_is_not_held_against_a_probe() {
+        let (fake, probes) = (Fake::default(), Probes::default());
+        fake.inject("probe", Fault::refuse(Kind::Crashed));
+        let findings = probes.learn("p", &fake.token().unwrap(), &fake, &[]).await.unwrap();
+        assert_eq!(value(&findings, Probe::ALL[0]), "tried");
+        assert!(!findings.quirks.iter().any(spares));
     }
 
     #[tokio::test]
