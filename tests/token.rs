@@ -14,6 +14,8 @@ mod chaos_races;
 #[path = "token/chaos_repair.rs"]
 mod chaos_repair;
 mod common;
+#[path = "token/errors.rs"]
+mod errors;
 #[path = "token/fault_module.rs"]
 mod fault_module;
 #[path = "token/faults.rs"]
