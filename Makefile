@@ -39,8 +39,9 @@ image-load: ## load an OCI image archive into the node: make image-load TAR=file
 	@test -n "$(TAR)" || { echo 'usage: make image-load TAR=file' >&2; exit 2; }
 	@e2e/cluster.sh load "$(TAR)"
 
-generate: ## write what is generated: CRDs, the chart's copy of them, the kustomize base
+generate: ## write what is generated: CRDs, the chart's copy of them, the kustomize base, docs/token-errors.md
 	@cargo run --quiet -- crd --output crds
+	@cargo run --quiet -- token-errors --output docs/token-errors.md
 	@config/generate.sh
 
 fmt: ## format the Rust code

@@ -11,6 +11,37 @@ fn read(path: &Path) -> String {
 }
 
 #[test]
+fn the_page_of_token_errors_is_what_the_program_prints() {
+    let printed = Command::new(env!("CARGO_BIN_EXE_hsm-operator")).arg("token-errors").output().unwrap();
+    assert!(printed.status.success());
+    let same = read(&root().join("docs/token-errors.md")).as_bytes() == printed.stdout;
+    assert!(same, "docs/token-errors.md differs: run make generate");
+}
+
+/// The bindings are generated from the standard's header, so that they miss nothing.
+#[test]
+fn no_return_value_of_the_standard_is_missing_on_that_page() {
+    let about = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let about: serde_json::Value = serde_json::from_slice(&about.stdout).unwrap();
+    let packages = about["packages"].as_array().unwrap();
+    let bindings = packages.iter().find(|package| package["name"] == "cryptoki-sys").unwrap();
+    let manifest = Path::new(bindings["manifest_path"].as_str().unwrap());
+    let source = read(&manifest.with_file_name("src").join("bindings/x86_64-unknown-linux-gnu.rs"));
+    let codes = source.lines().filter_map(|line| line.strip_prefix("pub const CKR_")?.split_once(": CK_RV"));
+    // One says that all is well, the other where the vendors' own begin.
+    let codes: Vec<_> =
+        codes.map(|(name, _)| name).filter(|name| !["OK", "VENDOR_DEFINED"].contains(name)).collect();
+    assert!(codes.len() > 90, "{codes:?}");
+    let page = read(&root().join("docs/token-errors.md"));
+    let missing: Vec<_> = codes.iter().filter(|name| !page.contains(&format!("| `CKR_{name}` |"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
 fn the_crds_and_the_charts_copies_are_what_the_program_prints() {
     let folder = tempfile::tempdir().unwrap();
     let status = Command::new(env!("CARGO_BIN_EXE_hsm-operator"))

@@ -16,6 +16,8 @@ mod chaos_races;
 #[path = "token/chaos_repair.rs"]
 mod chaos_repair;
 mod common;
+#[path = "token/errors.rs"]
+mod errors;
 #[path = "token/fault_module.rs"]
 mod fault_module;
 #[path = "token/faults.rs"]
@@ -32,6 +34,8 @@ mod ladder;
 mod load;
 #[path = "token/pin.rs"]
 mod pin;
+#[path = "token/probes.rs"]
+mod probes;
 #[path = "token/stage.rs"]
 mod stage;
 

@@ -239,6 +239,76 @@ pub struct TokenStatus {
     pub key_algorithms: Vec<String>,
     /// Signature algorithms that it makes.
     pub signature_algorithms: Vec<String>,
+    /// What trying it found out; absent until it was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probed: Option<Probed>,
+}
+
+/// What trying a token found out, measured once for each token as it presents itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Probed {
+    /// Curves on which it makes keys.
+    pub curves: Vec<String>,
+    /// The first 200 mechanisms of its list, by name.
+    pub mechanisms: Vec<String>,
+    /// How many mechanisms its list has.
+    pub mechanism_count: i32,
+    /// What it has room for.
+    pub limits: TokenLimits,
+    /// How long one signature takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<SignatureSpeed>,
+    /// In what it differs from others, or does not.
+    pub quirks: Vec<TokenQuirk>,
+}
+
+/// What a token has room for; absent where it does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenLimits {
+    /// Sessions that the controller had open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<i64>,
+    /// Most sessions; 0 for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions_max: Option<i64>,
+    /// Bytes that were free for private objects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_memory_free: Option<i64>,
+    /// All of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_memory: Option<i64>,
+    /// Shortest PIN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin_min: Option<i64>,
+    /// Longest PIN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin_max: Option<i64>,
+}
+
+/// How long one signature takes with one session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SignatureSpeed {
+    /// With which key.
+    pub key: String,
+    /// The median of a few.
+    pub microseconds: i32,
+}
+
+/// Something in which modules differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenQuirk {
+    /// What it is about.
+    pub name: String,
+    /// How it is here.
+    pub value: String,
+    /// Most are otherwise.
+    pub odd: bool,
+    /// What follows.
+    pub means: String,
 }
 
 /// Keys on the token that no HsmKey claims.

@@ -5,6 +5,7 @@ pub mod crd;
 pub mod gateway;
 pub mod kubectl;
 pub mod sidecar;
+pub mod token_errors;
 pub mod token_host;
 
 use std::{ffi::OsString, path::Path};
@@ -29,6 +30,8 @@ enum Command {
     Sidecar(Box<sidecar::Args>),
     /// Print the CustomResourceDefinitions.
     Crd(crd::Args),
+    /// Print what return values of PKCS#11 mean and what to do about each, as a page in Markdown.
+    TokenErrors(token_errors::Args),
     /// Tools for a person's shell; installed as `kubectl-hsm` they are `kubectl hsm …`.
     Kubectl(kubectl::Args),
     /// Serve one token to the process that started this one.
@@ -57,6 +60,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Gateway(args) => gateway::run(args),
         Command::Sidecar(args) => sidecar::run(*args),
         Command::Crd(args) => crd::run(&args),
+        Command::TokenErrors(args) => token_errors::run(&args),
         Command::Kubectl(args) => kubectl::run(args),
         Command::TokenHost => token_host::run(),
     }

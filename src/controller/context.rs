@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use super::{
     error::Error,
     inventory::{Inventories, Labels},
+    probes::Probes,
 };
 use crate::{
     api::{HsmKey, HsmPartition},
@@ -88,6 +89,8 @@ pub struct Context {
     pub signer: Signer,
     /// What was on each token when it was last asked.
     pub inventories: Inventories,
+    /// What trying each token found out.
+    pub probes: Probes,
     /// Labels on which a key is just being made.
     pub labels: Labels,
     /// How often an object is looked at when nothing happens.

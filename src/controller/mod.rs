@@ -8,6 +8,7 @@ mod key;
 pub mod lease;
 mod malformed;
 mod partition;
+mod probes;
 mod signing_request;
 
 use std::{
@@ -92,6 +93,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         signer: Signer::new(Arc::clone(&metrics)),
         metrics,
         inventories: inventory::Inventories::default(),
+        probes: probes::Probes::default(),
         labels: inventory::Labels::default(),
         resync,
         failures: Mutex::default(),

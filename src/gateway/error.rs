@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     auth::{Denied, Refused},
-    hsm::protocol::{HsmError, Kind},
+    hsm::protocol::{Actor, HsmError, Kind},
     service::sign::SignError,
 };
 
@@ -175,6 +175,11 @@ impl From<Denied> for ApiError {
 
 impl From<HsmError> for ApiError {
     fn from(error: HsmError) -> Self {
+        // Whoever asked has the message; whoever looks after the token reads it here. A full queue is counted.
+        if error.kind.actor() != Actor::Caller && error.kind != Kind::Busy {
+            let kind: &str = error.kind.into();
+            tracing::warn!(kind, error = error.message, "the token did not do as asked");
+        }
         let code = match error.kind {
             Kind::LibraryNotLoaded
             | Kind::TokenNotFound

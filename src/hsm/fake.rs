@@ -14,6 +14,7 @@ use bytes::Bytes;
 use self::keys::Private;
 use super::{
     Hsm,
+    probe::{Findings, Quirk},
     protocol::{
         Capabilities, FIND_MAX, Find, HsmError, InventoryEntry, KeyCapability, KeyFacts, KeyTemplate, Kind,
         Reply, Request, TokenFacts,
@@ -187,6 +188,10 @@ impl Inner {
                 Ok(Reply::Done)
             }
             Request::GetCertificate(key) => Ok(Reply::Certificate(self.certificates.get(&key).cloned())),
+            Request::Probe(probe) => Ok(Reply::Findings(Box::new(Findings {
+                quirks: vec![Quirk::usual(probe.name(), "tried", "it is a fake")],
+                ..Findings::default()
+            }))),
         }
     }
 

@@ -5,6 +5,7 @@ mod client;
 pub mod fake;
 pub mod frame;
 pub mod hosts;
+pub mod probe;
 pub mod protocol;
 pub mod recovery;
 pub mod registry;

@@ -10,7 +10,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::recovery::Rung;
+use super::{
+    probe::{Findings, Probe},
+    recovery::Rung,
+};
 use crate::model::{
     KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, SignatureAlgorithm, attributes::ResolvedAttributes,
     secret::Pin,
@@ -85,6 +88,8 @@ pub enum Request {
     },
     /// The certificate under an id. Answered by [`Reply::Certificate`].
     GetCertificate(KeyId),
+    /// Try what the token can do. Answered by [`Reply::Findings`].
+    Probe(Probe),
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -146,6 +151,8 @@ pub enum Reply {
         /// What had happened, in words.
         cause: String,
     },
+    /// See [`Request::Probe`].
+    Findings(Box<Findings>),
 }
 
 /// Id of frames that answer no request; no request has it.
@@ -308,7 +315,38 @@ pub enum Kind {
     Device,
 }
 
+/// Who has to do something about a kind of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub enum Actor {
+    /// It passes by itself.
+    Nobody,
+    /// Somebody who looks after the cluster or the HSM.
+    Person,
+    /// Whoever made the object or sent the request.
+    Caller,
+}
+
 impl Kind {
+    /// Who has to do something about it.
+    #[must_use]
+    pub const fn actor(self) -> Actor {
+        match self {
+            Self::LibraryNotLoaded
+            | Self::TokenNotFound
+            | Self::TokenNotInitialized
+            | Self::PinRejected
+            | Self::PinLocked
+            | Self::PinFinalTry
+            | Self::Ambiguous
+            | Self::Full => Actor::Person,
+            Self::KeyNotFound | Self::Unsupported | Self::Invalid | Self::Forbidden => Actor::Caller,
+            Self::Lost | Self::Busy | Self::Timeout | Self::Crashed | Self::Unavailable | Self::Device => {
+                Actor::Nobody
+            }
+        }
+    }
+
     /// Whether only a person can help; everything else may pass by itself.
     #[must_use]
     pub const fn needs_person(self) -> bool {
@@ -365,9 +403,12 @@ impl Request {
         match self {
             Self::Sign { .. } | Self::Random(_) => Lane::Sign,
             Self::Generate(_) | Self::Destroy(_) | Self::PutCertificate { .. } => Lane::Change,
-            Self::Find(_) | Self::Inventory | Self::GetCertificate(_) | Self::Open(_) | Self::Ping => {
-                Lane::Look
-            }
+            Self::Find(_)
+            | Self::Inventory
+            | Self::GetCertificate(_)
+            | Self::Probe(_)
+            | Self::Open(_)
+            | Self::Ping => Lane::Look,
         }
     }
 
@@ -382,7 +423,8 @@ impl Request {
             | Self::Random(_)
             | Self::GetCertificate(_)
             | Self::Destroy(_) => true,
-            Self::Open(_) | Self::Generate(_) | Self::PutCertificate { .. } => false,
+            // A module that does not survive a probe shall not have it again.
+            Self::Open(_) | Self::Generate(_) | Self::PutCertificate { .. } | Self::Probe(_) => false,
         }
     }
 
@@ -400,6 +442,7 @@ impl Request {
             Self::Random(_) => "random",
             Self::PutCertificate { .. } => "put_certificate",
             Self::GetCertificate(_) => "get_certificate",
+            Self::Probe(_) => "probe",
         }
     }
 }

@@ -188,6 +188,7 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Certificate(_) => "Certificate",
         Reply::Crashed(_) => "Crashed",
         Reply::Recovery { .. } => "Recovery",
+        Reply::Findings(_) => "Findings",
     };
     HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
 }

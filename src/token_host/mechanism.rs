@@ -51,6 +51,11 @@ static HASHES: &[HashRow] = hash_rows! {
     Sha3_512 CKM_SHA3_512 CKG_MGF1_SHA3_512 CKM_SHA3_512_RSA_PKCS CKM_SHA3_512_RSA_PKCS_PSS CKM_ECDSA_SHA3_512,
 };
 
+/// Hashes of which a token has no ECDSA mechanism that hashes itself.
+pub fn without_hashed_ecdsa(mechanisms: &[CK_MECHANISM_TYPE]) -> Vec<Hash> {
+    HASHES.iter().filter(|row| !mechanisms.contains(&row.ecdsa)).map(|row| row.hash).collect()
+}
+
 /// What has to be known of a key to sign with it; read once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyShape {
@@ -91,7 +96,7 @@ pub fn way(algorithm: SignatureAlgorithm, mechanisms: &[CK_MECHANISM_TYPE]) -> O
     let (bare, hashed): (_, fn(&HashRow) -> CK_MECHANISM_TYPE) = match row.scheme {
         Scheme::RsaPkcs1 => (Some(Mechanism::plain(CKM_RSA_PKCS)), |row| row.rsa_pkcs),
         Scheme::RsaPss(hash) => {
-            (pss(hash).map(|pss| Mechanism { kind: CKM_RSA_PKCS_PSS, pss: Some(pss) }), |row| row.rsa_pss)
+            (pss(hash).map(|pss| Mechanism::pss(CKM_RSA_PKCS_PSS, pss)), |row| row.rsa_pss)
         }
         Scheme::Ecdsa => (Some(Mechanism::plain(CKM_ECDSA)), |row| row.ecdsa),
         Scheme::EdDsa => {
@@ -105,11 +110,15 @@ pub fn way(algorithm: SignatureAlgorithm, mechanisms: &[CK_MECHANISM_TYPE]) -> O
     }
     let Input::Message(hash) = row.input else { return None };
     let kind = hashed(hash_row(hash)?);
-    let parameters = if matches!(row.scheme, Scheme::RsaPss(_)) { Some(pss(hash)?) } else { None };
-    mechanisms.contains(&kind).then_some(Way::Hashed(Mechanism { kind, pss: parameters }))
+    let mechanism = match row.scheme {
+        Scheme::RsaPss(_) => Mechanism::pss(kind, pss(hash)?),
+        _ => Mechanism::plain(kind),
+    };
+    mechanisms.contains(&kind).then_some(Way::Hashed(mechanism))
 }
 
-fn pss(hash: Hash) -> Option<Pss> {
+/// The usual parameters of RSASSA-PSS.
+pub fn pss(hash: Hash) -> Option<Pss> {
     let row = HASHES.iter().find(|row| row.hash == hash)?;
     Some(Pss { hash: row.plain, mgf: row.mgf, salt: hash.len() as CK_ULONG })
 }
@@ -207,8 +216,11 @@ mod tests {
         assert_eq!(hashed, Some(Way::Hashed(Mechanism::plain(CKM_ECDSA_SHA256))));
         assert_eq!(way(A::NoneWithEcdsa, &[CKM_ECDSA_SHA256]), None);
         assert_eq!(way(A::Keccak256WithEcdsa, &[CKM_ECDSA_SHA256]), None);
-        let Some(Way::Hashed(pss)) = way(A::Sha384WithRsaPss, &[CKM_SHA384_RSA_PKCS_PSS]) else { panic!() };
-        assert_eq!(pss.pss.unwrap().salt, 48);
+        let Some(Way::Hashed(hashed)) = way(A::Sha384WithRsaPss, &[CKM_SHA384_RSA_PKCS_PSS]) else {
+            panic!()
+        };
+        assert_eq!(hashed, Mechanism::pss(CKM_SHA384_RSA_PKCS_PSS, pss(Hash::Sha384).unwrap()));
+        assert_eq!(pss(Hash::Sha384).unwrap().salt, 48);
     }
 
     #[test]

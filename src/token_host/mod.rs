@@ -8,9 +8,12 @@ mod error;
 mod index;
 mod ladder;
 mod mechanism;
+mod mechanism_names;
 mod object;
 mod pool;
+mod probe;
 mod public;
+mod quirk;
 mod raw;
 mod socket;
 mod token;
@@ -24,6 +27,8 @@ use crate::hsm::{
 use pool::Pool;
 use socket::{Inbox, Out};
 use token::Token;
+
+pub use error::page as errors_page;
 
 /// Why the process cannot go on.
 #[derive(Debug, thiserror::Error)]

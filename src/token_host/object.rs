@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// `PrintableString "edwards25519"`: how PKCS#11 3.0 named the curve before it took the identifier.
-const EDWARDS25519: &[u8] = b"\x13\x0cedwards25519";
+pub const EDWARDS25519: &[u8] = b"\x13\x0cedwards25519";
 
 const KEY_CLASSES: [CK_OBJECT_CLASS; 2] = [CKO_PRIVATE_KEY, CKO_SECRET_KEY];
 
@@ -480,7 +480,7 @@ pub fn passing_key(token: &Token, session: &Session) -> Result<Option<Canary>, H
 }
 
 /// Tokens say in many ways that they do not have a curve.
-fn curve_refused(algorithm: KeyAlgorithm, error: &HsmError) -> bool {
+pub fn curve_refused(algorithm: KeyAlgorithm, error: &HsmError) -> bool {
     matches!(algorithm, KeyAlgorithm::Ec | KeyAlgorithm::Ed)
         && matches!(
             error.code,
@@ -616,7 +616,7 @@ fn attempt(
     guard(&mut private);
     newer(&mut private, wanted.destroyable);
     private.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
-    let (private, public) = session.generate_pair(&mechanism, &public, &private)?;
+    let (public, private) = session.generate_pair(&mechanism, &public, &private)?;
     Ok(Made { private, public: Some(public) })
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     index::Objects,
-    mechanism, object, raw,
+    mechanism, object, probe, raw,
     raw::Session,
     socket::{Inbox, Out},
     token::{SignKey, Token},
@@ -269,6 +269,9 @@ impl Worker {
             Request::GetCertificate(id) => self.alone(asked, |objects| {
                 Ok(Reply::Certificate(object::get_certificate(objects, id)?.map(Into::into)))
             }),
+            Request::Probe(what) => {
+                self.alone(asked, |objects| Ok(Reply::Findings(Box::new(probe::run(objects.token, *what)?))))
+            }
             Request::Open(_) | Request::Ping => unreachable!("not for a worker, see submit"),
         }
     }

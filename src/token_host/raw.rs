@@ -16,6 +16,8 @@ use std::{
 
 use cryptoki_sys::*;
 
+use crate::hsm::probe::Limits;
+
 /// Enough for every signature but the hash-based ones: one call into the module instead of two.
 const SIGNATURE_MAX: usize = 8192;
 /// First guess at an attribute's size; RSA-8192 fits.
@@ -160,6 +162,13 @@ impl Module {
         Ok(format!("{} {}.{}", trimmed(&info.libraryDescription), version.major, version.minor))
     }
 
+    /// `CK_INFO.manufacturerID`.
+    pub fn manufacturer(&self) -> Result<String, Failure> {
+        let mut info = CK_INFO::default();
+        call!(self, C_GetInfo(&raw mut info))?;
+        Ok(trimmed(&info.manufacturerID))
+    }
+
     /// Slots with a token in them.
     pub fn slots(&self) -> Result<Vec<CK_SLOT_ID>, Failure> {
         list(|start, count| call!(self, C_GetSlotList(CK_TRUE, start, count)))
@@ -176,6 +185,21 @@ impl Module {
             serial: trimmed(&info.serialNumber),
             firmware: format!("{}.{}", info.firmwareVersion.major, info.firmwareVersion.minor),
             flags: info.flags,
+        })
+    }
+
+    /// What a token has room for.
+    pub fn limits(&self, slot: CK_SLOT_ID) -> Result<Limits, Failure> {
+        let mut info = CK_TOKEN_INFO::default();
+        call!(self, C_GetTokenInfo(slot, &raw mut info))?;
+        let told = |number: CK_ULONG| (number != CK_UNAVAILABLE_INFORMATION).then_some(number);
+        Ok(Limits {
+            sessions: told(info.ulSessionCount),
+            sessions_max: told(info.ulMaxSessionCount),
+            private_memory_free: told(info.ulFreePrivateMemory),
+            private_memory: told(info.ulTotalPrivateMemory),
+            pin_min: told(info.ulMinPinLen),
+            pin_max: told(info.ulMaxPinLen),
         })
     }
 
@@ -280,8 +304,17 @@ fn template(attributes: &[Attribute]) -> Vec<CK_ATTRIBUTE> {
 pub struct Mechanism {
     /// `CKM_…`.
     pub kind: CK_MECHANISM_TYPE,
-    /// RSASSA-PSS has parameters.
-    pub pss: Option<Pss>,
+    /// Its parameters, where it has any.
+    pub parameter: Option<Parameter>,
+}
+
+/// Parameters of a mechanism.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// Of RSASSA-PSS.
+    Pss(Pss),
+    /// Of EdDSA: the context of Ed25519ctx.
+    Context(&'static [u8]),
 }
 
 /// Parameters of RSASSA-PSS.
@@ -298,18 +331,41 @@ pub struct Pss {
 impl Mechanism {
     /// A mechanism without parameters.
     pub const fn plain(kind: CK_MECHANISM_TYPE) -> Self {
-        Self { kind, pss: None }
+        Self { kind, parameter: None }
+    }
+
+    /// RSASSA-PSS, bare or hashed.
+    pub const fn pss(kind: CK_MECHANISM_TYPE, pss: Pss) -> Self {
+        Self { kind, parameter: Some(Parameter::Pss(pss)) }
     }
 
     fn with<T>(&self, use_it: impl FnOnce(*mut CK_MECHANISM) -> T) -> T {
-        let mut parameters =
-            self.pss.map(|pss| CK_RSA_PKCS_PSS_PARAMS { hashAlg: pss.hash, mgf: pss.mgf, sLen: pss.salt });
-        let mut mechanism = CK_MECHANISM {
-            mechanism: self.kind,
-            pParameter: parameters.as_mut().map_or(ptr::null_mut(), |p| ptr::from_mut(p).cast::<c_void>()),
-            ulParameterLen: parameters.as_ref().map_or(0, |p| size_of_val(p) as CK_ULONG),
-        };
-        use_it(&raw mut mechanism)
+        fn mechanism<P>(kind: CK_MECHANISM_TYPE, parameter: &mut P) -> CK_MECHANISM {
+            CK_MECHANISM {
+                mechanism: kind,
+                pParameter: ptr::from_mut(parameter).cast::<c_void>(),
+                ulParameterLen: size_of::<P>() as CK_ULONG,
+            }
+        }
+        match self.parameter {
+            None => use_it(&mut CK_MECHANISM {
+                mechanism: self.kind,
+                pParameter: ptr::null_mut(),
+                ulParameterLen: 0,
+            }),
+            Some(Parameter::Pss(Pss { hash, mgf, salt })) => {
+                let mut parameter = CK_RSA_PKCS_PSS_PARAMS { hashAlg: hash, mgf, sLen: salt };
+                use_it(&mut mechanism(self.kind, &mut parameter))
+            }
+            Some(Parameter::Context(context)) => {
+                let mut parameter = CK_EDDSA_PARAMS {
+                    phFlag: CK_FALSE,
+                    ulContextDataLen: context.len() as CK_ULONG,
+                    pContextData: context.as_ptr().cast_mut(),
+                };
+                use_it(&mut mechanism(self.kind, &mut parameter))
+            }
+        }
     }
 }
 
@@ -458,7 +514,7 @@ impl Session {
         Ok(Object(handle))
     }
 
-    /// Makes a key pair: its private half and its public one.
+    /// Makes a key pair; the result is its public and its private half.
     pub fn generate_pair(
         &self,
         mechanism: &Mechanism,
@@ -483,7 +539,7 @@ impl Session {
                 )
             )
         })?;
-        Ok((Object(private_handle), Object(public_handle)))
+        Ok((Object(public_handle), Object(private_handle)))
     }
 
     /// Signs in one go.
@@ -498,6 +554,49 @@ impl Session {
             .get(..length)
             .map(<[u8]>::to_vec)
             .ok_or(Failure { code: CKR_GENERAL_ERROR, function: "C_Sign" })
+    }
+
+    /// Signs, and asks first how long the signature will be. Returns what was said, too.
+    pub fn sign_asking(
+        &self,
+        mechanism: &Mechanism,
+        key: Object,
+        data: &[u8],
+    ) -> Result<(usize, Vec<u8>), Failure> {
+        mechanism.with(|mechanism| call!(self.module, C_SignInit(self.handle, mechanism, key.0)))?;
+        let (data, data_length) = (data.as_ptr().cast_mut(), data.len() as CK_ULONG);
+        let mut said: CK_ULONG = 0;
+        call!(self.module, C_Sign(self.handle, data, data_length, ptr::null_mut(), &raw mut said))?;
+        let mut signature = vec![0_u8; SIGNATURE_MAX];
+        let mut length = signature.len() as CK_ULONG;
+        call!(self.module, C_Sign(self.handle, data, data_length, signature.as_mut_ptr(), &raw mut length))?;
+        signature.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        Ok((usize::try_from(said).unwrap_or(usize::MAX), signature))
+    }
+
+    /// Signs a message that is given in parts. A failure may leave the session of no more use.
+    pub fn sign_parts(
+        &self,
+        mechanism: &Mechanism,
+        key: Object,
+        parts: &[&[u8]],
+    ) -> Result<Vec<u8>, Failure> {
+        mechanism.with(|mechanism| call!(self.module, C_SignInit(self.handle, mechanism, key.0)))?;
+        for part in parts {
+            let (part, length) = (part.as_ptr().cast_mut(), part.len() as CK_ULONG);
+            call!(self.module, C_SignUpdate(self.handle, part, length))?;
+        }
+        let mut signature = vec![0_u8; SIGNATURE_MAX];
+        let mut length = signature.len() as CK_ULONG;
+        call!(self.module, C_SignFinal(self.handle, signature.as_mut_ptr(), &raw mut length))?;
+        signature.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        Ok(signature)
+    }
+
+    /// How long an attribute is, as the module says when it is asked for that alone.
+    pub fn attribute_size(&self, object: Object, kind: CK_ATTRIBUTE_TYPE) -> Result<Option<usize>, Failure> {
+        let (sizes, _) = self.read(object, &[kind], &mut [Vec::new()])?;
+        Ok(sizes[0])
     }
 
     /// Removes an object from the token.

@@ -13,13 +13,14 @@ use cryptoki_sys::*;
 use parking_lot::{FairMutex, FairMutexGuard};
 
 use super::{
-    capability,
+    capability, error,
     index::Index,
     mechanism::KeyShape,
     raw::{Failure, LoadFailure, Module, Object, Session, TokenInfo},
 };
 use crate::{
     hsm::{
+        probe::Limits,
         protocol::{HsmError, Kind, Open, TokenFacts, TokenSelector},
         recovery::Rung,
     },
@@ -83,6 +84,7 @@ impl Token {
                     format!("cannot load the PKCS#11 library {}: {why}", open.library),
                 ),
                 LoadFailure::Module(failure) => {
+                    error::loaded_from(&open.library);
                     let error = HsmError::from(failure);
                     HsmError {
                         kind: Kind::LibraryNotLoaded,
@@ -95,7 +97,9 @@ impl Token {
                 }
             })?;
         let module = Arc::new(module);
+        error::made_by(&module.manufacturer().unwrap_or_default());
         let (slot, info) = select(&module, &open.token, &open.library)?;
+        error::made_by(&info.manufacturer);
         let mechanisms = module.mechanisms(slot)?;
         let facts = TokenFacts {
             capabilities: capability::of(&module, slot, &mechanisms),
@@ -188,6 +192,11 @@ impl Token {
     /// A session of its own for the calling thread.
     pub fn session(&self) -> Result<Session, HsmError> {
         Ok(self.module.open(self.slot())?)
+    }
+
+    /// What the token has room for at the moment.
+    pub fn limits(&self) -> Result<Limits, HsmError> {
+        Ok(self.module.limits(self.slot())?)
     }
 
     /// Logs in again where the login is gone, because of `cause`. A refused PIN is remembered and never tried again.

@@ -6,6 +6,7 @@ mod common;
 
 mod caller;
 mod controller;
+mod doctor;
 mod host;
 mod http;
 mod injection;

@@ -1,5 +1,7 @@
 //! `kubectl hsm …`.
 
+pub mod client;
+pub mod doctor;
 pub mod inject;
 
 use clap::Subcommand;
@@ -15,6 +17,8 @@ pub struct Args {
 enum Command {
     /// Adds the sidecar to manifests.
     Inject(inject::Args),
+    /// Prints what is known of a partition's token, and what is odd about it.
+    Doctor(doctor::Args),
 }
 
 /// Runs one `kubectl hsm` command.
@@ -24,5 +28,6 @@ enum Command {
 pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Inject(args) => inject::run(args),
+        Command::Doctor(args) => doctor::run(&args),
     }
 }

@@ -47,7 +47,7 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
         set_finalizer(partition, &ctx, true).await?;
         return Ok(Action::await_change());
     }
-    let (outcome, action) = connect(partition, &ctx).await?;
+    let (mut outcome, action) = connect(partition, &ctx).await?;
     // Before the status, whose change wakes the keys.
     let reached = match &outcome {
         Outcome::Ready { .. } => Some(true),
@@ -70,6 +70,18 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
                 let reason = if warning { after.reason.as_str() } else { "Connected" };
                 ctx.event(partition, warning, reason, "Connect", after.message.clone()).await;
             }
+        }
+    }
+    // After it is told that the token is there: nobody waits for this.
+    if let Outcome::Ready { token, findings: findings @ None, .. } = &mut outcome
+        && let Some(hsm) = ctx.registry.get(&partition.name_any())
+    {
+        let spared = report::spared(&new, token);
+        *findings = ctx.probes.learn(&partition.name_any(), token, hsm.as_ref(), &spared).await;
+        let learned = report(partition, &new, &outcome, ctx.now());
+        if learned != new {
+            let api: Api<HsmPartition> = Api::all(ctx.client.clone());
+            ctx.write_status(&api, partition, &learned, false).await?;
         }
     }
     Ok(action)
@@ -152,8 +164,9 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
                 }
             };
             let claims = claims(&name, ctx);
+            let findings = ctx.probes.of(&name, &token);
             let (attestation, recovery) = (Box::new(attestation), handle.recovery());
-            let outcome = Outcome::Ready { token, seen, attestation, claims, version, recovery };
+            let outcome = Outcome::Ready { token, findings, seen, attestation, claims, version, recovery };
             Ok((outcome, Action::requeue(super::jittered(inventory::LASTS.min(ctx.resync)))))
         }
     }
@@ -217,6 +230,7 @@ async fn release(partition: &HsmPartition, ctx: &Context) -> Result<Action, Erro
     ctx.reached.set(&name, None);
     ctx.attestor.forget(&name);
     ctx.inventories.forget(&name).await;
+    ctx.probes.forget(&name);
     set_finalizer(partition, ctx, false).await?;
     Ok(Action::await_change())
 }

@@ -8,11 +8,15 @@ use crate::{
     api::{
         HsmPartition,
         condition::{self, Report},
-        partition::{AttestationStatus, HsmPartitionStatus, TokenStatus, Unclaimed, UnclaimedKey},
+        partition::{
+            AttestationStatus, HsmPartitionStatus, Probed, SignatureSpeed, TokenLimits, TokenQuirk,
+            TokenStatus, Unclaimed, UnclaimedKey,
+        },
     },
-    controller::inventory::Inventory,
+    controller::{inventory::Inventory, probes},
     hsm::{
         Recovery,
+        probe::{Findings, Quirk},
         protocol::{HsmError, TokenFacts},
     },
     model::KeyId,
@@ -21,6 +25,8 @@ use crate::{
 
 /// Most unclaimed keys that are listed.
 const UNCLAIMED_MAX: usize = 20;
+/// Most mechanisms that are listed.
+const MECHANISMS_MAX: usize = 200;
 
 /// What was seen.
 pub enum Outcome {
@@ -43,6 +49,8 @@ pub enum Outcome {
     Ready {
         /// The token.
         token: Arc<TokenFacts>,
+        /// What trying it found out, once it was tried.
+        findings: Option<Arc<Findings>>,
         /// What is on it.
         seen: Arc<Inventory>,
         /// How its keys are attested.
@@ -107,14 +115,16 @@ pub fn report(
         Outcome::Failed(error) => {
             both(crate::controller::error::reason(error.kind), &error.message, error.kind.needs_person())
         }
-        Outcome::Ready { token, seen, attestation, claims, version, recovery } => {
-            status.token = Some(token_status(token));
+        Outcome::Ready { token, findings, seen, attestation, claims, version, recovery } => {
+            let about = token_status(token, findings.as_deref(), old.token.as_ref());
+            let offers = about.key_algorithms.join(", ");
+            status.token = Some(about);
             status.accepted_pin = Some(version.clone());
             status.rejected_pin = None;
             status.attestation = Some((**attestation).clone());
             status.key_count = i32::try_from(claims.recorded.len()).ok();
             status.unclaimed = unclaimed(seen, claims, &attestation.key_name);
-            let message = format!("the token '{}' is ready: {}", token.label, token.capabilities.summary());
+            let message = format!("the token '{}' is ready: {offers}", token.label);
             vec![
                 Report::new(condition::READY, Some(true), "Ready", message),
                 Report::new(condition::REACHABLE, Some(true), "Connected", answers(recovery.as_ref())),
@@ -133,8 +143,16 @@ fn answers(recovery: Option<&Recovery>) -> String {
     format!("the token answers; it was brought back by {} at {at}, after: {cause}", rung.words())
 }
 
-fn token_status(token: &TokenFacts) -> TokenStatus {
-    let capabilities = &token.capabilities;
+/// The token, and what trying it found out: in this process, or else in the one that wrote the status before.
+fn token_status(token: &TokenFacts, findings: Option<&Findings>, old: Option<&TokenStatus>) -> TokenStatus {
+    if let (None, Some(old)) = (findings, old.filter(|old| old.probed.is_some() && is_of(old, token))) {
+        return old.clone();
+    }
+    let refuted_keys = findings.map(|found| found.refuted_keys.as_slice()).unwrap_or_default();
+    let refuted_signatures = findings.map(|found| found.refuted_signatures.as_slice()).unwrap_or_default();
+    let mut capabilities = token.capabilities.clone();
+    capabilities.key_algorithms.retain(|row| !refuted_keys.contains(&row.algorithm));
+    capabilities.signature_algorithms.retain(|one| !refuted_signatures.contains(one));
     TokenStatus {
         label: token.label.clone(),
         manufacturer: token.manufacturer.clone(),
@@ -149,7 +167,54 @@ fn token_status(token: &TokenFacts) -> TokenStatus {
             .map(str::to_owned)
             .collect(),
         signature_algorithms: capabilities.signature_algorithms.iter().map(ToString::to_string).collect(),
+        probed: findings.map(probed),
     }
+}
+
+/// Whether a status is about this token.
+fn is_of(status: &TokenStatus, token: &TokenFacts) -> bool {
+    let TokenFacts { label, manufacturer, model, serial, firmware, library, .. } = token;
+    [&status.label, &status.manufacturer, &status.model, &status.serial, &status.firmware, &status.library]
+        == [label, manufacturer, model, serial, firmware, library]
+}
+
+fn probed(findings: &Findings) -> Probed {
+    let number = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
+    let limits = findings.limits.unwrap_or_default();
+    Probed {
+        curves: findings.curves.clone(),
+        mechanisms: findings.mechanisms.iter().take(MECHANISMS_MAX).cloned().collect(),
+        mechanism_count: i32::try_from(findings.mechanisms.len()).unwrap_or(i32::MAX),
+        limits: TokenLimits {
+            sessions: number(limits.sessions),
+            sessions_max: number(limits.sessions_max),
+            private_memory_free: number(limits.private_memory_free),
+            private_memory: number(limits.private_memory),
+            pin_min: number(limits.pin_min),
+            pin_max: number(limits.pin_max),
+        },
+        speed: findings.speed.as_ref().map(|speed| SignatureSpeed {
+            key: speed.key.clone(),
+            microseconds: i32::try_from(speed.microseconds).unwrap_or(i32::MAX),
+        }),
+        quirks: findings
+            .quirks
+            .iter()
+            .map(|Quirk { name, value, odd, means }| TokenQuirk {
+                name: name.clone(),
+                value: value.clone(),
+                odd: *odd,
+                means: means.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// Findings of a status that say which probes this token does not bear.
+pub fn spared(status: &HsmPartitionStatus, token: &TokenFacts) -> Vec<Quirk> {
+    let probed = status.token.as_ref().filter(|old| is_of(old, token)).and_then(|old| old.probed.as_ref());
+    let quirk = |TokenQuirk { name, value, odd, means }: TokenQuirk| Quirk { name, value, odd, means };
+    probed.into_iter().flat_map(|probed| probed.quirks.clone()).map(quirk).filter(probes::spares).collect()
 }
 
 /// What is on the token and claimed by nobody.
@@ -173,6 +238,10 @@ fn unclaimed(seen: &Inventory, claims: &Claims, attestation_key: &str) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        hsm::protocol::{Capabilities, KeyCapability},
+        model::{KeyAlgorithm, SignatureAlgorithm},
+    };
 
     fn partition() -> HsmPartition {
         let spec = serde_json::json!({
@@ -184,6 +253,7 @@ mod tests {
     fn ready(version: &str, keys: Vec<(Option<KeyId>, String)>, claims: Vec<KeyId>) -> Outcome {
         Outcome::Ready {
             token: Arc::new(TokenFacts::default()),
+            findings: None,
             seen: Arc::new(Inventory::new(keys)),
             attestation: Box::new(AttestationStatus {
                 key_name: "attestation-key".into(),
@@ -222,5 +292,72 @@ mod tests {
             report(&partition(), &HsmPartitionStatus::default(), &ready("1", on_token, vec![id(1)]), now);
         let labels: Vec<_> = status.unclaimed.unwrap().keys.into_iter().map(|key| key.label).collect();
         assert_eq!(labels, ["nameless", "stray"]);
+    }
+
+    fn after_a_probe(findings: Findings, old: &HsmPartitionStatus) -> HsmPartitionStatus {
+        let mut outcome = ready("1", vec![], vec![]);
+        let Outcome::Ready { token, findings: found, .. } = &mut outcome else { panic!() };
+        *token = Arc::new(facts());
+        *found = Some(Arc::new(findings));
+        report(&partition(), old, &outcome, Timestamp::from_second(1).unwrap())
+    }
+
+    fn facts() -> TokenFacts {
+        let row = |algorithm| KeyCapability { algorithm, min_bits: 0, max_bits: 0 };
+        TokenFacts {
+            label: "t".into(),
+            capabilities: Capabilities {
+                key_algorithms: vec![row(KeyAlgorithm::Ec), row(KeyAlgorithm::Ed)],
+                signature_algorithms: vec![SignatureAlgorithm::Sha256WithEcdsa, SignatureAlgorithm::EdDsa],
+            },
+            ..TokenFacts::default()
+        }
+    }
+
+    #[test]
+    fn what_a_token_lists_and_refuses_is_not_offered() {
+        let findings = Findings {
+            refuted_keys: vec![KeyAlgorithm::Ed],
+            refuted_signatures: vec![SignatureAlgorithm::EdDsa],
+            ..Findings::default()
+        };
+        let status = after_a_probe(findings, &HsmPartitionStatus::default());
+        let token = status.token.unwrap();
+        assert_eq!(
+            (token.key_algorithms, token.signature_algorithms),
+            (vec!["EC".into()], vec!["SHA256_WITH_ECDSA".into()])
+        );
+        assert_eq!(
+            condition::find(&status.conditions, condition::READY).unwrap().message,
+            "the token 't' is ready: EC"
+        );
+    }
+
+    #[test]
+    fn what_another_process_found_out_stays_until_the_token_is_another() {
+        let crash = Quirk::not_probed("rsa", "the module crashed", "");
+        let odd = Quirk::odd("ecPoint", "bare bytes", "");
+        let findings = Findings { quirks: vec![crash.clone(), odd], ..Findings::default() };
+        let before = after_a_probe(findings, &HsmPartitionStatus::default());
+        assert_eq!(spared(&before, &facts()), [crash]);
+        let look = |token: TokenFacts| {
+            let mut outcome = ready("1", vec![], vec![]);
+            let Outcome::Ready { token: about, .. } = &mut outcome else { panic!() };
+            *about = Arc::new(token);
+            report(&partition(), &before, &outcome, Timestamp::from_second(2).unwrap()).token.unwrap()
+        };
+        assert_eq!(Some(look(facts())), before.token);
+        let newer = TokenFacts { firmware: "2.0".into(), ..facts() };
+        assert_eq!(look(newer.clone()).probed, None);
+        assert_eq!(spared(&before, &newer), []);
+    }
+
+    #[test]
+    fn a_token_with_many_mechanisms_does_not_fill_the_status() {
+        let mechanisms = (0..1000).map(|number| format!("{number:#x}")).collect();
+        let status =
+            after_a_probe(Findings { mechanisms, ..Findings::default() }, &HsmPartitionStatus::default());
+        let probed = status.token.unwrap().probed.unwrap();
+        assert_eq!((probed.mechanisms.len(), probed.mechanism_count), (200, 1000));
     }
 }
