@@ -28,7 +28,7 @@ soak: ## random faults and kills under load (MINUTES=60, SEED=n repeats a run)
 	@MINUTES='$(MINUTES)' SEED='$(SEED)' TOKEN='$(TOKEN)' e2e/chaos.sh soak
 
 bench: ## measure, print a table, write target/bench/results.json
-	@e2e/bench.sh
+	@FIGURES='$(FIGURES)' e2e/bench.sh
 
 cluster-up: ## a cluster with operator and demo partition; then: . target/cluster/env
 	@e2e/setup.sh

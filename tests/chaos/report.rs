@@ -31,7 +31,7 @@ pub fn head() {
 pub fn line(token: Token, fault: &Fault, played: &Played) -> bool {
     let Played { calls, objects, recovery, settled, wrong } = played;
     let token = format!("{token:?}").to_lowercase();
-    let recovery = recovery.map_or_else(|| "never".into(), |time| millis(time));
+    let recovery = recovery.map_or_else(|| "never".into(), millis);
     let errors = match fault.callers {
         Callers::NoticeNothing => "",
         Callers::GetErrorsMeanwhile => " (errors while it lasts)",
