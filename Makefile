@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 # Steps print their own progress; two at once would mix it up and fight for the cores.
 .NOTPARALLEL:
-.PHONY: help build demo demo-down test bench cluster-up cluster-down image-load generate fmt clippy doc
+.PHONY: help build demo demo-down test chaos soak bench cluster-up cluster-down image-load generate fmt clippy doc
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +21,14 @@ demo-down: ## remove every trace of the demo
 test: ## every test, unit to end to end; the last line says how many passed
 	@e2e/test.sh
 
+chaos: ## faults in the PKCS#11 module under load, a line for each (FAULTS=segv,hang TOKEN=softhsm: some of them)
+	@FAULTS='$(FAULTS)' TOKEN='$(TOKEN)' e2e/chaos.sh
+
+soak: ## random faults and kills under load (MINUTES=60, SEED=n repeats a run)
+	@MINUTES='$(MINUTES)' SEED='$(SEED)' TOKEN='$(TOKEN)' e2e/chaos.sh soak
+
 bench: ## measure, print a table, write target/bench/results.json
-	@e2e/bench.sh
+	@FIGURES='$(FIGURES)' e2e/bench.sh
 
 cluster-up: ## a cluster with operator and demo partition; then: . target/cluster/env
 	@e2e/setup.sh

@@ -9,9 +9,46 @@ pub struct Row {
     unit: &'static str,
     ours: f64,
     baseline: Option<f64>,
+    must: Option<Must>,
     repeats: usize,
     /// Largest minus smallest measurement of ours, as a share of the median.
     spread: f64,
+}
+
+/// What a figure has to be.
+#[derive(Clone, Copy)]
+pub enum Must {
+    /// Ours divided by the baseline.
+    RatioAtLeast(f64),
+    /// The same.
+    RatioAtMost(f64),
+    /// Ours.
+    AtMost(f64),
+    /// Ours less the baseline.
+    MoreByAtMost(f64),
+}
+
+impl Must {
+    /// In few words, with what it is about.
+    fn text(self, unit: &str) -> String {
+        let text = match self {
+            Self::RatioAtLeast(limit) => format!("ratio >= {limit}"),
+            Self::RatioAtMost(limit) => format!("ratio <= {limit}"),
+            Self::AtMost(limit) => format!("<= {limit} {unit}"),
+            Self::MoreByAtMost(limit) => format!("+ <= {limit} {unit}"),
+        };
+        text.trim_end().to_owned()
+    }
+
+    fn is_met(self, row: &Row) -> bool {
+        let baseline = row.baseline.unwrap_or(f64::NAN);
+        match self {
+            Self::RatioAtLeast(limit) => row.ours / baseline >= limit,
+            Self::RatioAtMost(limit) => row.ours / baseline <= limit,
+            Self::AtMost(limit) => row.ours <= limit,
+            Self::MoreByAtMost(limit) => row.ours - baseline <= limit,
+        }
+    }
 }
 
 /// The middle value.
@@ -36,6 +73,7 @@ impl Row {
             unit: "1/s",
             ours: median(ours),
             baseline: Some(median(baseline)),
+            must: None,
             repeats: ours.len(),
             spread: spread(ours),
         }
@@ -48,9 +86,15 @@ impl Row {
             unit,
             ours: median(ours),
             baseline: (!baseline.is_empty()).then(|| median(baseline)),
+            must: None,
             repeats: ours.len(),
             spread: spread(ours),
         }
+    }
+
+    /// With what it has to be.
+    pub fn must(self, must: Option<Must>) -> Self {
+        Self { must, ..self }
     }
 
     fn ratio(&self) -> Option<f64> {
@@ -58,25 +102,33 @@ impl Row {
     }
 }
 
+/// Whether a group of figures is measured: all are, unless `FIGURES` names some.
+pub fn chosen(group: &str) -> bool {
+    let figures = std::env::var("FIGURES").unwrap_or_default();
+    figures.is_empty() || figures.split(',').any(|one| one == group)
+}
+
 /// Prints the table.
 pub fn print(rows: &[Row]) {
     println!(
-        "{:<24} {:>5} {:>10} {:>10} {:>7} {:>8} {:>7}",
-        "figure", "unit", "ours", "baseline", "ratio", "repeats", "spread"
+        "{:<26} {:>5} {:>10} {:>10} {:>7} {:>8} {:>7}  {:<14} met",
+        "figure", "unit", "ours", "baseline", "ratio", "repeats", "spread", "must be"
     );
     for row in rows {
         let number = |value: Option<f64>, digits: usize| {
             value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
         };
         println!(
-            "{:<24} {:>5} {:>10} {:>10} {:>7} {:>8} {:>6.0}%",
+            "{:<26} {:>5} {:>10} {:>10} {:>7} {:>8} {:>6.0}%  {:<14} {}",
             row.name,
             row.unit,
             number(Some(row.ours), 1),
             number(row.baseline, 1),
             number(row.ratio(), 2),
             row.repeats,
-            row.spread * 100.0
+            row.spread * 100.0,
+            row.must.map_or_else(|| "-".into(), |must| must.text(row.unit)),
+            row.must.map_or("-", |must| if must.is_met(row) { "yes" } else { "NO" })
         );
     }
 }
@@ -89,6 +141,7 @@ pub fn write(name: &str, rows: &[Row]) {
             json!({
                 "name": row.name, "unit": row.unit, "ours": row.ours, "baseline": row.baseline,
                 "ratio": row.ratio(), "repeats": row.repeats, "spread": row.spread,
+                "mustBe": row.must.map(|must| must.text(row.unit)), "met": row.must.map(|must| must.is_met(row)),
             })
         })
         .collect();

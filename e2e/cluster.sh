@@ -5,6 +5,7 @@
 #   cluster.sh down                        remove every trace of it
 #   cluster.sh status                      what runs
 #   cluster.sh load TAR...                 OCI image archives into the node
+#   cluster.sh restart NAME                kill etcd or kube-apiserver and start it again
 #
 # CLUSTER_NAME (demo) names it; its state is in target/cluster, or target/cluster-NAME.
 here=$(dirname "${BASH_SOURCE[0]}")
@@ -112,6 +113,22 @@ load() {
   done
 }
 
+restart() {
+  local pid
+  pid=$(<"$state/pids/$1")
+  is_ours "$pid" || die "$1 does not run"
+  kill -KILL "$pid"
+  # Its port is free when nothing but its number is left.
+  while [[ -e /proc/$pid && $(awk '{ print $3 }' "/proc/$pid/stat" 2>/dev/null) != [ZX] ]]; do sleep 0.02; done
+  node_ip=$(<"$state/node-ip")
+  case $1 in
+    etcd) start_etcd ;;
+    kube-apiserver) start_apiserver ;;
+    *) die "cannot restart $1" ;;
+  esac
+  wait_for 60 'the API server is ready' apiserver_ready || failed 'the API server is not ready' kube-apiserver
+}
+
 status() {
   local file
   running || { say "cluster $cluster_name is not running"; return 1; }
@@ -122,7 +139,7 @@ status() {
 }
 
 case ${1:-} in
-  up | load) "$@" ;;
+  up | load | restart) "$@" ;;
   down) down
     say "cluster $cluster_name is gone"
     ;;

@@ -90,3 +90,9 @@ kryoptic_library() {
   printf '%s/kryoptic/%s/libkryoptic.so' "$cache" \
     "$(hash_of "$root"/e2e/kryoptic/{Cargo.toml,Cargo.lock,src/lib.rs})"
 }
+
+# test_binary NAME: the executable of a test target, built if need be.
+test_binary() {
+  cargo test --locked --no-run --test "$1" --message-format=json 2>/dev/null | jq -r --arg name "$1" \
+    'select(.reason == "compiler-artifact" and .target.name == $name and .executable) | .executable'
+}

@@ -36,15 +36,10 @@ tests() {
   }
 }
 
-# Test targets of the crate, except the end-to-end ones.
+# Test targets of the crate, except those that need a cluster.
 test_targets() {
   cargo metadata --no-deps --format-version 1 |
-    jq -r '.packages[].targets[] | select(.kind == ["test"]) | .name' | grep -vx e2e | sed 's/^/--test=/' || true
-}
-
-e2e_binary() {
-  cargo test --no-run --test e2e --message-format=json 2>/dev/null |
-    jq -r 'select(.reason == "compiler-artifact" and .target.name == "e2e" and .executable) | .executable'
+    jq -r '.packages[].targets[] | select(.kind == ["test"]) | .name' | grep -vxE 'e2e|chaos' | sed 's/^/--test=/' || true
 }
 
 trap finish EXIT
@@ -65,9 +60,13 @@ tests cargo test --locked --no-fail-fast --doc
 "$here/operator.sh" install
 # shellcheck source=/dev/null
 source "$root/target/cluster-test/env"
-binary=$(e2e_binary)
-[[ -x $binary ]] || die 'no end-to-end test binary' 'cargo test --no-run --test e2e'
+binary=$(test_binary e2e)
+chaos=$(test_binary chaos)
+[[ -x $binary && -x $chaos ]] || die 'no end-to-end test binaries' 'cargo test --no-run --test e2e --test chaos'
 KUBECTL="$IN_CLUSTER kubectl" IMAGE=localhost/hsm-operator:dev HSM_OPERATOR=$root/target/release/hsm-operator PULL_POLICY=Never \
   tests "$root/tests/policies/run.sh"
 # shellcheck disable=SC2086 # IN_CLUSTER is a prefix of several words
 CARGO_MANIFEST_DIR=$root tests $IN_CLUSTER "$binary"
+# After the others: under its load, their times would mean nothing.
+# shellcheck disable=SC2086
+CARGO_MANIFEST_DIR=$root tests $IN_CLUSTER "$chaos" short

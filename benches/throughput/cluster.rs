@@ -9,7 +9,8 @@ use std::{
 
 use crate::wrk::Target;
 
-const NAMESPACE: &str = "hsm-bench";
+/// Where the keys are.
+pub const NAMESPACE: &str = "hsm-bench";
 
 /// The cluster of the environment file that was sourced.
 pub struct Cluster {
@@ -67,7 +68,8 @@ impl Cluster {
 
     /// A SoftHSM configuration for the token's folder as this host sees it.
     pub fn softhsm_configuration(&self) -> PathBuf {
-        let path = self.folder.path().join("softhsm2.conf");
+        // Readable by the user whose files the token's are.
+        let path = self.volume.join("softhsm/bench.conf");
         let text = format!(
             "directories.tokendir = {}\nlog.level = ERROR\n",
             self.volume.join("softhsm/tokens").display()

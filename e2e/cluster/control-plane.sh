@@ -5,9 +5,9 @@
 start() {
   local name=$1
   shift
-  # Locks must not live on in the daemon: fds 8 and 9 are closed.
+  # Locks must not live on in the daemon: fds 8 and 9 are closed, and 3, which flock gives to what it runs.
   env "$mark" setsid nsenter --net="/run/netns/$netns" -- "$@" \
-    >"$state/log/$name.log" 2>&1 </dev/null 8>&- 9>&- &
+    >"$state/log/$name.log" 2>&1 </dev/null 3>&- 8>&- 9>&- &
   printf '%s\n' "$!" >"$state/pids/$name"
 }
 

@@ -7,6 +7,7 @@ pub mod control;
 pub mod rule;
 
 use std::{
+    ops::Deref,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -27,38 +28,17 @@ pub fn library() -> PathBuf {
     library
 }
 
-/// The rules of one token.
-pub struct Faults {
-    config: SupervisorConfig,
+/// The control file of a module.
+pub struct Rules {
     control: PathBuf,
     /// Rules given so far. A rule's number is never used again, so that its counts are its own.
     given: AtomicUsize,
 }
 
-impl Faults {
-    /// No rules yet.
-    pub fn new(token: &Token) -> Self {
-        let control = token.path().join("faults");
-        let mut config = token.config();
-        let text = |path: &Path| path.display().to_string();
-        config.open.library = text(&library());
-        config.environment.extend([
-            ("FAULT_LIBRARY".to_owned(), text(&token.library)),
-            ("FAULT_CONTROL".to_owned(), text(&control)),
-        ]);
-        config.deadlines = Deadlines {
-            sign: Duration::from_secs(1),
-            generate: Duration::from_secs(2),
-            look: Duration::from_secs(1),
-            open: Duration::from_secs(2),
-        };
-        config.ping = (Duration::from_millis(100), Duration::from_secs(1));
-        Self { config, control, given: AtomicUsize::new(0) }
-    }
-
-    /// A supervisor's configuration for the token, with deadlines as short as a test's patience.
-    pub fn config(&self) -> SupervisorConfig {
-        self.config.clone()
+impl Rules {
+    /// No rules yet, in a file that the module knows.
+    pub fn new(control: PathBuf) -> Self {
+        Self { control, given: AtomicUsize::new(0) }
     }
 
     /// From now on these rules, and no others. Returns their numbers, in order.
@@ -86,5 +66,46 @@ impl Faults {
         std::fs::write(&new, text)
             .and_then(|()| std::fs::rename(&new, &self.control))
             .expect("a control file");
+    }
+}
+
+/// A token whose module has rules.
+pub struct Faults {
+    config: SupervisorConfig,
+    rules: Rules,
+}
+
+impl Faults {
+    /// No rules yet.
+    pub fn new(token: &Token) -> Self {
+        let control = token.path().join("faults");
+        let mut config = token.config();
+        let text = |path: &Path| path.display().to_string();
+        config.open.library = text(&library());
+        config.environment.extend([
+            ("FAULT_LIBRARY".to_owned(), text(&token.library)),
+            ("FAULT_CONTROL".to_owned(), text(&control)),
+        ]);
+        config.deadlines = Deadlines {
+            sign: Duration::from_secs(1),
+            generate: Duration::from_secs(2),
+            look: Duration::from_secs(1),
+            open: Duration::from_secs(2),
+        };
+        config.ping = (Duration::from_millis(100), Duration::from_secs(1));
+        Self { config, rules: Rules::new(control) }
+    }
+
+    /// A supervisor's configuration for the token, with deadlines as short as a test's patience.
+    pub fn config(&self) -> SupervisorConfig {
+        self.config.clone()
+    }
+}
+
+impl Deref for Faults {
+    type Target = Rules;
+
+    fn deref(&self) -> &Rules {
+        &self.rules
     }
 }

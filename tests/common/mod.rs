@@ -2,4 +2,5 @@
 
 pub mod faults;
 pub mod openssl;
+pub mod tally;
 pub mod token;

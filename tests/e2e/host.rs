@@ -84,7 +84,8 @@ fn said(output: &Output, args: &[&str]) -> String {
     out.into_owned()
 }
 
-fn parse(listing: &str) -> Vec<Object> {
+/// The objects of a listing.
+pub fn parse(listing: &str) -> Vec<Object> {
     let mut all: Vec<Object> = Vec::new();
     for line in listing.lines() {
         let value = |name: &str| line.trim().strip_prefix(name).map(|rest| rest.trim().to_owned());
@@ -101,6 +102,7 @@ fn parse(listing: &str) -> Vec<Object> {
 }
 
 /// Where a token lives in the volume that pods see as `/hsm`.
+#[derive(Clone)]
 pub struct Place {
     /// What kind of token.
     pub token: Token,

@@ -1,13 +1,10 @@
 //! Return values as people read them.
 
-use hsm_operator::{
-    hsm::{Supervisor, protocol::Kind},
-    model::SignatureAlgorithm,
-};
+use hsm_operator::hsm::{Supervisor, protocol::Kind};
 
 use crate::{
     common::{faults::Faults, token::Token},
-    generate, on_both_tokens, p256, sign,
+    generate, on_both_tokens, p256,
 };
 
 on_both_tokens! {
@@ -31,9 +28,9 @@ async fn an_error_says_its_cause_and_the_next_step(token: Token) {
 async fn a_vendors_return_value_is_read_with_that_vendors_module_alone(token: Token) {
     let faults = Faults::new(&token);
     let hsm = Supervisor::start(faults.config());
-    generate(&hsm, p256("k")).await.unwrap();
-    faults.set(&["C_SignInit return=0x8000002a"]);
-    let error = sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap_err();
+    hsm.ready().await.unwrap();
+    faults.set(&["C_GenerateKeyPair return=0x8000002a"]);
+    let error = generate(&hsm, p256("k")).await.unwrap_err();
     assert_eq!(error.kind, Kind::Device);
     assert!(error.message.starts_with("0x8000002a: a return value of the vendor's own;"), "{error}");
 

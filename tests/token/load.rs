@@ -1,7 +1,6 @@
 //! Callers that sign without end, and what became of their calls.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -9,89 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hsm_operator::{
-    hsm::{Supervisor, protocol::HsmError},
-    model::SignatureAlgorithm,
-    public_key::PublicKey,
-};
+use hsm_operator::{hsm::Supervisor, model::SignatureAlgorithm, public_key::PublicKey};
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::sign;
+use crate::{common::tally::Tally, sign};
 
 const ALGORITHM: SignatureAlgorithm = SignatureAlgorithm::Sha256WithEcdsa;
 const CALLERS: usize = 16;
 /// How long a caller waits after a failure, as one would.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What became of calls.
-#[derive(Clone, Debug)]
-pub struct Tally {
-    pub sent: u64,
-    pub answered: u64,
-    /// Answered with a signature that is not one.
-    pub wrong: u64,
-    /// Failed, by the kind of the error.
-    pub failed: BTreeMap<&'static str, u64>,
-    /// One error of each kind, in its own words.
-    pub said: BTreeMap<&'static str, String>,
-    /// The longest time in which nobody got a good answer.
-    pub stall: Duration,
-    last_good: Instant,
-    /// From when on good answers prove something.
-    since: Instant,
-    proven: BTreeSet<usize>,
-}
-
-impl Tally {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            sent: 0,
-            answered: 0,
-            wrong: 0,
-            failed: BTreeMap::new(),
-            said: BTreeMap::new(),
-            stall: Duration::ZERO,
-            last_good: now,
-            since: now,
-            proven: BTreeSet::new(),
-        }
-    }
-
-    /// Calls that failed.
-    pub fn failures(&self) -> u64 {
-        self.failed.values().sum()
-    }
-
-    fn stalled(&mut self) {
-        self.stall = self.stall.max(self.last_good.elapsed());
-    }
-
-    fn note(&mut self, caller: usize, begun: Instant, outcome: &Result<bool, HsmError>) {
-        match outcome {
-            Ok(right) => {
-                self.answered += 1;
-                self.wrong += u64::from(!right);
-                if *right {
-                    self.stalled();
-                    self.last_good = Instant::now();
-                    if begun >= self.since {
-                        self.proven.insert(caller);
-                    }
-                }
-            }
-            Err(error) => {
-                let kind: &'static str = error.kind.into();
-                *self.failed.entry(kind).or_default() += 1;
-                self.said.entry(kind).or_insert_with(|| error.message.clone());
-            }
-        }
-    }
-}
-
 struct Shared {
     tally: Mutex<Tally>,
-    /// Callers that had a good answer to a call begun after `Tally::since`.
+    /// Callers that had a good answer to a call begun after `Tally::mark`.
     proven: watch::Sender<usize>,
     stop: AtomicBool,
 }
@@ -129,11 +58,13 @@ impl Load {
                     let payload = number.to_be_bytes();
                     let begun = Instant::now();
                     let signed = sign(&hsm, key, ALGORITHM, &payload).await;
-                    let outcome = signed.map(|it| public.verify(ALGORITHM, &payload, &it) == Ok(true));
+                    let outcome = signed
+                        .map(|it| public.verify(ALGORITHM, &payload, &it) == Ok(true))
+                        .map_err(|error| (error.kind.into(), error.message));
                     let proven = {
                         let mut tally = shared.tally();
                         tally.note(caller, begun, &outcome);
-                        tally.proven.len()
+                        tally.proven()
                     };
                     shared.proven.send_if_modified(|old| std::mem::replace(old, proven) != proven);
                     if outcome.is_err() {
@@ -151,11 +82,9 @@ impl Load {
     pub async fn proven(&self, patience: Duration) -> Option<Duration> {
         let mut proven = self.shared.proven.subscribe();
         let begun = {
-            let mut tally = self.shared.tally();
-            tally.since = Instant::now();
-            tally.proven.clear();
+            let begun = self.shared.tally().mark();
             self.shared.proven.send_replace(0);
-            tally.since
+            begun
         };
         let all = proven.wait_for(|callers| *callers == CALLERS);
         tokio::time::timeout(patience, all).await.ok()?.ok()?;

@@ -12,9 +12,9 @@ use hsm_operator::{
 };
 
 use crate::{
-    common::{faults::Faults, token::Token},
+    common::{faults::Faults, tally::Tally, token::Token},
     generate,
-    load::{Load, Tally},
+    load::Load,
     p256,
 };
 

@@ -84,7 +84,7 @@ pub async fn reconcile(request: Arc<Guarded<SigningRequest>>, ctx: Arc<Context>)
         }
     }
     Ok(match outcome {
-        Outcome::Waiting(..) => Action::requeue(super::jittered(Duration::from_secs(10))),
+        Outcome::Waiting(..) => Action::requeue(super::jittered(pause(request, ctx.now()))),
         Outcome::Signed(_) | Outcome::Failed(..) => match request.spec.ttl_seconds_after_finished {
             Some(ttl) => {
                 Action::requeue(Duration::from_secs(u64::try_from(ttl).unwrap_or(0).saturating_add(1)))
@@ -92,6 +92,13 @@ pub async fn reconcile(request: Arc<Guarded<SigningRequest>>, ctx: Arc<Context>)
             None => Action::await_change(),
         },
     })
+}
+
+/// Until a waiting request is looked at again: a token that failed a moment ago may be well a moment later.
+fn pause(request: &SigningRequest, now: Timestamp) -> Duration {
+    let made = request.metadata.creation_timestamp.as_ref().map_or(now, |made| made.0);
+    let age = u64::try_from(now.as_second() - made.as_second()).unwrap_or(0);
+    Duration::from_secs((age / 2).clamp(1, 10))
 }
 
 async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {

@@ -1,0 +1,140 @@
+//! A token driven directly through PKCS#11 in this process, by somebody else's code: what ours is compared with.
+#![allow(dead_code, reason = "every bench uses its own part of this")]
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use cryptoki::{
+    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
+    mechanism::Mechanism,
+    object::{Attribute, AttributeType, ObjectClass, ObjectHandle},
+    session::{Session, UserType},
+    slot::Slot,
+    types::AuthPin,
+};
+use sha2::{Digest, Sha256};
+
+/// DigestInfo of SHA-256, RFC 8017.
+const SHA256_INFO: &[u8] = b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20";
+/// The curve P-256, as `CKA_EC_PARAMS` names it.
+const P256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+
+/// The library, loaded into this process, and logged in to a token.
+pub struct Raw {
+    context: Pkcs11,
+    slot: Slot,
+    /// Keeps the login.
+    keeper: Session,
+}
+
+impl Raw {
+    /// Loads the library and logs in to the token of a label.
+    pub fn open(library: &Path, environment: &[(String, String)], label: &str, pin: &str) -> Self {
+        for (name, value) in environment {
+            // SAFETY: nobody else reads or writes the environment at this moment, and the library reads it once.
+            #[expect(unsafe_code, reason = "SoftHSM takes its configuration from the environment")]
+            unsafe {
+                std::env::set_var(name, value);
+            }
+        }
+        let context = Pkcs11::new(library).expect("SoftHSM is installed by e2e/setup.sh");
+        context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).expect("it starts");
+        let slots = context.get_slots_with_token().expect("it lists its slots");
+        let labelled = |slot: &Slot| context.get_token_info(*slot).is_ok_and(|info| info.label() == label);
+        let slot = slots.into_iter().find(labelled).expect("the token is there");
+        let keeper = context.open_rw_session(slot).expect("a session");
+        keeper.login(UserType::User, Some(&AuthPin::new(pin.into()))).expect("the PIN is right");
+        Self { context, slot, keeper }
+    }
+
+    /// A session that signs with the key of an id.
+    pub fn signer(&self, id: &[u8], rsa: bool) -> Signer {
+        let session = self.context.open_ro_session(self.slot).expect("a session");
+        let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(id.to_vec())];
+        let key = *session.find_objects(&template).expect("a search").first().expect("the key is there");
+        Signer { session, key, rsa }
+    }
+
+    /// Signatures per second of threads that do nothing else.
+    pub fn loops(&self, id: &[u8], rsa: bool, threads: usize, time: Duration) -> f64 {
+        let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                let signer = self.signer(id, rsa);
+                let (stop, count) = (&stop, &count);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        signer.sign(b"Payload");
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            std::thread::sleep(time);
+            stop.store(true, Ordering::Relaxed);
+        });
+        #[expect(clippy::cast_precision_loss, reason = "a few million at most")]
+        let signatures = count.load(Ordering::Relaxed) as f64;
+        signatures / started.elapsed().as_secs_f64()
+    }
+
+    /// Makes a P-256 key for signing.
+    pub fn generate(&self, id: &[u8], label: &str) -> [ObjectHandle; 2] {
+        let named = |class| {
+            let (id, label) = (Attribute::Id(id.to_vec()), Attribute::Label(label.into()));
+            vec![Attribute::Class(class), Attribute::Token(true), id, label]
+        };
+        let mut public = named(ObjectClass::PUBLIC_KEY);
+        public.extend([Attribute::EcParams(P256.to_vec()), Attribute::Verify(true)]);
+        let mut private = named(ObjectClass::PRIVATE_KEY);
+        private.extend([Attribute::Private(true), Attribute::Sensitive(true), Attribute::Sign(true)]);
+        let pair = self.keeper.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private);
+        pair.expect("a key").into()
+    }
+
+    /// Makes so many keys and returns how many a second that were. They are destroyed again.
+    pub fn generations(&self, count: u32) -> f64 {
+        let begun = Instant::now();
+        let made: Vec<_> =
+            (0..count).map(|number| self.generate(&number.to_be_bytes(), &format!("raw-{number}"))).collect();
+        let rate = f64::from(count) / begun.elapsed().as_secs_f64();
+        for half in made.into_iter().flatten() {
+            self.keeper.destroy_object(half).expect("it is ours");
+        }
+        rate
+    }
+
+    /// Looks at every key of the token, as whoever makes an inventory must.
+    pub fn look_at_all(&self) -> usize {
+        let private = [Attribute::Class(ObjectClass::PRIVATE_KEY)];
+        let keys = self.keeper.find_objects(&private).expect("a search");
+        for key in &keys {
+            let wanted = [AttributeType::Id, AttributeType::Label];
+            self.keeper.get_attributes(*key, &wanted).expect("attributes");
+        }
+        keys.len()
+    }
+}
+
+/// A session with a key.
+pub struct Signer {
+    session: Session,
+    key: ObjectHandle,
+    rsa: bool,
+}
+
+impl Signer {
+    /// A signature over the SHA-256 of the payload.
+    pub fn sign(&self, payload: &[u8]) -> Vec<u8> {
+        let digest = Sha256::digest(payload);
+        let signature = if self.rsa {
+            self.session.sign(&Mechanism::RsaPkcs, self.key, &[SHA256_INFO, &digest].concat())
+        } else {
+            self.session.sign(&Mechanism::Ecdsa, self.key, &digest)
+        };
+        signature.expect("a signature")
+    }
+}

@@ -1,0 +1,198 @@
+//! A token of its own behind the fault module, a partition on it, and what is done there while faults are played.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hsm_operator::api::HsmPartition;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, api::PostParams};
+use serde_json::json;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    caller,
+    common::faults::{self, Rules, rule::Rule},
+    host::{self, Place},
+    http::Gateways,
+    load::{Load, Manner, Sum, Target},
+    objects::{Batch, Ended, LOAD_KEY, Objects, label},
+    table::{Callers, Fault, Lasts},
+    tools::kubectl,
+    world::{OPERATOR, Token, World},
+};
+
+/// How soon everything has to be well again.
+pub const RECOVERY: Duration = Duration::from_secs(5);
+/// How long is waited for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How soon a fault has to come true.
+const COMES: Duration = Duration::from_secs(10);
+/// For so long nothing may fail after the recovery.
+const QUIET: Duration = Duration::from_millis(500);
+/// How soon every object has to be done: objects are tried again more and more slowly.
+pub const SETTLED: Duration = Duration::from_secs(30);
+/// From one object to the next.
+const STEP: Duration = Duration::from_millis(100);
+const PIN: &str = "12345678";
+
+/// A partition and its callers.
+pub struct Stage {
+    pub name: String,
+    pub target: Target,
+    pub objects: Objects,
+    place: Place,
+    rules: Rules,
+}
+
+/// What came of a fault.
+pub struct Played {
+    pub calls: Sum,
+    pub objects: Ended,
+    /// Until every gateway gave a good answer.
+    pub recovery: Option<Duration>,
+    /// From the end of the fault until the last object was done.
+    pub settled: Duration,
+    pub wrong: Vec<String>,
+}
+
+impl Stage {
+    pub async fn new(world: &World, token: Token) -> Self {
+        let name = world.namespace("chaos").await;
+        let place = world.place(token, &name);
+        place.initialise(&name, PIN);
+        let module = "lib/libfault_module.so";
+        // Renamed into place: another stage may have it mapped.
+        let new = world.volume.join(format!("lib/{name}"));
+        std::fs::copy(faults::library(), &new).expect("the volume can be written");
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        std::fs::rename(&new, world.volume.join(module)).expect("the volume can be written");
+        let secret = json!({"metadata": {"name": name}, "stringData": {"pin": PIN}});
+        let secret: Secret = serde_json::from_value(secret).expect("a Secret");
+        world.api::<Secret>(OPERATOR).create(&PostParams::default(), &secret).await.expect("a new name");
+        let mut spec = place.partition(&name, &name);
+        let variable = |name: &str, value: String| json!({"name": name, "value": value});
+        spec["pkcs11"]["library"] = format!("/hsm/{module}").into();
+        spec["pkcs11"]["environment"].as_array_mut().expect("a list").extend([
+            variable("FAULT_LIBRARY", place.library().into()),
+            variable("FAULT_CONTROL", format!("/hsm/{name}/faults")),
+        ]);
+        spec["sessions"] = if token == Token::SoftHsm { 4 } else { 1 }.into();
+        // What is not verified may be wrong.
+        spec["verifySignatures"] = "Always".into();
+        let partition = HsmPartition::new(&name, serde_json::from_value(spec).expect("a spec"));
+        let partitions: Api<HsmPartition> = Api::all(world.client.clone());
+        partitions.create(&PostParams::default(), &partition).await.expect("a new name");
+        kubectl(&["wait", "hsmpartition", &name, "--for=condition=Ready", "--timeout=60s"]);
+        let objects = Objects::new(&world.client, &name, &name);
+        objects.make_key(LOAD_KEY).await;
+        let key = world.ready(&name, LOAD_KEY).await;
+        let spki = key.status.and_then(|status| status.public_key).expect("a Ready key has a public key");
+        let spki = STANDARD.decode(spki).expect("base64");
+        caller::account(&name, "app", &["use"]);
+        // For longer than any soak.
+        let credential =
+            ["create", "token", "app", "-n", &name, "--audience", "hsm-operator", "--duration", "48h"];
+        let target = Target {
+            gateways: Gateways::new().with_token(kubectl(&credential).trim()),
+            label: label(&name, LOAD_KEY),
+            point: spki[spki.len() - 65..].to_vec(),
+        };
+        let rules = Rules::new(place.path("faults"));
+        Self { name, target, objects, place, rules }
+    }
+
+    /// Plays one fault. Whoever has the `light` has the machine's attention; while objects settle, others may have it.
+    pub async fn play(&self, fault: &Fault, number: usize, light: &Mutex<()>) -> Played {
+        let mut wrong = Vec::new();
+        let lit = light.lock().await;
+        let load = Load::start(&self.target, Manner::default(), (number as u64) << 32).await;
+        let stop = CancellationToken::new();
+        let playing = async {
+            if load.well(PATIENCE).await.is_none() {
+                wrong.push("it was not well before".to_owned());
+            }
+            if !self.strike(fault).await {
+                wrong.push("the fault never came".to_owned());
+            }
+            let end = Instant::now();
+            let recovery = load.well(PATIENCE).await;
+            tokio::time::sleep(QUIET).await;
+            stop.cancel();
+            (end, recovery)
+        };
+        let prefix = format!("f{number}");
+        let ((end, recovery), batch) = tokio::join!(playing, self.objects.stream(&prefix, STEP, &stop));
+        let calls = load.stop().await;
+        drop(lit);
+        self.objects.settle(&batch, SETTLED).await;
+        let objects = self.judge(&batch).await;
+        let settled = objects.last.map_or(Duration::ZERO, |last| last.saturating_duration_since(end));
+        if recovery.is_none_or(|took| took > RECOVERY) {
+            wrong.push(format!("not well again within {RECOVERY:?}"));
+        }
+        for (count, what) in [
+            (calls.wrong + objects.wrong, "wrong"),
+            (calls.lost + objects.lost, "lost"),
+            (objects.doubled, "doubled"),
+            (calls.failed_since, "failed after the recovery"),
+        ] {
+            if count > 0 {
+                wrong.push(format!("{count} {what}"));
+            }
+        }
+        let failed = calls.failed + objects.failed;
+        if failed > 0 && fault.callers == Callers::NoticeNothing {
+            wrong.push(format!("{failed} failed"));
+        }
+        wrong.extend(objects.why.iter().cloned());
+        if !wrong.is_empty() {
+            let said = [&calls.said, &objects.given_up];
+            wrong.extend(said.into_iter().filter(|said| !said.is_empty()).cloned());
+        }
+        Played { calls, objects, recovery, settled, wrong }
+    }
+
+    /// What became of objects, on the token too.
+    pub async fn judge(&self, batch: &Batch) -> Ended {
+        let (place, name) = (self.place.clone(), self.name.clone());
+        // Somebody else may be playing meanwhile.
+        let list = move |kind: &str| place.pkcs11(&name, PIN, &["--list-objects", "--type", kind]);
+        let listing = tokio::task::spawn_blocking(move || list("privkey") + &list("pubkey"));
+        let token = host::parse(&listing.await.expect("the token can be listed"));
+        self.objects.judge(batch, &self.target, &token)
+    }
+
+    /// Has a fault come, and go; whether it did.
+    pub async fn strike(&self, fault: &Fault) -> bool {
+        let lines = fault.lines();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let numbers = self.rules.set(&lines);
+        match fault.lasts {
+            Lasts::Millis(time) => tokio::time::sleep(Duration::from_millis(time)).await,
+            Lasts::Once | Lasts::Spread => {
+                // The file says when, and nothing that could be waited for.
+                let begun = Instant::now();
+                let left = |(line, number): (&&str, &usize)| {
+                    let times = Rule::parse(*number, line).ok().and_then(|rule| rule.times);
+                    self.rules.fired(*number) < times.unwrap_or(1)
+                };
+                while lines.iter().zip(&numbers).any(left) && begun.elapsed() < COMES {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        }
+        self.rules.clear();
+        numbers.iter().all(|number| self.rules.fired(*number) > 0)
+    }
+
+    /// Has the operator let go of the token, in its own time.
+    pub fn end(&self) {
+        for kind in ["namespace", "hsmpartition"] {
+            kubectl(&["delete", kind, &self.name, "--wait=false"]);
+        }
+    }
+}
