@@ -20,6 +20,8 @@ mod fault_module;
 mod faults;
 #[path = "token/hosts.rs"]
 mod hosts;
+#[path = "token/inventory.rs"]
+mod inventory;
 #[path = "token/keys.rs"]
 mod keys;
 #[path = "token/load.rs"]

@@ -5,6 +5,7 @@
 
 mod capability;
 mod error;
+mod inventory;
 mod mechanism;
 mod object;
 mod pool;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    error, mechanism, object, raw,
+    error, inventory, mechanism, object, raw,
     raw::Session,
     socket::{Inbox, Out},
     token::{SignKey, Token},
@@ -250,7 +250,7 @@ impl Worker {
                 self.alone(|token, session| Ok(Reply::Keys(object::find_keys(token, session, what)?)))
             }
             Request::Inventory => {
-                self.alone(|token, session| Ok(Reply::Inventory(object::inventory(token, session)?)))
+                self.alone(|token, session| Ok(Reply::Inventory(inventory::inventory(token, session)?)))
             }
             Request::Destroy(id) => {
                 self.alone(|token, session| object::destroy(token, session, id).map(|()| Reply::Done))

@@ -1,23 +1,19 @@
 //! Turns what was seen of a token into a status. Pure.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::objects::{Claims, compare};
 use crate::{
     api::{
         HsmPartition,
         condition::{self, Report},
-        partition::{AttestationStatus, HsmPartitionStatus, TokenStatus, Unclaimed, UnclaimedKey},
+        partition::{AttestationStatus, HsmPartitionStatus, TokenStatus},
     },
     controller::inventory::Inventory,
     hsm::protocol::{HsmError, TokenFacts},
-    model::KeyId,
-    service::attest::own_keys,
 };
-
-/// Most unclaimed keys that are listed.
-const UNCLAIMED_MAX: usize = 20;
 
 /// What was seen.
 pub enum Outcome {
@@ -44,28 +40,13 @@ pub enum Outcome {
         seen: Arc<Inventory>,
         /// How its keys are attested.
         attestation: Box<AttestationStatus>,
-        /// Identifiers that HsmKeys claim.
+        /// What HsmKeys say of it.
         claims: Claims,
         /// Version of the Secret with the PIN that it accepted.
         version: String,
     },
     /// It is to be deleted, and keys refer to it.
     InUse(String),
-}
-
-/// Identifiers that HsmKeys of a partition claim.
-#[derive(Default)]
-pub struct Claims {
-    /// Of keys that are on the token.
-    pub recorded: HashSet<KeyId>,
-    /// Of keys that are just being made, or would be.
-    pub coming: HashSet<KeyId>,
-}
-
-impl Claims {
-    fn has(&self, id: &KeyId) -> bool {
-        self.recorded.contains(id) || self.coming.contains(id)
-    }
 }
 
 /// The status after a look.
@@ -108,7 +89,8 @@ pub fn report(
             status.rejected_pin = None;
             status.attestation = Some((**attestation).clone());
             status.key_count = i32::try_from(claims.recorded.len()).ok();
-            status.unclaimed = unclaimed(seen, claims, &attestation.key_name);
+            let (unclaimed, inventory) = compare(seen, claims, &attestation.key_name);
+            (status.unclaimed, status.inventory) = (Some(unclaimed), Some(inventory));
             let message = format!("the token '{}' is ready: {}", token.label, token.capabilities.summary());
             vec![
                 Report::new(condition::READY, Some(true), "Ready", message),
@@ -141,24 +123,6 @@ fn token_status(token: &TokenFacts) -> TokenStatus {
     }
 }
 
-/// What is on the token and claimed by nobody.
-fn unclaimed(seen: &Inventory, claims: &Claims, attestation_key: &str) -> Option<Unclaimed> {
-    let own = own_keys(attestation_key);
-    let mut keys: Vec<UnclaimedKey> = seen
-        .keys()
-        .into_iter()
-        .filter(|(id, _)| id.as_ref().is_none_or(|id| !claims.has(id) && !own.contains(id)))
-        .map(|(id, label)| UnclaimedKey {
-            id: id.as_ref().map(ToString::to_string).unwrap_or_default(),
-            label: label.chars().take(255).collect(),
-        })
-        .collect();
-    let count = i32::try_from(keys.len()).ok()?;
-    keys.sort_by(|a, b| (&a.label, &a.id).cmp(&(&b.label, &b.id)));
-    keys.truncate(UNCLAIMED_MAX);
-    Some(Unclaimed { count, keys })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,15 +134,15 @@ mod tests {
         HsmPartition::new("p", serde_json::from_value(spec).unwrap())
     }
 
-    fn ready(version: &str, keys: Vec<(Option<KeyId>, String)>, claims: Vec<KeyId>) -> Outcome {
+    fn ready(version: &str) -> Outcome {
         Outcome::Ready {
             token: Arc::new(TokenFacts::default()),
-            seen: Arc::new(Inventory::new(keys)),
+            seen: Arc::new(Inventory::new(vec![], Timestamp::UNIX_EPOCH)),
             attestation: Box::new(AttestationStatus {
                 key_name: "attestation-key".into(),
                 ..Default::default()
             }),
-            claims: Claims { recorded: claims.into_iter().collect(), ..Default::default() },
+            claims: Claims::default(),
             version: version.into(),
         }
     }
@@ -191,24 +155,8 @@ mod tests {
         let status = report(&partition(), &HsmPartitionStatus::default(), &refused, now);
         assert_eq!(status.rejected_pin.as_deref(), Some("7"));
         assert!(condition::is_true(&status.conditions, condition::STALLED));
-        let status = report(&partition(), &status, &ready("8", vec![], vec![]), now);
+        let status = report(&partition(), &status, &ready("8"), now);
         assert_eq!((status.rejected_pin, status.accepted_pin.as_deref()), (None, Some("8")));
         assert!(condition::find(&status.conditions, condition::STALLED).is_none());
-    }
-
-    #[test]
-    fn keys_that_nobody_claims_are_listed_and_our_own_are_not() {
-        let id = |byte| KeyId::from_bytes([byte]).unwrap();
-        let on_token = vec![
-            (Some(id(1)), "mine".into()),
-            (Some(id(2)), "stray".into()),
-            (None, "nameless".into()),
-            (Some(own_keys("attestation-key")[2].clone()), "attestation-key".into()),
-        ];
-        let now = Timestamp::from_second(1).unwrap();
-        let status =
-            report(&partition(), &HsmPartitionStatus::default(), &ready("1", on_token, vec![id(1)]), now);
-        let labels: Vec<_> = status.unclaimed.unwrap().keys.into_iter().map(|key| key.label).collect();
-        assert_eq!(labels, ["nameless", "stray"]);
     }
 }
