@@ -1,7 +1,12 @@
 //! `kubectl hsm …`.
 
+mod client;
 pub mod inject;
+pub mod orphans;
+pub mod recover;
+mod table;
 
+use anyhow::Context;
 use clap::Subcommand;
 
 /// Arguments of `kubectl hsm`.
@@ -15,6 +20,10 @@ pub struct Args {
 enum Command {
     /// Adds the sidecar to manifests.
     Inject(inject::Args),
+    /// Lists keys without an HsmKey, HsmKeys without their key, and what is left of others.
+    Orphans(orphans::Args),
+    /// Has HsmKeys find their keys again after the cluster's data was lost, or a restore.
+    Recover(recover::Args),
 }
 
 /// Runs one `kubectl hsm` command.
@@ -24,5 +33,11 @@ enum Command {
 pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Inject(args) => inject::run(args),
+        Command::Orphans(args) => wait_for(orphans::run(args)),
+        Command::Recover(args) => wait_for(recover::run(args)),
     }
+}
+
+fn wait_for(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new().context("cannot start the event loop")?.block_on(work)
 }
