@@ -71,3 +71,6 @@ KUBECTL="$IN_CLUSTER kubectl" IMAGE=localhost/hsm-operator:dev HSM_OPERATOR=$roo
   tests "$root/tests/policies/run.sh"
 # shellcheck disable=SC2086 # IN_CLUSTER is a prefix of several words
 CARGO_MANIFEST_DIR=$root tests $IN_CLUSTER "$binary"
+# What leaves nothing of the cluster comes last.
+# shellcheck disable=SC2086
+CARGO_MANIFEST_DIR=$root tests $IN_CLUSTER "$binary" --ignored

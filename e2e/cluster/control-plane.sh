@@ -5,11 +5,22 @@
 start() {
   local name=$1
   shift
-  # Locks must not live on in the daemon: fds 8 and 9 are closed.
+  # Locks must not live on in the daemon: fds 8 and 9 are closed, and 3, where flock(1) has its own.
   env "$mark" setsid nsenter --net="/run/netns/$netns" -- "$@" \
-    >"$state/log/$name.log" 2>&1 </dev/null 8>&- 9>&- &
+    >"$state/log/$name.log" 2>&1 </dev/null 3>&- 8>&- 9>&- &
   printf '%s\n' "$!" >"$state/pids/$name"
 }
+
+# stop NAME...: as a power cut would, and waits for their end.
+stop() {
+  local name pid
+  for name in "$@"; do
+    pid=$(<"$state/pids/$name")
+    if is_ours "$pid"; then kill -KILL "$pid"; fi
+    wait_for 10 "the end of $name" ended "$pid" || die "could not end $name"
+  done
+}
+ended() { ! is_ours "$1"; }
 
 start_etcd() {
   # Nothing here must survive a power cut, and fsync is most of etcd's time.
