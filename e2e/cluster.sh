@@ -3,6 +3,7 @@
 #
 #   cluster.sh up [--control-plane-only]   start it, or do nothing when it runs
 #   cluster.sh down                        remove every trace of it
+#   cluster.sh lose-etcd                   empty its etcd, as if the disk was lost; nodes and volumes stay
 #   cluster.sh status                      what runs
 #   cluster.sh load TAR...                 OCI image archives into the node
 #   cluster.sh restart NAME                kill etcd or kube-apiserver and start it again
@@ -86,21 +87,38 @@ up() {
     load "$root/target/images/hsm-operator-pause.tar"
   fi
   wait_for 60 'the API server is ready' apiserver_ready || failed 'the API server is not ready' kube-apiserver
-  if [[ $only != --control-plane-only ]]; then
-    # Not sooner: without their RBAC rules controllers give up, and the kubelet waits long
-    # before it tries to register again.
-    start_kubelet
-    start_controllers
-    wait_for 30 'the node has registered' kubectl get node "$node_name" || failed 'no node' kubelet
-    start_proxy
-    start_dns
-    wait_for 30 'the node is Ready' node_ready || failed 'the node is not ready' kubelet
-    wait_for 30 'CoreDNS is ready' in_net curl -sf http://127.0.0.1:8181/ready || failed 'no DNS' coredns
-    wait_for 30 'the default ServiceAccount' basics_there || failed 'no ServiceAccount' kube-controller-manager
-  fi
+  [[ $only == --control-plane-only ]] || join
   write_env
   touch "$state/complete"
   say "cluster $cluster_name is up: $(seconds_since "$started")   . ${state#"$root/"}/env"
+}
+
+# What needs an API server that answers. Not sooner: without their RBAC rules controllers give
+# up, and the kubelet waits long before it tries to register again.
+join() {
+  start_kubelet
+  start_controllers
+  wait_for 30 'the node has registered' kubectl get node "$node_name" || failed 'no node' kubelet
+  start_proxy
+  start_dns
+  wait_for 30 'the node is Ready' node_ready || failed 'the node is not ready' kubelet
+  wait_for 30 'CoreDNS is ready' in_net curl -sf http://127.0.0.1:8181/ready || failed 'no DNS' coredns
+  wait_for 30 'the default ServiceAccount' basics_there || failed 'no ServiceAccount' kube-controller-manager
+}
+
+lose_etcd() {
+  local started
+  started=$(now_ms)
+  running || die "cluster $cluster_name is not running" 'run e2e/cluster.sh up'
+  # The kubelet registers its node only when it starts. containerd goes on, with what runs in it.
+  stop kubelet kube-controller-manager kube-scheduler kube-proxy coredns kube-apiserver etcd
+  rm -rf "$state/etcd"
+  node_ip=$(<"$state/node-ip")
+  start_etcd
+  start_apiserver
+  wait_for 60 'the API server is ready' apiserver_ready || failed 'the API server is not ready' kube-apiserver
+  join
+  say "cluster $cluster_name has lost all objects: $(seconds_since "$started")"
 }
 
 load() {
@@ -143,6 +161,7 @@ case ${1:-} in
   down) down
     say "cluster $cluster_name is gone"
     ;;
+  lose-etcd) lose_etcd ;;
   status) status ;;
   *) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -70,3 +70,6 @@ CARGO_MANIFEST_DIR=$root tests $IN_CLUSTER "$binary"
 # After the others: under its load, their times would mean nothing.
 # shellcheck disable=SC2086
 CARGO_MANIFEST_DIR=$root tests $IN_CLUSTER "$chaos" short
+# What leaves nothing of the cluster comes last.
+# shellcheck disable=SC2086
+CARGO_MANIFEST_DIR=$root tests $IN_CLUSTER "$binary" --ignored

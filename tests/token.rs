@@ -26,6 +26,8 @@ mod faults;
 mod hosts;
 #[path = "token/index.rs"]
 mod index;
+#[path = "token/inventory.rs"]
+mod inventory;
 #[path = "token/keys.rs"]
 mod keys;
 #[path = "token/ladder.rs"]

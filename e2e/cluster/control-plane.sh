@@ -11,6 +11,17 @@ start() {
   printf '%s\n' "$!" >"$state/pids/$name"
 }
 
+# stop NAME...: as a power cut would, and waits for their end.
+stop() {
+  local name pid
+  for name in "$@"; do
+    pid=$(<"$state/pids/$name")
+    if is_ours "$pid"; then kill -KILL "$pid"; fi
+    wait_for 10 "the end of $name" ended "$pid" || die "could not end $name"
+  done
+}
+ended() { ! is_ours "$1"; }
+
 start_etcd() {
   # Nothing here must survive a power cut, and fsync is most of etcd's time.
   start etcd "$(tool_dir etcd)/server" --data-dir "$state/etcd" --unsafe-no-fsync --log-level warn \

@@ -23,6 +23,9 @@ pub const GROUP: &str = "hsm-operator.io";
 /// Annotation that asks the controller to look for a key on its token again, and says since when: somebody missed it
 /// there. The controller takes it off once it has looked.
 pub const MISSED: &str = "hsm-operator.io/missed";
+/// Annotation on a partition that asks the controller to list the token's objects again, and says since when. The
+/// controller takes it off once it has.
+pub const TAKE_INVENTORY: &str = "hsm-operator.io/take-inventory";
 /// Label on Secrets that carry a key's public half.
 pub const KEY_LABEL: &str = "hsm-operator.io/key";
 /// Finalizer on keys: the token is asked before the object goes.

@@ -10,7 +10,7 @@ use kube::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::vocabulary_enum as vocabulary;
+use crate::model::{KeyAlgorithm, vocabulary_enum as vocabulary};
 
 /// A token behind a PKCS#11 library: an HSM partition, or anything that acts like one.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -61,6 +61,11 @@ pub struct HsmPartitionSpec {
     /// How keys are attested.
     #[serde(default)]
     pub attestation: AttestationSettings,
+    /// What becomes of a key on the token that was made for an HsmKey of the same namespace, name and label before this
+    /// one: after the cluster's data was lost, a restore, or a deletion with Retain. Set it to Adopt for the time of a
+    /// recovery, and never where another cluster uses the token.
+    #[serde(default)]
+    pub recovery: Recovery,
 }
 
 const fn default_token_hosts() -> i32 {
@@ -174,6 +179,18 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// What becomes of a key that was made for an earlier HsmKey of the same name.
+    #[derive(Default)]
+    Recovery {
+        /// It stays as it is, and the HsmKey says Recoverable.
+        #[default]
+        Never = "Never",
+        /// The HsmKey takes it over.
+        Adopt = "Adopt",
+    }
+}
+
+vocabulary! {
     /// Which signatures are verified before they are handed out.
     #[derive(Default)]
     VerifySignatures {
@@ -208,6 +225,9 @@ pub struct HsmPartitionStatus {
     /// Keys on the token that no HsmKey claims.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unclaimed: Option<Unclaimed>,
+    /// What else was found when the token's objects were last listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<InventoryStatus>,
     /// The operator's own attestation on this partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<AttestationStatus>,
@@ -329,6 +349,79 @@ pub struct UnclaimedKey {
     pub id: String,
     /// Label on the token.
     pub label: String,
+    /// Algorithm; absent for a kind of key that an HsmKey does not describe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<KeyAlgorithm>,
+    /// Size in bits, for RSA and secret keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_size: Option<i32>,
+    /// Curve, for EC keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub curve_oid: Option<String>,
+    /// `namespace/name` of the HsmKey that it was made for, where that can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_for: Option<String>,
+}
+
+/// What was found when the token's objects were last listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InventoryStatus {
+    /// When they were listed. What the controller makes and destroys is followed since.
+    pub time: String,
+    /// Private and secret keys, with the operator's own.
+    pub keys: i32,
+    /// Keys that were made for an earlier HsmKey of the name of one that has no key now. It says Recoverable.
+    pub recoverable: i32,
+    /// What is left of keys.
+    pub ghosts: Ghosts,
+    /// Identifiers that several keys have. None of these keys is used.
+    pub duplicates: Duplicates,
+    /// HsmKeys whose key is gone from the token.
+    pub missing: Missing,
+}
+
+/// What a process that was killed while a key was made or destroyed may have left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ghosts {
+    /// How many.
+    pub count: i32,
+    /// The first 20 of them.
+    pub objects: Vec<Ghost>,
+}
+
+/// An object that is no key: nobody can use it, and the operator does not touch it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ghost {
+    /// Identifier on the token, in hexadecimal; empty where it has none.
+    pub id: String,
+    /// Label on the token.
+    pub label: String,
+    /// PrivateKey or SecretKey: one that is not complete. PublicKey: the half of a pair whose private half is not there;
+    /// it may have been put there on purpose. Unreadable: the token lists it and does not say what it is.
+    pub kind: String,
+}
+
+/// Identifiers that several keys have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Duplicates {
+    /// How many.
+    pub count: i32,
+    /// The first 20 of them, in hexadecimal.
+    pub ids: Vec<String>,
+}
+
+/// HsmKeys whose key is gone from the token.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Missing {
+    /// How many.
+    pub count: i32,
+    /// The first 20 of them, as `namespace/name`.
+    pub keys: Vec<String>,
 }
 
 /// The operator's own attestation on a partition.

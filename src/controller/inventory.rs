@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use moka::future::Cache;
 use tokio::sync::OwnedMutexGuard;
 
@@ -13,9 +14,9 @@ use super::error::Error;
 use crate::{
     hsm::{
         Hsm,
-        protocol::{HsmError, Reply, Request},
+        protocol::{HsmError, InventoryEntry, KeyFacts, ObjectClass, Reply, Request},
     },
-    model::KeyId,
+    model::{KeyAlgorithm, KeyId, curve},
     service::sign::unexpected,
 };
 
@@ -39,11 +40,7 @@ impl Inventories {
     pub async fn of(&self, partition: &str, hsm: &dyn Hsm) -> Result<Arc<Inventory>, Error> {
         let taken = self.0.try_get_with(partition.to_owned(), async {
             match hsm.call(Request::Inventory).await? {
-                Reply::Inventory(entries) => {
-                    let keys = entries.into_iter().filter(|entry| entry.private);
-                    let keys = keys.map(|entry| (KeyId::from_bytes(entry.id).ok(), entry.label));
-                    Ok(Arc::new(Inventory::new(keys)))
-                }
+                Reply::Inventory(entries) => Ok(Arc::new(Inventory::new(entries, Timestamp::now()))),
                 other => Err(unexpected(&other)),
             }
         });
@@ -54,9 +51,9 @@ impl Inventories {
     }
 
     /// A key was seen on its token.
-    pub async fn saw(&self, partition: &str, id: &KeyId, label: &str) {
+    pub async fn saw(&self, partition: &str, facts: &KeyFacts) {
         if let Some(inventory) = self.0.get(partition).await {
-            inventory.add(id, label);
+            inventory.add(facts);
         }
     }
 
@@ -67,58 +64,137 @@ impl Inventories {
         }
     }
 
-    /// The token may be another one now.
+    /// The token may be another one now, or somebody wants to know how it looks today.
     pub async fn forget(&self, partition: &str) {
         self.0.invalidate(partition).await;
     }
 }
 
-/// What is on a token: private and secret keys.
-#[derive(Debug, Default)]
-pub struct Inventory(Mutex<Content>);
+/// What is on a token.
+#[derive(Debug)]
+pub struct Inventory {
+    taken: Timestamp,
+    content: Mutex<Content>,
+}
 
+/// Private and secret keys, and what is left of some.
 #[derive(Debug, Default)]
-struct Content {
+pub struct Content {
     ids: HashSet<KeyId>,
-    keys: Vec<(Option<KeyId>, String)>,
+    /// Complete keys.
+    pub keys: Vec<Key>,
+    /// What a process that was killed may have left: keys that are not complete, public halves of no key, and objects
+    /// that the token does not describe.
+    pub ghosts: Vec<Ghost>,
+    /// Identifiers that several keys have.
+    pub twins: HashSet<KeyId>,
+}
+
+/// A key on a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Identifier, where it has one.
+    pub id: Option<KeyId>,
+    /// Label.
+    pub label: String,
+    /// Algorithm, where the contract has it.
+    pub algorithm: Option<KeyAlgorithm>,
+    /// Bits, where the algorithm has sizes.
+    pub key_size: Option<u32>,
+    /// Curve, where the contract has it.
+    pub curve: Option<&'static str>,
+}
+
+/// What is left of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ghost {
+    /// Identifier, where it has one.
+    pub id: Option<KeyId>,
+    /// Label.
+    pub label: String,
+    /// What it is.
+    pub class: ObjectClass,
 }
 
 impl Inventory {
-    /// An inventory of these keys.
-    pub fn new(keys: impl IntoIterator<Item = (Option<KeyId>, String)>) -> Self {
-        let keys: Vec<_> = keys.into_iter().collect();
-        let ids = keys.iter().filter_map(|(id, _)| id.clone()).collect();
-        Self(Mutex::new(Content { ids, keys }))
+    /// An inventory of these objects.
+    pub fn new(entries: Vec<InventoryEntry>, taken: Timestamp) -> Self {
+        let mut content = Content::default();
+        let mut halves = Vec::new();
+        for entry in entries {
+            let id = KeyId::from_bytes(entry.id).ok();
+            let (label, class) = (entry.label, entry.class);
+            match class {
+                _ if entry.ghost => content.ghosts.push(Ghost { id, label, class }),
+                ObjectClass::PublicKey => halves.push(Ghost { id, label, class }),
+                ObjectClass::PrivateKey | ObjectClass::SecretKey => {
+                    if let Some(id) = id.clone().filter(|id| content.ids.contains(id)) {
+                        content.twins.insert(id);
+                    }
+                    content.ids.extend(id.clone());
+                    let curve = entry.curve_oid.as_deref().and_then(curve::by_oid).map(|row| row.oid);
+                    content.keys.push(Key {
+                        id,
+                        label,
+                        algorithm: entry.algorithm,
+                        key_size: entry.key_size,
+                        curve,
+                    });
+                }
+                ObjectClass::Certificate | ObjectClass::Unreadable => {}
+            }
+        }
+        let alone = |half: &Ghost| half.id.as_ref().is_none_or(|id| !content.ids.contains(id));
+        content.ghosts.extend(halves.into_iter().filter(alone));
+        // A status has whole seconds.
+        let taken = Timestamp::from_second(taken.as_second()).unwrap_or(taken);
+        Self { taken, content: Mutex::new(content) }
     }
 
-    /// Whether a key of this identifier is there.
+    /// When it was taken.
+    #[must_use]
+    pub const fn taken(&self) -> Timestamp {
+        self.taken
+    }
+
+    /// Whether a key of this identifier is there, and one only.
     #[must_use]
     pub fn has(&self, id: &KeyId) -> bool {
-        self.content().ids.contains(id)
+        let content = self.content();
+        content.ids.contains(id) && !content.twins.contains(id)
     }
 
-    /// Every key, with its label.
-    #[must_use]
-    pub fn keys(&self) -> Vec<(Option<KeyId>, String)> {
-        self.content().keys.clone()
-    }
-
-    fn add(&self, id: &KeyId, label: &str) {
+    fn add(&self, facts: &KeyFacts) {
+        let Some(id) = &facts.id else { return };
         let mut content = self.content();
+        if facts.twins < 2 {
+            content.twins.remove(id);
+        } else {
+            content.twins.insert(id.clone());
+        }
+        content.ghosts.retain(|ghost| ghost.id.as_ref() != Some(id));
         if content.ids.insert(id.clone()) {
-            content.keys.push((Some(id.clone()), label.to_owned()));
+            content.keys.push(Key {
+                id: Some(id.clone()),
+                label: facts.label.clone(),
+                algorithm: facts.algorithm,
+                key_size: facts.key_size,
+                curve: facts.curve_oid.as_deref().and_then(curve::by_oid).map(|row| row.oid),
+            });
         }
     }
 
     fn remove(&self, id: &KeyId) {
         let mut content = self.content();
+        content.twins.remove(id);
         if content.ids.remove(id) {
-            content.keys.retain(|(other, _)| other.as_ref() != Some(id));
+            content.keys.retain(|key| key.id.as_ref() != Some(id));
         }
     }
 
-    fn content(&self) -> std::sync::MutexGuard<'_, Content> {
-        self.0.lock().expect("no panic while it is held")
+    /// All of it. Nothing may be awaited while it is held.
+    pub fn content(&self) -> std::sync::MutexGuard<'_, Content> {
+        self.content.lock().expect("no panic while it is held")
     }
 }
 
@@ -148,15 +224,84 @@ impl Labels {
 mod tests {
     use super::*;
 
+    fn id(byte: u8) -> KeyId {
+        KeyId::from_bytes([byte]).unwrap()
+    }
+
+    fn entry(id: u8, class: ObjectClass) -> InventoryEntry {
+        InventoryEntry {
+            id: if id == 0 { Vec::new() } else { vec![id] },
+            label: format!("k{id}"),
+            class,
+            ghost: false,
+            algorithm: Some(KeyAlgorithm::Ec),
+            key_size: None,
+            curve_oid: Some("1.2.840.10045.3.1.7".into()),
+        }
+    }
+
+    fn facts(byte: u8, twins: u32) -> KeyFacts {
+        KeyFacts {
+            id: Some(id(byte)),
+            label: format!("k{byte}"),
+            algorithm: Some(KeyAlgorithm::Ec),
+            key_size: None,
+            curve_oid: None,
+            public_key: None,
+            attributes: crate::model::KeyAttributes::default(),
+            local: None,
+            twins,
+        }
+    }
+
+    fn taken(entries: Vec<InventoryEntry>) -> Inventory {
+        Inventory::new(entries, Timestamp::UNIX_EPOCH)
+    }
+
+    fn labels(inventory: &Inventory) -> Vec<String> {
+        inventory.content().keys.iter().map(|key| key.label.clone()).collect()
+    }
+
     #[test]
     fn an_inventory_follows_what_is_made_and_destroyed() {
-        let id = |byte| KeyId::from_bytes([byte]).unwrap();
-        let inventory = Inventory::new([(Some(id(1)), "a".to_owned()), (None, "b".to_owned())]);
-        inventory.add(&id(2), "c");
-        inventory.add(&id(2), "c");
+        let inventory = taken(vec![entry(1, ObjectClass::PrivateKey), entry(0, ObjectClass::SecretKey)]);
+        inventory.add(&facts(2, 1));
+        inventory.add(&facts(2, 1));
         inventory.remove(&id(1));
         assert!(inventory.has(&id(2)) && !inventory.has(&id(1)));
-        assert_eq!(inventory.keys(), [(None, "b".to_owned()), (Some(id(2)), "c".to_owned())]);
+        assert_eq!(labels(&inventory), ["k0", "k2"]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_key_is_no_key_and_is_told_until_the_key_is_there() {
+        let inventory = taken(vec![
+            InventoryEntry { ghost: true, ..entry(1, ObjectClass::PrivateKey) },
+            entry(2, ObjectClass::PublicKey),
+            entry(3, ObjectClass::PublicKey),
+            entry(3, ObjectClass::PrivateKey),
+            entry(4, ObjectClass::Certificate),
+            InventoryEntry { ghost: true, ..entry(0, ObjectClass::Unreadable) },
+        ]);
+        let ghosts = |inventory: &Inventory| {
+            let content = inventory.content();
+            content.ghosts.iter().map(|ghost| (ghost.label.clone(), ghost.class)).collect::<Vec<_>>()
+        };
+        let (one, two) = (("k1".into(), ObjectClass::PrivateKey), ("k2".into(), ObjectClass::PublicKey));
+        let unreadable = ("k0".into(), ObjectClass::Unreadable);
+        assert_eq!(ghosts(&inventory), [one, unreadable.clone(), two.clone()]);
+        assert!(!inventory.has(&id(1)) && inventory.has(&id(3)));
+        inventory.add(&facts(1, 1));
+        assert_eq!(ghosts(&inventory), [unreadable, two]);
+    }
+
+    #[test]
+    fn of_several_keys_with_one_id_none_is_there_until_one_is_left() {
+        let inventory = taken(vec![entry(1, ObjectClass::PrivateKey), entry(1, ObjectClass::SecretKey)]);
+        assert!(!inventory.has(&id(1)) && inventory.content().twins.contains(&id(1)));
+        inventory.add(&facts(1, 2));
+        assert!(!inventory.has(&id(1)));
+        inventory.add(&facts(1, 1));
+        assert!(inventory.has(&id(1)) && inventory.content().twins.is_empty());
     }
 
     #[tokio::test]

@@ -109,8 +109,8 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         filling.filled.send_replace(true);
     };
 
-    // A partition is looked at when its PIN changes, when a key of it comes or goes, and when its token's state
-    // changes.
+    // A partition is looked at when its PIN changes, when a key of it comes, goes or is missed, and when its token's
+    // state changes.
     let by_secret = partitions.store();
     let states = stream::unfold(registry.changes(), |mut changes| async move {
         changes.changed().await.ok()?;
@@ -131,6 +131,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
                 key.metadata.deletion_timestamp.is_some(),
                 // The last that is seen of an object is that its finalizers are gone.
                 key.finalizers().is_empty(),
+                partition::objects::says_missing(key),
             );
             counted.see(key.uid()?, facts).then(|| ObjectRef::new(&key.spec.partition_ref.name))
         })
@@ -145,9 +146,9 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         .for_each(|_| std::future::ready(()));
 
     // A key is looked at when what matters of its partition or namespace changes, when an older claim on its
-    // label goes, and when it was missed on the token.
+    // label goes, and when it was missed on the token or in the list of what is there.
     let (by_partition, by_namespace, by_label) = (keys.store(), keys.store(), keys.store());
-    let relevant = Changed::default();
+    let (relevant, missing) = (Changed::default(), Changed::default());
     let labels = Changed::default();
     let keys = keys
         .watches(
@@ -156,22 +157,26 @@ pub async fn run(settings: Settings, end: CancellationToken) {
             move |guarded: Guarded<HsmPartition>| {
                 let Ok(partition) = &guarded.0 else { return Vec::new() };
                 let status = partition.status.as_ref();
+                let gone = status.and_then(|status| status.inventory.as_ref()).map(|one| &one.missing.keys);
+                let name = partition.name_any();
                 let facts = (
                     partition.metadata.generation,
+                    // This watch may be ahead of the reconcilers' copy, and the observed one is what they have.
+                    status.and_then(|status| status.observed_generation),
                     status.is_some_and(|status| condition::is_true(&status.conditions, condition::READY)),
                     status
                         .and_then(|status| status.attestation.as_ref())
                         .map(|one| one.root_fingerprint.clone()),
                 );
-                if !relevant.see(partition.uid(), facts) {
+                let all = relevant.see(partition.uid(), facts);
+                let some = missing.see(partition.uid(), gone.cloned());
+                if !all && !some {
                     return Vec::new();
                 }
-                let name = partition.name_any();
-                refs(
-                    &by_partition.state_filter(|key| {
-                        key.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == name)
-                    }),
-                )
+                refs(&by_partition.state_filter(|key| {
+                    let of_it = key.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == name);
+                    of_it && (all || gone.is_some_and(|gone| gone.contains(&key::name_of(key))))
+                }))
             },
         )
         .watches(Api::<Namespace>::all(client.clone()), config(), move |namespace: Namespace| {

@@ -17,7 +17,7 @@ use super::{
     probe::{Findings, Quirk},
     protocol::{
         Capabilities, FIND_MAX, Find, HsmError, InventoryEntry, KeyCapability, KeyFacts, KeyTemplate, Kind,
-        Reply, Request, TokenFacts,
+        ObjectClass, Reply, Request, TokenFacts,
     },
 };
 use crate::model::{
@@ -166,7 +166,14 @@ impl Inner {
                 let line = |key: &Stored| InventoryEntry {
                     id: key.facts.id.as_ref().map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
                     label: key.facts.label.clone(),
-                    private: true,
+                    class: match key.private {
+                        Private::Secret => ObjectClass::SecretKey,
+                        _ => ObjectClass::PrivateKey,
+                    },
+                    ghost: false,
+                    algorithm: key.facts.algorithm,
+                    key_size: key.facts.key_size,
+                    curve_oid: key.facts.curve_oid.clone(),
                 };
                 Ok(Reply::Inventory(self.keys.iter().map(line).collect()))
             }

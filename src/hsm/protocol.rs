@@ -60,7 +60,7 @@ pub enum Request {
     /// All keys with this id or label, at most [`FIND_MAX`]; several are the caller's problem to judge.
     /// Answered by [`Reply::Keys`], empty only under a proven login.
     Find(Find),
-    /// Every key of the token, without public keys and attributes. Answered by [`Reply::Inventory`].
+    /// Every key and certificate of the token, with what it takes to tell them apart. Answered by [`Reply::Inventory`].
     Inventory,
     /// Sign. Answered by [`Reply::Signature`], in the token's form: ECDSA is r‖s.
     Sign {
@@ -250,8 +250,39 @@ pub struct InventoryEntry {
     pub id: Vec<u8>,
     /// `CKA_LABEL`, lossily.
     pub label: String,
-    /// Private or secret key: something a caller could sign or decrypt with.
-    pub private: bool,
+    /// What kind of object it is.
+    pub class: ObjectClass,
+    /// A private or secret key that is not complete: what a process that was killed while a token made a key may leave.
+    pub ghost: bool,
+    /// Algorithm of a private or secret key, where the contract has it.
+    pub algorithm: Option<KeyAlgorithm>,
+    /// Bits of an RSA modulus or a secret key.
+    pub key_size: Option<u32>,
+    /// Curve of an EC key, as object identifier.
+    pub curve_oid: Option<String>,
+}
+
+impl InventoryEntry {
+    /// Something a caller could sign or decrypt with, once it is complete.
+    #[must_use]
+    pub const fn is_key(&self) -> bool {
+        matches!(self.class, ObjectClass::PrivateKey | ObjectClass::SecretKey)
+    }
+}
+
+/// Kinds of objects that an inventory tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
+pub enum ObjectClass {
+    /// The private half of a pair.
+    PrivateKey,
+    /// A secret key.
+    SecretKey,
+    /// The public half of a pair.
+    PublicKey,
+    /// A certificate.
+    Certificate,
+    /// The token lists it and does not say what it is.
+    Unreadable,
 }
 
 /// Why a request to a token failed.

@@ -121,8 +121,28 @@ impl KeyId {
     #[must_use]
     pub fn for_object(uid: uuid::Uuid, namespace: &str, name: &str) -> Self {
         let mut id = uid.as_bytes().to_vec();
-        id.extend_from_slice(&Sha256::digest(format!("{namespace}/{name}"))[..16]);
+        id.extend_from_slice(&Self::name_half_of(namespace, name));
         Self(id)
+    }
+
+    /// The second half of the identifier of every key that is made for an object of this name.
+    #[must_use]
+    pub fn name_half_of(namespace: &str, name: &str) -> [u8; 16] {
+        let digest = Sha256::digest(format!("{namespace}/{name}"));
+        std::array::from_fn(|at| digest[at])
+    }
+
+    /// The second half, where there are two: it tells for the object of which name the key was made, if it was made for
+    /// an object at all.
+    #[must_use]
+    pub fn name_half(&self) -> Option<[u8; 16]> {
+        self.0.strip_prefix(self.0.get(..16)?)?.try_into().ok()
+    }
+
+    /// Whether the key was made for an object of this name, which may have been another object than today's.
+    #[must_use]
+    pub fn is_made_for(&self, namespace: &str, name: &str) -> bool {
+        self.name_half() == Some(Self::name_half_of(namespace, name))
     }
 
     /// The identifier of a key of the operator itself, the same for everyone who looks.
@@ -207,6 +227,8 @@ mod tests {
         assert_eq!(id.as_bytes().len(), 32);
         assert_eq!(&id.as_bytes()[..16], uid.as_bytes());
         assert_ne!(id, KeyId::for_object(uid, "ns", "b"));
+        assert!(id.is_made_for("ns", "a") && !id.is_made_for("ns", "b"));
+        assert!(!KeyId::from_bytes(id.as_bytes()[16..].to_vec()).unwrap().is_made_for("ns", "a"));
         assert_eq!(KeyId::try_from(id.to_string()), Ok(id));
     }
 }

@@ -6,6 +6,7 @@
 mod capability;
 mod error;
 mod index;
+mod inventory;
 mod ladder;
 mod mechanism;
 mod mechanism_names;

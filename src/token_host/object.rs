@@ -7,11 +7,11 @@ use super::{
     index::{Name, Objects},
     mechanism::KeyShape,
     public,
-    raw::{Attribute, Failure, Mechanism, Object, Session},
+    raw::{Attribute, Mechanism, Object, Session},
     token::{Canary, SignKey, Token},
 };
 use crate::{
-    hsm::protocol::{Capabilities, FIND_MAX, Find, HsmError, InventoryEntry, KeyFacts, KeyTemplate, Kind},
+    hsm::protocol::{Capabilities, FIND_MAX, Find, HsmError, KeyFacts, KeyTemplate, Kind},
     model::{KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, RequestedAttributes, SignatureAlgorithm, curve},
 };
 
@@ -24,15 +24,44 @@ fn by_id(id: &KeyId) -> Attribute {
     Attribute::bytes(CKA_ID, id.as_bytes())
 }
 
-fn flag(value: &Option<Vec<u8>>) -> Option<bool> {
+pub(super) fn flag(value: &Option<Vec<u8>>) -> Option<bool> {
     match value.as_deref() {
         Some([byte]) => Some(*byte != 0),
         _ => None,
     }
 }
 
-fn number(value: &Option<Vec<u8>>) -> Option<CK_ULONG> {
+pub(super) fn number(value: &Option<Vec<u8>>) -> Option<CK_ULONG> {
     Some(CK_ULONG::from_ne_bytes(value.as_deref()?.try_into().ok()?))
+}
+
+/// See [`Key::complete`], of a private or secret key of which so much is known.
+pub(super) fn complete(
+    key_type: Option<CK_KEY_TYPE>,
+    modulus: bool,
+    curve: bool,
+    value_len: Option<CK_ULONG>,
+    local: Option<bool>,
+) -> bool {
+    match key_type {
+        Some(CKK_RSA) => modulus,
+        Some(CKK_EC | CKK_EC_EDWARDS) => curve,
+        // An empty secret key may look like a full one to whoever may not read its value.
+        Some(CKK_AES) => local == Some(true) || value_len.is_some_and(|bytes| bytes > 0),
+        Some(_) => true,
+        None => false,
+    }
+}
+
+/// The contract's word for a type of key.
+pub(super) fn algorithm(key_type: Option<CK_KEY_TYPE>, curve: Option<&str>) -> Option<KeyAlgorithm> {
+    match key_type? {
+        CKK_RSA => Some(KeyAlgorithm::Rsa),
+        CKK_EC => Some(KeyAlgorithm::Ec),
+        CKK_EC_EDWARDS if curve == Some(curve::ED25519_OID) => Some(KeyAlgorithm::Ed),
+        CKK_AES => Some(KeyAlgorithm::Aes),
+        _ => None,
+    }
 }
 
 /// A private or secret key as it was read.
@@ -124,14 +153,8 @@ impl Key {
     /// Whether the key is all there. A process killed while a token made a key may leave an object that has
     /// the attributes of the template and none of the key's own.
     fn complete(&self) -> bool {
-        match self.key_type {
-            Some(CKK_RSA) => self.modulus.is_some(),
-            Some(CKK_EC | CKK_EC_EDWARDS) => self.curve.is_some(),
-            // An empty secret key may look like a full one to whoever may not read its value.
-            Some(CKK_AES) => self.local == Some(true) || self.value_len.is_some_and(|bytes| bytes > 0),
-            Some(_) => true,
-            None => false,
-        }
+        let (modulus, curve) = (self.modulus.is_some(), self.curve.is_some());
+        complete(self.key_type, modulus, curve, self.value_len, self.local)
     }
 
     /// Whether a secret key shows no sign that a token finished making it: those marks are written together with
@@ -141,13 +164,7 @@ impl Key {
     }
 
     fn algorithm(&self) -> Option<KeyAlgorithm> {
-        match self.key_type? {
-            CKK_RSA => Some(KeyAlgorithm::Rsa),
-            CKK_EC => Some(KeyAlgorithm::Ec),
-            CKK_EC_EDWARDS if self.curve.as_deref() == Some(curve::ED25519_OID) => Some(KeyAlgorithm::Ed),
-            CKK_AES => Some(KeyAlgorithm::Aes),
-            _ => None,
-        }
+        algorithm(self.key_type, self.curve.as_deref())
     }
 
     fn shape(&self) -> KeyShape {
@@ -203,7 +220,7 @@ impl Key {
     }
 }
 
-fn modulus_len(modulus: Option<&[u8]>) -> usize {
+pub(super) fn modulus_len(modulus: Option<&[u8]>) -> usize {
     let modulus = modulus.unwrap_or_default();
     modulus.len() - modulus.iter().take_while(|byte| **byte == 0).count()
 }
@@ -618,37 +635,6 @@ fn attempt(
     private.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
     let (public, private) = session.generate_pair(&mechanism, &public, &private)?;
     Ok(Made { private, public: Some(public) })
-}
-
-/// See [`crate::hsm::protocol::Request::Inventory`].
-pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>, HsmError> {
-    let mut entries = Vec::new();
-    let since = token.epoch();
-    // As of Index::look, no others.
-    for object in session.find(&[Attribute::bool(CKA_TOKEN, true)])? {
-        let [class, id, label] = match session.attributes(object, [CKA_CLASS, CKA_ID, CKA_LABEL]) {
-            Ok(read) => read,
-            // Deleted meanwhile, or left empty by a crash: one such object must not hide the others. What the
-            // codes mean on a session that was lost is caught below.
-            Err(Failure {
-                code: CKR_OBJECT_HANDLE_INVALID | CKR_ATTRIBUTE_VALUE_INVALID | CKR_GENERAL_ERROR,
-                ..
-            }) => continue,
-            Err(failure) => return Err(failure.into()),
-        };
-        let class = number(&class).unwrap_or(CK_OBJECT_CLASS::MAX);
-        if !matches!(class, CKO_PRIVATE_KEY | CKO_SECRET_KEY | CKO_PUBLIC_KEY | CKO_CERTIFICATE) {
-            continue;
-        }
-        entries.push(InventoryEntry {
-            id: id.unwrap_or_default(),
-            label: label.map(|label| String::from_utf8_lossy(&label).into_owned()).unwrap_or_default(),
-            private: KEY_CLASSES.contains(&class),
-        });
-    }
-    // Objects of a logged-out session are only the public ones.
-    token.prove(session, since)?;
-    Ok(entries)
 }
 
 /// See [`crate::hsm::protocol::Request::Destroy`].

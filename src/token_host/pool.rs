@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     index::Objects,
-    mechanism, object, probe, raw,
+    inventory, mechanism, object, probe, raw,
     raw::Session,
     socket::{Inbox, Out},
     token::{SignKey, Token},
@@ -258,7 +258,7 @@ impl Worker {
                 self.alone(asked, |objects| Ok(Reply::Keys(object::find_keys(objects, what)?)))
             }
             Request::Inventory => self.alone(asked, |objects| {
-                Ok(Reply::Inventory(object::inventory(objects.token, objects.session)?))
+                Ok(Reply::Inventory(inventory::inventory(objects.token, objects.session)?))
             }),
             Request::Destroy(id) => {
                 self.alone(asked, |objects| object::destroy(objects, id).map(|()| Reply::Done))

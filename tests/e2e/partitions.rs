@@ -13,17 +13,19 @@ use crate::{
     world::{OPERATOR, Token, World},
 };
 
-fn partitions(world: &World) -> Api<HsmPartition> {
+/// The API of partitions.
+pub fn partitions(world: &World) -> Api<HsmPartition> {
     Api::all(world.client.clone())
 }
 
-async fn make_partition(world: &World, name: &str, spec: Value) {
+/// Makes a partition.
+pub async fn make_partition(world: &World, name: &str, spec: Value) {
     let partition = HsmPartition::new(name, serde_json::from_value(spec).unwrap());
     partitions(world).create(&PostParams::default(), &partition).await.unwrap();
 }
 
 /// Waits for the reason of the Ready condition, and returns its sentence.
-async fn reason(world: &World, name: &str, wanted: &'static str) -> String {
+pub async fn reason(world: &World, name: &str, wanted: &'static str) -> String {
     let is = move |partition: &HsmPartition| {
         let status = partition.status.as_ref();
         status
@@ -42,7 +44,8 @@ async fn reason(world: &World, name: &str, wanted: &'static str) -> String {
     condition::find(&conditions, condition::READY).unwrap().message.clone()
 }
 
-async fn put_pin(world: &World, name: &str, pin: &str) {
+/// Puts a PIN into a Secret beside the operator.
+pub async fn put_pin(world: &World, name: &str, pin: &str) {
     let secret =
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"pin": pin}});
     let params = PatchParams::apply("test").force();

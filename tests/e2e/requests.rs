@@ -40,7 +40,7 @@ async fn finished(world: &World, namespace: &str, name: &str) -> SigningRequest 
 }
 
 /// Signs and returns the signature.
-async fn sign(world: &World, namespace: &str, name: &str, spec: Value) -> Vec<u8> {
+pub async fn sign(world: &World, namespace: &str, name: &str, spec: Value) -> Vec<u8> {
     create(namespace, name, &spec, &[]).unwrap();
     let status = finished(world, namespace, name).await.status.unwrap();
     assert_eq!(status.state, Some(State::Executed), "{spec}: {:?}", status.conditions);

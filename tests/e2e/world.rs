@@ -210,7 +210,8 @@ fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
     }
 }
 
-const KRYOPTIC: &str = r"
+/// The partition of the kryoptic token.
+pub const KRYOPTIC: &str = r"
 apiVersion: hsm-operator.io/v1alpha1
 kind: HsmPartition
 metadata: {name: demo-kryoptic}

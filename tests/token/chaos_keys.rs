@@ -121,7 +121,7 @@ async fn a_pair_is_made_once_whatever_goes_wrong(token: Token) {
         sign(hsm, name, SignatureAlgorithm::Sha256WithEcdsa, b"x").await.expect("it signs");
         let mut halves = inventory(hsm).await;
         halves.retain(|entry| entry.id == id(name).as_bytes());
-        let private = halves.iter().filter(|entry| entry.private).count();
+        let private = halves.iter().filter(|entry| entry.is_key()).count();
         assert_eq!((halves.len(), private), (2, 1), "{name}: {halves:?}");
     })
     .await;

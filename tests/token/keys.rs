@@ -77,7 +77,7 @@ async fn making_a_key_twice_gives_one_pair(token: Token) {
     assert_eq!(generate(&hsm, p256("k")).await.unwrap(), first);
     let entries = inventory(&hsm).await;
     assert_eq!(entries.len(), 2, "{entries:?}");
-    assert_eq!(entries.iter().filter(|entry| entry.private).count(), 1);
+    assert_eq!(entries.iter().filter(|entry| entry.is_key()).count(), 1);
     assert!(entries.iter().all(|entry| entry.label == "k" && entry.id == id("k").as_bytes()));
 }
 

@@ -3,6 +3,9 @@
 pub mod client;
 pub mod doctor;
 pub mod inject;
+pub mod orphans;
+pub mod recover;
+mod table;
 
 use clap::Subcommand;
 
@@ -19,6 +22,10 @@ enum Command {
     Inject(inject::Args),
     /// Prints what is known of a partition's token, and what is odd about it.
     Doctor(doctor::Args),
+    /// Lists keys without an HsmKey, HsmKeys without their key, and what is left of others.
+    Orphans(orphans::Args),
+    /// Has HsmKeys find their keys again after the cluster's data was lost, or a restore.
+    Recover(recover::Args),
 }
 
 /// Runs one `kubectl hsm` command.
@@ -29,5 +36,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Inject(args) => inject::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Orphans(args) => client::runtime()?.block_on(orphans::run(args)),
+        Command::Recover(args) => client::runtime()?.block_on(recover::run(args)),
     }
 }

@@ -32,6 +32,8 @@ pub struct Seen {
     pub hsm: Option<Arc<dyn Hsm>>,
     /// Another object to which the label belongs.
     pub rival: Option<Rival>,
+    /// Another object that has the key which is on the token under the label.
+    pub holder: Option<String>,
     /// Held while a key may be made: nobody else makes one of this label meanwhile.
     pub _claim: Option<OwnedMutexGuard<()>>,
     /// What the token has.
@@ -45,6 +47,23 @@ pub struct Rival {
     pub name: String,
     /// It is about to go.
     pub leaving: bool,
+    /// It has its key.
+    pub recorded: bool,
+}
+
+impl Rival {
+    fn new(key: &HsmKey) -> Self {
+        Self {
+            name: name_of(key),
+            leaving: key.metadata.deletion_timestamp.is_some(),
+            recorded: recorded(key).is_some(),
+        }
+    }
+}
+
+/// `namespace/name`.
+pub fn name_of(key: &impl ResourceExt) -> String {
+    format!("{}/{}", key.namespace().unwrap_or_default(), key.name_any())
 }
 
 /// What the token has of a key.
@@ -81,21 +100,36 @@ pub async fn gather(key: &HsmKey, ctx: &Context) -> Result<Seen, Error> {
     let allowed = partition.as_ref().is_some_and(|partition| partition.allows(&labels));
     let reached = ctx.reached.get(name);
     let hsm = if reached == Some(true) { ctx.registry.get(name) } else { None };
-    let rival = rival(key, partition.as_deref(), ctx);
+    let others = others(key, partition.as_deref(), ctx);
+    let mut rival = first(key, &others).map(Rival::new);
 
     let mut claim = None;
     let presence = match (&hsm, allowed, &rival) {
-        (Some(hsm), true, None) => {
+        // Before one that has no key either comes first, the token tells whose the label's key is.
+        (Some(hsm), true, rival) if rival.as_ref().is_none_or(|rival| !rival.recorded) => {
             let recorded = recorded(key);
-            if recorded.is_none() {
+            if recorded.is_none() && rival.is_none() {
                 claim = Some(ctx.labels.claim(name, &key.label()).await);
             }
             ask(key, recorded, hsm.as_ref(), ctx).await?
         }
         _ => Presence::NotAsked,
     };
+    let mut holder = None;
+    if let Presence::Labelled(found) | Presence::Ours(found) = &presence
+        && let [KeyFacts { id: Some(id), .. }] = found.as_slice()
+        && recorded(key).is_none()
+    {
+        let made_for = |key: &HsmKey| id.is_made_for(&key.namespace().unwrap_or_default(), &key.name_any());
+        if made_for(key) {
+            rival = None;
+        } else if let Some(other) = others.iter().filter_map(readable).find(|other| made_for(other)) {
+            rival = Some(Rival::new(other));
+        }
+        holder = who_has(id, key, ctx);
+    }
     let soon = partition.is_some() && reached.is_none();
-    Ok(Seen { soon, partition, allowed, hsm, rival, _claim: claim, presence })
+    Ok(Seen { soon, partition, allowed, hsm, rival, holder, _claim: claim, presence })
 }
 
 /// Labels of a namespace. One so new that the watch has not shown it yet is read.
@@ -109,27 +143,42 @@ async fn namespace_labels(name: &str, ctx: &Context) -> Result<BTreeMap<String, 
     Ok(namespace.map(|namespace| namespace.labels().clone()).unwrap_or_default())
 }
 
-/// Who comes first of several that claim one label: who has the key already, then the oldest, and of the same second
-/// the lower UID. Only objects count that may have keys on the partition at all, or any namespace could keep labels
-/// from others.
-fn rival(key: &HsmKey, partition: Option<&HsmPartition>, ctx: &Context) -> Option<Rival> {
-    let (label, mine) = (key.label(), rank(key));
-    let rivals = ctx.keys.state_filter(|guarded| {
+/// Other objects that claim the label. Only such count that may have keys on the partition at all, or any namespace
+/// could keep labels from others.
+fn others(key: &HsmKey, partition: Option<&HsmPartition>, ctx: &Context) -> Vec<Arc<Guarded<HsmKey>>> {
+    let label = key.label();
+    ctx.keys.state_filter(|guarded| {
         guarded.0.as_ref().is_ok_and(|other| {
             other.spec.partition_ref == key.spec.partition_ref
                 && other.label() == label
                 && other.uid() != key.uid()
-                && rank(other) < mine
                 && partition.is_none_or(|partition| may_be_there(other, partition, ctx))
         })
-    });
-    // Always the same one of several, so that what is said of it stays the same.
-    let rival =
-        rivals.iter().filter_map(|guarded| guarded.0.as_ref().ok()).min_by_key(|rival| rank(rival))?;
-    Some(Rival {
-        name: format!("{}/{}", rival.namespace().unwrap_or_default(), rival.name_any()),
-        leaving: rival.metadata.deletion_timestamp.is_some(),
     })
+}
+
+fn readable(guarded: &Arc<Guarded<HsmKey>>) -> Option<&HsmKey> {
+    guarded.0.as_ref().ok()
+}
+
+/// Who comes first of several that claim one label: who has the key already, then the oldest, and of the same second
+/// the lower UID. Always the same one of several, so that what is said of it stays the same.
+fn first<'a>(key: &HsmKey, others: &'a [Arc<Guarded<HsmKey>>]) -> Option<&'a HsmKey> {
+    let mine = rank(key);
+    others.iter().filter_map(readable).filter(|other| rank(other) < mine).min_by_key(|other| rank(other))
+}
+
+/// Another object that has a key on record.
+fn who_has(id: &KeyId, key: &HsmKey, ctx: &Context) -> Option<String> {
+    let text = id.to_string();
+    let holders = ctx.keys.state_filter(|guarded| {
+        guarded.0.as_ref().is_ok_and(|other| {
+            other.spec.partition_ref == key.spec.partition_ref
+                && other.uid() != key.uid()
+                && other.status.as_ref().is_some_and(|status| status.key_id.as_ref() == Some(&text))
+        })
+    });
+    holders.iter().map(|holder| name_of(holder.as_ref())).min()
 }
 
 /// Sorts claims: the lowest wins.
@@ -163,7 +212,7 @@ async fn ask(key: &HsmKey, recorded: Option<KeyId>, hsm: &dyn Hsm, ctx: &Context
         let mine: Vec<_> = found.iter().filter(|facts| facts.id.as_ref() == Some(&ours)).cloned().collect();
         return Ok(if mine.is_empty() { Presence::Labelled(found) } else { Presence::Ours(mine) });
     };
-    // An inventory says what was there when it was taken.
+    // An inventory says what was there when it was taken, and nothing of who was missed since.
     let missed = key.annotations().contains_key(MISSED);
     if !missed
         && ctx.inventories.of(partition, hsm).await?.has(&id)
@@ -174,10 +223,13 @@ async fn ask(key: &HsmKey, recorded: Option<KeyId>, hsm: &dyn Hsm, ctx: &Context
     let ours = find(hsm, Find::Id(id.clone())).await?;
     match ours.first() {
         Some(facts) => {
-            ctx.inventories.saw(partition, &id, &facts.label).await;
+            ctx.inventories.saw(partition, facts).await;
             Ok(Presence::Ours(ours))
         }
-        None => Ok(Presence::Labelled(by_label().await?)),
+        None => {
+            ctx.inventories.missed(partition, &id).await;
+            Ok(Presence::Labelled(by_label().await?))
+        }
     }
 }
 

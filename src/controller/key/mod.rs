@@ -14,8 +14,9 @@ use kube::{
 };
 use serde_json::json;
 
+pub use self::gather::{name_of, recorded};
 use self::{
-    gather::{Presence, Seen, gather, recorded},
+    gather::{Presence, Seen, gather},
     plan::{Refusal, Step, plan},
     report::{Done, report},
 };
@@ -52,9 +53,6 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
     }
 
     let missed = key.annotations().contains_key(MISSED);
-    if missed && let Some(id) = recorded(key) {
-        ctx.inventories.missed(&key.spec.partition_ref.name, &id).await;
-    }
     let seen = gather(key, &ctx).await?;
     let step = plan(key, &seen);
     if seen.soon && matches!(step, Step::Wait(..)) {
@@ -155,6 +153,11 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
             .await;
             complete(key, seen, ctx, facts, "Adopted").await
         }
+        Step::Recover(facts) => {
+            let note = format!("took over {}, made for an earlier object of this name", describe(facts));
+            ctx.event(key, false, "KeyRecovered", "Recover", note).await;
+            complete(key, seen, ctx, facts, "Recovered").await
+        }
     }
 }
 
@@ -169,9 +172,7 @@ async fn complete(
     if let Some(refusal) = plan::differs(key, facts) {
         return Ok(Done::Refused(refusal));
     }
-    if let Some(id) = &facts.id {
-        ctx.inventories.saw(&key.spec.partition_ref.name, id, &facts.label).await;
-    }
+    ctx.inventories.saw(&key.spec.partition_ref.name, facts).await;
     let mut status = report::facts(key, facts, ctx.now());
     let partition = seen.partition.as_ref().ok_or(Error::Incomplete("partition"))?;
     let create_time = status.create_time.clone().unwrap_or_default();

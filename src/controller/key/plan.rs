@@ -1,8 +1,10 @@
 //! Decides what to do. Pure. Never guesses: a key that was there once is not made again.
 
+use kube::ResourceExt;
+
 use super::gather::{Presence, Seen};
 use crate::{
-    api::{HsmKey, condition},
+    api::{HsmKey, condition, partition::Recovery},
     hsm::protocol::{HsmError, KeyFacts},
     model::{KeyLabel, curve},
     service::attest::own_keys,
@@ -19,6 +21,8 @@ pub enum Step {
     Describe(Box<KeyFacts>),
     /// Take over the key that is there.
     Adopt(Box<KeyFacts>),
+    /// Take over the key that was made for an earlier object of this name.
+    Recover(Box<KeyFacts>),
     /// Wait for something that passes by itself: reason and sentence.
     Wait(&'static str, String),
     /// A person must act.
@@ -51,6 +55,18 @@ impl Refusal {
             key.label()
         );
         Self::new("DuplicateObject", what)
+    }
+
+    /// The key is there, and taking it over is for a person to decide.
+    fn recoverable(key: &HsmKey, facts: &KeyFacts) -> Self {
+        let id = facts.id.as_ref().map(ToString::to_string).unwrap_or_default();
+        Self::new(
+            "Recoverable",
+            format!(
+                "the token has the key {id}, made for an earlier HsmKey of this namespace, name and label: set recovery: Adopt on HsmPartition {} (see kubectl hsm recover) or adopt: true here to take it over, or choose another label to have a new one made",
+                key.spec.partition_ref.name
+            ),
+        )
     }
 
     /// A Secret of that name belongs to somebody else.
@@ -146,9 +162,21 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
                     key.label()
                 ),
             ),
+            Some(_) if let Some(holder) = &seen.holder => refuse(
+                "Conflict",
+                format!(
+                    "HsmKey {holder} has the key that is on the token under the label '{}': choose another label",
+                    key.label()
+                ),
+            ),
             Some(facts) if key.spec.adopt => {
                 differs(key, facts).map_or_else(|| Step::Adopt(Box::new(facts.clone())), Step::Refuse)
             }
+            Some(facts) if made_for_this_name(key, facts) => match differs(key, facts) {
+                Some(refusal) => Step::Refuse(refusal),
+                None if recovery(seen) == Recovery::Adopt => Step::Recover(Box::new(facts.clone())),
+                None => Step::Refuse(Refusal::recoverable(key, facts)),
+            },
             Some(_) => refuse(
                 "Conflict",
                 format!(
@@ -158,6 +186,16 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             ),
         },
     }
+}
+
+/// Whether the key was made for an object of this namespace and name, which this one is not or was not then.
+fn made_for_this_name(key: &HsmKey, facts: &KeyFacts) -> bool {
+    let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
+    facts.id.as_ref().is_some_and(|id| id.is_made_for(&namespace, &name))
+}
+
+fn recovery(seen: &Seen) -> Recovery {
+    seen.partition.as_ref().map(|partition| partition.spec.recovery).unwrap_or_default()
 }
 
 /// Whoever could sign with an attestation key could attest anything.
@@ -232,7 +270,9 @@ mod tests {
         let spec = serde_json::json!({
             "partitionRef": {"name": "p"}, "algorithm": "EC", "curveOid": "1.2.840.10045.3.1.7", "adopt": adopt
         });
-        HsmKey::new("k", serde_json::from_value(spec).unwrap())
+        let mut key = HsmKey::new("k", serde_json::from_value(spec).unwrap());
+        key.metadata.namespace = Some("ns".into());
+        key
     }
 
     fn generated() -> HsmKey {
@@ -271,6 +311,7 @@ mod tests {
             soon: false,
             hsm: None,
             rival: None,
+            holder: None,
             _claim: None,
             presence,
         }
@@ -284,6 +325,7 @@ mod tests {
             Step::Generate => "Generate",
             Step::Describe(_) => "Describe",
             Step::Adopt(_) => "Adopt",
+            Step::Recover(_) => "Recover",
         }
     }
 
@@ -301,6 +343,74 @@ mod tests {
         assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![])))), "NothingToAdopt");
         let other = KeyFacts { algorithm: Some(KeyAlgorithm::Rsa), ..facts() };
         assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![other])))), "AttributesDiffer");
+    }
+
+    /// Of a key that was made for an object of this name with another UID.
+    fn earlier(namespace: &str, name: &str) -> KeyFacts {
+        KeyFacts { id: Some(KeyId::for_object(uuid::Uuid::from_u128(1), namespace, name)), ..facts() }
+    }
+
+    fn recovering(presence: Presence) -> Seen {
+        let seen = seen(presence);
+        let mut partition = HsmPartition::clone(seen.partition.as_ref().unwrap());
+        partition.spec.recovery = Recovery::Adopt;
+        Seen { partition: Some(Arc::new(partition)), ..seen }
+    }
+
+    #[test]
+    fn a_key_made_for_an_earlier_object_of_the_name_is_taken_over_only_when_the_partition_says_so() {
+        let found = || Presence::Labelled(vec![earlier("ns", "k")]);
+        let Step::Refuse(refusal) = plan(&key(false), &seen(found())) else { panic!("taken over silently") };
+        assert_eq!(refusal.reason, "Recoverable");
+        let id = earlier("ns", "k").id.unwrap().to_string();
+        assert!(refusal.message.contains(&id) && refusal.message.contains("recovery: Adopt"), "{refusal:?}");
+        assert_eq!(
+            plan(&key(false), &recovering(found())),
+            Step::Recover(Box::new(earlier("ns", "k"))),
+            "nothing is made while it is there"
+        );
+        // Who says so itself needs no permission of the partition's.
+        assert_eq!(reason(&plan(&key(true), &seen(found()))), "Adopt");
+    }
+
+    #[test]
+    fn a_key_made_for_another_name_or_by_others_is_never_recovered() {
+        for other in [earlier("ns", "other"), earlier("other", "k"), facts()] {
+            let found = Presence::Labelled(vec![other]);
+            assert_eq!(reason(&plan(&key(false), &recovering(found))), "Conflict");
+        }
+        // There is nothing to recover, so that a key is made.
+        assert_eq!(plan(&key(false), &recovering(Presence::Labelled(vec![]))), Step::Generate);
+    }
+
+    #[test]
+    fn a_key_is_recovered_only_as_it_is_described_and_when_it_is_the_only_one() {
+        let planned =
+            |found: Vec<KeyFacts>| reason(&plan(&key(false), &recovering(Presence::Labelled(found))));
+        let rsa = KeyFacts { algorithm: Some(KeyAlgorithm::Rsa), ..earlier("ns", "k") };
+        assert_eq!(planned(vec![rsa]), "AttributesDiffer");
+        let curve = KeyFacts { curve_oid: Some("1.3.132.0.34".into()), ..earlier("ns", "k") };
+        assert_eq!(planned(vec![curve]), "AttributesDiffer");
+        let half = KeyFacts { public_key: None, ..earlier("ns", "k") };
+        assert_eq!(planned(vec![half]), "AttributesDiffer");
+        let twins = KeyFacts { twins: 2, ..earlier("ns", "k") };
+        assert_eq!(planned(vec![twins]), "DuplicateObject");
+        assert_eq!(planned(vec![earlier("ns", "k"), facts()]), "DuplicateObject");
+    }
+
+    #[test]
+    fn a_key_that_another_object_has_is_neither_recovered_nor_adopted() {
+        for adopt in [false, true] {
+            let found = Presence::Labelled(vec![earlier("ns", "k")]);
+            let held = Seen { holder: Some("a/b".into()), ..recovering(found) };
+            assert_eq!(reason(&plan(&key(adopt), &held)), "Conflict");
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_there_and_is_gone_is_not_replaced_by_an_earlier_one() {
+        let found = Presence::Labelled(vec![earlier("ns", "k")]);
+        assert_eq!(reason(&plan(&generated(), &recovering(found))), "MissingOnToken");
     }
 
     #[test]
@@ -329,7 +439,7 @@ mod tests {
 
     #[test]
     fn the_younger_claim_and_a_foreign_namespace_are_refused_before_the_token_is_asked() {
-        let other = Rival { name: "a/b".into(), leaving: false };
+        let other = Rival { name: "a/b".into(), leaving: false, recorded: true };
         let rival = Seen { rival: Some(other), ..seen(Presence::NotAsked) };
         assert_eq!(reason(&plan(&key(false), &rival)), "Conflict");
         let foreign = Seen { allowed: false, ..seen(Presence::NotAsked) };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
     Api, Resource, ResourceExt,
     api::{ObjectMeta, Patch, PatchParams},
@@ -20,22 +20,37 @@ use crate::{
     public_key::PublicKey,
 };
 
+/// What may be in such a Secret.
+const PUBLISHED: [&str; 5] =
+    ["publicKey.pem", "publicKey.der", "attestation.xml", "attestation.sig", "attestation-chain.pem"];
+
 /// Writes the Secret if it is absent or differs; a refusal if one of that name is somebody else's.
 pub async fn secret(key: &HsmKey, status: &HsmKeyStatus, ctx: &Context) -> Result<Option<Refusal>, Error> {
     let name = key.public_secret();
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &key.namespace().unwrap_or_default());
     let read = |source| Error::ReadSecret { name: name.clone(), source: Box::new(source) };
     let existing = api.get_opt(&name).await.map_err(read)?;
-    if let Some(secret) = &existing
-        && !secret.owner_references().iter().any(|owner| Some(&owner.uid) == key.uid().as_ref())
-    {
-        return Ok(Some(Refusal::secret(&name)));
-    }
-    let data = data(key, status, ctx);
-    if existing.is_some_and(|secret| secret.data.as_ref() == Some(&data)) {
-        return Ok(None);
-    }
     let owner = key.controller_owner_ref(&()).ok_or(Error::Incomplete("uid"))?;
+    let data = data(key, status, ctx);
+    if let Some(secret) = &existing {
+        let ours = secret.owner_references().iter().any(|one| one.uid == owner.uid);
+        if ours && secret.data.as_ref() == Some(&data) {
+            return Ok(None);
+        }
+        if !ours && !left_over(secret, key) {
+            return Ok(Some(Refusal::secret(&name)));
+        }
+        if !ours {
+            // Fields of two owners cannot be applied together.
+            let emptied = serde_json::json!({
+                "metadata": {"ownerReferences": [owner], "resourceVersion": secret.resource_version()},
+                "data": null,
+            });
+            let written = api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&emptied)).await;
+            written.map_err(|source| Error::WriteSecret { name: name.clone(), source: Box::new(source) })?;
+            ctx.metrics.wrote("Secret", "patch");
+        }
+    }
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(name.clone()),
@@ -53,6 +68,19 @@ pub async fn secret(key: &HsmKey, status: &HsmKeyStatus, ctx: &Context) -> Resul
     Ok(None)
 }
 
+/// Whether a Secret was written for an earlier object of the key's name, from which a restore brought it or whose
+/// deletion has not reached it yet: nobody else's are taken.
+fn left_over(secret: &Secret, key: &HsmKey) -> bool {
+    let of_an_earlier_one = |owner: &OwnerReference| {
+        owner.kind == HsmKey::kind(&())
+            && owner.api_version == HsmKey::api_version(&())
+            && owner.name == key.name_any()
+    };
+    secret.labels().get(KEY_LABEL) == Some(&label_value(&key.name_any()))
+        && secret.owner_references().iter().all(of_an_earlier_one)
+        && secret.data.iter().flatten().all(|(name, _)| PUBLISHED.contains(&name.as_str()))
+}
+
 /// A label's value has at most 63 characters; names may have 253.
 fn label_value(name: &str) -> String {
     name.chars()
@@ -64,7 +92,10 @@ fn label_value(name: &str) -> String {
 
 fn data(key: &HsmKey, status: &HsmKeyStatus, ctx: &Context) -> BTreeMap<String, ByteString> {
     let mut data = BTreeMap::new();
-    let mut put = |name: &str, bytes: Vec<u8>| data.insert(name.to_owned(), ByteString(bytes));
+    let mut put = |name: &str, bytes: Vec<u8>| {
+        debug_assert!(PUBLISHED.contains(&name));
+        data.insert(name.to_owned(), ByteString(bytes))
+    };
     if let Some(der) = status.public_key.as_ref().and_then(|text| STANDARD.decode(text).ok()) {
         if let Ok(public) = PublicKey::from_spki(&der) {
             put("publicKey.pem", public.pem().into_bytes());
@@ -85,4 +116,38 @@ fn data(key: &HsmKey, status: &HsmKeyStatus, ctx: &Context) -> BTreeMap<String, 
         put("attestation-chain.pem", attestation.chain.clone().into_bytes());
     }
     data
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(label: &str, owner: Option<(&str, &str)>, data: &str) -> Secret {
+        let owners: Vec<_> = owner
+            .iter()
+            .map(|(kind, name)| {
+                serde_json::json!({
+                    "apiVersion": "hsm-operator.io/v1alpha1", "kind": kind, "name": name, "uid": "earlier"
+                })
+            })
+            .collect();
+        let secret = serde_json::json!({
+            "metadata": {"name": "k-public", "labels": {KEY_LABEL: label}, "ownerReferences": owners},
+            "data": {data: ""},
+        });
+        serde_json::from_value(secret).unwrap()
+    }
+
+    #[test]
+    fn a_secret_of_an_earlier_object_of_the_name_is_taken_and_nobody_elses() {
+        let spec = serde_json::json!({"partitionRef": {"name": "p"}, "algorithm": "ED"});
+        let key = HsmKey::new("k", serde_json::from_value(spec).unwrap());
+        let taken = |label, owner, data| left_over(&secret(label, owner, data), &key);
+        assert!(taken("k", Some(("HsmKey", "k")), "publicKey.pem"));
+        assert!(taken("k", None, "publicKey.pem"), "some restores bring no owners");
+        assert!(!taken("other", None, "publicKey.pem"));
+        assert!(!taken("k", Some(("HsmKey", "other")), "publicKey.pem"));
+        assert!(!taken("k", Some(("Deployment", "k")), "publicKey.pem"));
+        assert!(!taken("k", None, "password"));
+    }
 }

@@ -1,5 +1,6 @@
 //! Reconciler of HsmPartitions: gather, plan, act, report.
 
+pub mod objects;
 mod report;
 
 use std::{sync::Arc, time::Duration};
@@ -12,19 +13,22 @@ use kube::{
 };
 use serde_json::json;
 
-use self::report::{Claims, Outcome, report};
+use self::{
+    objects::Claims,
+    report::{Outcome, report},
+};
 use super::{
     context::{Context, Guarded},
     error::Error,
     inventory,
 };
 use crate::{
-    api::{HsmPartition, PARTITION_FINALIZER, condition, partition::AttestationMode},
+    api::{HsmPartition, PARTITION_FINALIZER, TAKE_INVENTORY, condition, partition::AttestationMode},
     hsm::{
         HostState, PartitionConfig,
         protocol::{HsmError, Kind},
     },
-    model::{KeyId, secret::Pin},
+    model::secret::Pin,
     telemetry::logs::chain,
 };
 
@@ -46,6 +50,10 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
     if !partition.finalizers().iter().any(|one| one == PARTITION_FINALIZER) {
         set_finalizer(partition, &ctx, true).await?;
         return Ok(Action::await_change());
+    }
+    let asked = partition.annotations().contains_key(TAKE_INVENTORY);
+    if asked {
+        ctx.inventories.forget(&partition.name_any()).await;
     }
     let (mut outcome, action) = connect(partition, &ctx).await?;
     // Before the status, whose change wakes the keys.
@@ -71,6 +79,12 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
                 ctx.event(partition, warning, reason, "Connect", after.message.clone()).await;
             }
         }
+    }
+    if asked && matches!(outcome, Outcome::Ready { .. }) {
+        // Last, so that a controller that is killed before it has answered takes another one.
+        let answered =
+            json!({ "metadata": { "uid": partition.uid(), "annotations": { TAKE_INVENTORY: null } } });
+        amend(partition, &ctx, &answered).await?;
     }
     // After it is told that the token is there: nobody waits for this.
     if let Outcome::Ready { token, findings: findings @ None, .. } = &mut outcome
@@ -163,7 +177,8 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
                     return wait(Outcome::Failed(HsmError::new(kind, message)));
                 }
             };
-            let claims = claims(&name, ctx);
+            let mut claims = claims(&name, ctx);
+            claims.look(&name, &seen, handle.as_ref(), ctx).await;
             let findings = ctx.probes.of(&name, &token);
             let (attestation, recovery) = (Box::new(attestation), handle.recovery());
             let outcome = Outcome::Ready { token, findings, seen, attestation, claims, version, recovery };
@@ -172,20 +187,13 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
     }
 }
 
-/// Identifiers that HsmKeys of a partition claim.
+/// What the HsmKeys of a partition say of its token.
 fn claims(partition: &str, ctx: &Context) -> Claims {
-    let mut claims = Claims::default();
     let keys = ctx
         .keys
         .state_filter(|guarded| guarded.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == partition));
-    for key in keys.iter().filter_map(|guarded| guarded.0.as_ref().ok()) {
-        let recorded = key.status.as_ref().and_then(|status| status.key_id.clone());
-        match recorded.and_then(|id| KeyId::try_from(id).ok()) {
-            Some(id) => drop(claims.recorded.insert(id)),
-            None => claims.coming.extend(super::key::derived_id(key).ok()),
-        }
-    }
-    claims
+    let namespaces = ctx.namespaces.state().iter().map(|namespace| namespace.name_any()).collect();
+    Claims::of(keys.iter().filter_map(|guarded| guarded.0.as_ref().ok()), namespaces)
 }
 
 fn pin_of(secret: &Secret, key: &str) -> Option<Pin> {
@@ -243,8 +251,12 @@ async fn set_finalizer(partition: &HsmPartition, ctx: &Context, present: bool) -
     }
     let patch =
         json!({ "metadata": { "finalizers": finalizers, "resourceVersion": partition.resource_version() } });
+    amend(partition, ctx, &patch).await
+}
+
+async fn amend(partition: &HsmPartition, ctx: &Context, patch: &serde_json::Value) -> Result<(), Error> {
     let api: Api<HsmPartition> = Api::all(ctx.client.clone());
-    match api.patch(&partition.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+    match api.patch_metadata(&partition.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => {
             ctx.metrics.wrote("HsmPartition", "patch");
             Ok(())

@@ -1,16 +1,17 @@
 //! Turns what was seen of a token into a status. Pure.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::objects::{Claims, compare};
 use crate::{
     api::{
         HsmPartition,
         condition::{self, Report},
         partition::{
             AttestationStatus, HsmPartitionStatus, Probed, SignatureSpeed, TokenLimits, TokenQuirk,
-            TokenStatus, Unclaimed, UnclaimedKey,
+            TokenStatus,
         },
     },
     controller::{inventory::Inventory, probes},
@@ -19,12 +20,8 @@ use crate::{
         probe::{Findings, Quirk},
         protocol::{HsmError, TokenFacts},
     },
-    model::KeyId,
-    service::attest::own_keys,
 };
 
-/// Most unclaimed keys that are listed.
-const UNCLAIMED_MAX: usize = 20;
 /// Most mechanisms that are listed.
 const MECHANISMS_MAX: usize = 200;
 
@@ -55,7 +52,7 @@ pub enum Outcome {
         seen: Arc<Inventory>,
         /// How its keys are attested.
         attestation: Box<AttestationStatus>,
-        /// Identifiers that HsmKeys claim.
+        /// What HsmKeys say of it.
         claims: Claims,
         /// Version of the Secret with the PIN that it accepted.
         version: String,
@@ -64,21 +61,6 @@ pub enum Outcome {
     },
     /// It is to be deleted, and keys refer to it.
     InUse(String),
-}
-
-/// Identifiers that HsmKeys of a partition claim.
-#[derive(Default)]
-pub struct Claims {
-    /// Of keys that are on the token.
-    pub recorded: HashSet<KeyId>,
-    /// Of keys that are just being made, or would be.
-    pub coming: HashSet<KeyId>,
-}
-
-impl Claims {
-    fn has(&self, id: &KeyId) -> bool {
-        self.recorded.contains(id) || self.coming.contains(id)
-    }
 }
 
 /// The status after a look.
@@ -123,7 +105,8 @@ pub fn report(
             status.rejected_pin = None;
             status.attestation = Some((**attestation).clone());
             status.key_count = i32::try_from(claims.recorded.len()).ok();
-            status.unclaimed = unclaimed(seen, claims, &attestation.key_name);
+            let (unclaimed, inventory) = compare(seen, claims, &attestation.key_name);
+            (status.unclaimed, status.inventory) = (Some(unclaimed), Some(inventory));
             let message = format!("the token '{}' is ready: {offers}", token.label);
             vec![
                 Report::new(condition::READY, Some(true), "Ready", message),
@@ -217,24 +200,6 @@ pub fn spared(status: &HsmPartitionStatus, token: &TokenFacts) -> Vec<Quirk> {
     probed.into_iter().flat_map(|probed| probed.quirks.clone()).map(quirk).filter(probes::spares).collect()
 }
 
-/// What is on the token and claimed by nobody.
-fn unclaimed(seen: &Inventory, claims: &Claims, attestation_key: &str) -> Option<Unclaimed> {
-    let own = own_keys(attestation_key);
-    let mut keys: Vec<UnclaimedKey> = seen
-        .keys()
-        .into_iter()
-        .filter(|(id, _)| id.as_ref().is_none_or(|id| !claims.has(id) && !own.contains(id)))
-        .map(|(id, label)| UnclaimedKey {
-            id: id.as_ref().map(ToString::to_string).unwrap_or_default(),
-            label: label.chars().take(255).collect(),
-        })
-        .collect();
-    let count = i32::try_from(keys.len()).ok()?;
-    keys.sort_by(|a, b| (&a.label, &a.id).cmp(&(&b.label, &b.id)));
-    keys.truncate(UNCLAIMED_MAX);
-    Some(Unclaimed { count, keys })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,16 +215,16 @@ mod tests {
         HsmPartition::new("p", serde_json::from_value(spec).unwrap())
     }
 
-    fn ready(version: &str, keys: Vec<(Option<KeyId>, String)>, claims: Vec<KeyId>) -> Outcome {
+    fn ready(version: &str) -> Outcome {
         Outcome::Ready {
             token: Arc::new(TokenFacts::default()),
             findings: None,
-            seen: Arc::new(Inventory::new(keys)),
+            seen: Arc::new(Inventory::new(vec![], Timestamp::UNIX_EPOCH)),
             attestation: Box::new(AttestationStatus {
                 key_name: "attestation-key".into(),
                 ..Default::default()
             }),
-            claims: Claims { recorded: claims.into_iter().collect(), ..Default::default() },
+            claims: Claims::default(),
             version: version.into(),
             recovery: None,
         }
@@ -273,29 +238,13 @@ mod tests {
         let status = report(&partition(), &HsmPartitionStatus::default(), &refused, now);
         assert_eq!(status.rejected_pin.as_deref(), Some("7"));
         assert!(condition::is_true(&status.conditions, condition::STALLED));
-        let status = report(&partition(), &status, &ready("8", vec![], vec![]), now);
+        let status = report(&partition(), &status, &ready("8"), now);
         assert_eq!((status.rejected_pin, status.accepted_pin.as_deref()), (None, Some("8")));
         assert!(condition::find(&status.conditions, condition::STALLED).is_none());
     }
 
-    #[test]
-    fn keys_that_nobody_claims_are_listed_and_our_own_are_not() {
-        let id = |byte| KeyId::from_bytes([byte]).unwrap();
-        let on_token = vec![
-            (Some(id(1)), "mine".into()),
-            (Some(id(2)), "stray".into()),
-            (None, "nameless".into()),
-            (Some(own_keys("attestation-key")[2].clone()), "attestation-key".into()),
-        ];
-        let now = Timestamp::from_second(1).unwrap();
-        let status =
-            report(&partition(), &HsmPartitionStatus::default(), &ready("1", on_token, vec![id(1)]), now);
-        let labels: Vec<_> = status.unclaimed.unwrap().keys.into_iter().map(|key| key.label).collect();
-        assert_eq!(labels, ["nameless", "stray"]);
-    }
-
     fn after_a_probe(findings: Findings, old: &HsmPartitionStatus) -> HsmPartitionStatus {
-        let mut outcome = ready("1", vec![], vec![]);
+        let mut outcome = ready("1");
         let Outcome::Ready { token, findings: found, .. } = &mut outcome else { panic!() };
         *token = Arc::new(facts());
         *found = Some(Arc::new(findings));
@@ -341,7 +290,7 @@ mod tests {
         let before = after_a_probe(findings, &HsmPartitionStatus::default());
         assert_eq!(spared(&before, &facts()), [crash]);
         let look = |token: TokenFacts| {
-            let mut outcome = ready("1", vec![], vec![]);
+            let mut outcome = ready("1");
             let Outcome::Ready { token: about, .. } = &mut outcome else { panic!() };
             *about = Arc::new(token);
             report(&partition(), &before, &outcome, Timestamp::from_second(2).unwrap()).token.unwrap()

@@ -36,7 +36,7 @@ use crate::{
 /// How long a request waits for a key to be made: RSA-8192 takes a token a minute.
 const CREATE_WAIT: Duration = Duration::from_secs(80);
 /// Reasons for which a key is refused before it is made.
-const BEFOREHAND: &[&str] = &["InvalidSpec", "NamespaceNotAllowed", "Conflict", "Unsupported"];
+const BEFOREHAND: &[&str] = &["InvalidSpec", "NamespaceNotAllowed", "Conflict", "Recoverable", "Unsupported"];
 /// How long a request waits for the API server to say whether there is a key.
 const LOOKUP_WAIT: Duration = Duration::from_secs(5);
 /// The same where an earlier answer can be used instead.
@@ -173,7 +173,7 @@ fn stalled(key: &HsmKey) -> Option<(&str, ApiError)> {
     let conditions = &key.status.as_ref()?.conditions;
     let stalled = condition::find(conditions, condition::STALLED).filter(|found| found.status == "True")?;
     let code = match stalled.reason.as_str() {
-        "Conflict" | "SecretConflict" => Code::KeyExists,
+        "Conflict" | "Recoverable" | "SecretConflict" => Code::KeyExists,
         "Unsupported" => Code::Unsupported,
         "InvalidSpec" => Code::Validation,
         "NamespaceNotAllowed" => Code::NotAllowed,

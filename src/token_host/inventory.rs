@@ -1,0 +1,104 @@
+//! What is on a token, all of it: one search, and one question for each object.
+
+use std::{collections::HashSet, time::Duration};
+
+use cryptoki_sys::*;
+
+use super::{
+    object::{algorithm, complete, flag, modulus_len, number},
+    public,
+    raw::{Attribute, Failure, Object, Session},
+    token::Token,
+};
+use crate::{
+    hsm::protocol::{HsmError, InventoryEntry, ObjectClass},
+    model::KeyAlgorithm,
+};
+
+/// Who makes an object has long finished it after this time.
+const MAKING: Duration = Duration::from_millis(300);
+
+/// See [`crate::hsm::protocol::Request::Inventory`].
+pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>, HsmError> {
+    let since = token.epoch();
+    let mut entries = Vec::new();
+    for object in session.find(&[Attribute::bool(CKA_TOKEN, true)])? {
+        entries.extend(entry(session, object)?);
+    }
+    entries.extend(begun(session)?.map(|()| InventoryEntry {
+        id: Vec::new(),
+        label: String::new(),
+        class: ObjectClass::Unreadable,
+        ghost: true,
+        algorithm: None,
+        key_size: None,
+        curve_oid: None,
+    }));
+    // Objects of a logged-out session are only the public ones.
+    token.prove(session, since)?;
+    Ok(entries)
+}
+
+/// Objects that do not say that they are the token's, as many as stay so: left by a process that was killed when it had
+/// only begun to make them. They are not asked for anything, see [`super::index`].
+fn begun(session: &Session) -> Result<impl Iterator<Item = ()> + use<>, HsmError> {
+    let look = || {
+        let said: HashSet<Object> = session.find(&[Attribute::bool(CKA_TOKEN, true)])?.into_iter().collect();
+        let all: HashSet<Object> = session.find(&[])?.into_iter().collect();
+        Ok::<_, Failure>(all.difference(&said).copied().collect::<HashSet<_>>())
+    };
+    let mut begun = look()?;
+    if !begun.is_empty() {
+        std::thread::sleep(MAKING);
+        let still = look()?;
+        begun.retain(|object| still.contains(object));
+    }
+    Ok((0..begun.len()).map(|_| ()))
+}
+
+/// What is told of one object, if it is of interest and still there.
+fn entry(session: &Session, object: Object) -> Result<Option<InventoryEntry>, HsmError> {
+    let [class, id, label, key_type, modulus, params, value_len, local] = match session.attributes(
+        object,
+        [CKA_CLASS, CKA_ID, CKA_LABEL, CKA_KEY_TYPE, CKA_MODULUS, CKA_EC_PARAMS, CKA_VALUE_LEN, CKA_LOCAL],
+    ) {
+        Ok(read) => read,
+        // Deleted meanwhile. What the code means on a session that was lost is caught at the end.
+        Err(Failure { code: CKR_OBJECT_HANDLE_INVALID, .. }) => return Ok(None),
+        // Left empty by a crash: one such object must not hide the others.
+        Err(Failure { code: CKR_ATTRIBUTE_VALUE_INVALID | CKR_GENERAL_ERROR, .. }) => Default::default(),
+        Err(failure) => return Err(failure.into()),
+    };
+    let class = match number(&class) {
+        Some(CKO_PRIVATE_KEY) => ObjectClass::PrivateKey,
+        Some(CKO_SECRET_KEY) => ObjectClass::SecretKey,
+        Some(CKO_PUBLIC_KEY) => ObjectClass::PublicKey,
+        Some(CKO_CERTIFICATE) => ObjectClass::Certificate,
+        Some(_) => return Ok(None),
+        None => ObjectClass::Unreadable,
+    };
+    let mut entry = InventoryEntry {
+        id: id.unwrap_or_default(),
+        label: label.map(|label| String::from_utf8_lossy(&label).into_owned()).unwrap_or_default(),
+        class,
+        ghost: class == ObjectClass::Unreadable,
+        algorithm: None,
+        key_size: None,
+        curve_oid: None,
+    };
+    if entry.is_key() {
+        let (key_type, value_len) = (number(&key_type), number(&value_len));
+        let curve = params.and_then(|params| public::curve_oid(&params));
+        let modulus = modulus.filter(|modulus| !modulus.is_empty());
+        entry.ghost = !complete(key_type, modulus.is_some(), curve.is_some(), value_len, flag(&local));
+        entry.algorithm = algorithm(key_type, curve.as_deref());
+        let bits = match entry.algorithm {
+            Some(KeyAlgorithm::Rsa) => Some(modulus_len(modulus.as_deref()) * 8),
+            Some(KeyAlgorithm::Aes) => value_len.and_then(|bytes| usize::try_from(bytes * 8).ok()),
+            _ => None,
+        };
+        entry.key_size = bits.and_then(|bits| u32::try_from(bits).ok()).filter(|bits| *bits > 0);
+        entry.curve_oid = curve;
+    }
+    Ok(Some(entry))
+}
