@@ -20,13 +20,13 @@ bench() {
 run 'build benches' 'cargo bench --no-run shows all of it' cargo bench --locked --no-run
 boundary=$(bench boundary)
 throughput=$(bench throughput)
-say '  measuring the token-host, some eight minutes; leave the machine alone meanwhile'
+say '  measuring the token-host, some ten minutes; leave the machine alone meanwhile'
 "$boundary"
 "$here/cluster.sh" up
 "$here/operator.sh" install
 # shellcheck source=/dev/null
 source "$root/target/cluster-bench/env"
-say '  measuring the gateway, some seven minutes; leave the machine alone meanwhile'
+say '  measuring the gateway, some twenty minutes; leave the machine alone meanwhile'
 # shellcheck disable=SC2086 # IN_CLUSTER is a prefix of several words
 $IN_CLUSTER "$throughput"
 jq -s add "$root"/target/bench/{boundary,throughput}.json >"$root/target/bench/results.json"
