@@ -26,6 +26,8 @@ mod keys;
 mod load;
 #[path = "token/pin.rs"]
 mod pin;
+#[path = "token/replicas.rs"]
+mod replicas;
 #[path = "token/stage.rs"]
 mod stage;
 

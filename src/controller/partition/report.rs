@@ -10,7 +10,7 @@ use crate::{
         condition::{self, Report},
         partition::{AttestationStatus, HsmPartitionStatus, TokenStatus, Unclaimed, UnclaimedKey},
     },
-    controller::inventory::Inventory,
+    controller::{inventory::Inventory, partition::replicas::Signing},
     hsm::protocol::{HsmError, TokenFacts},
     model::KeyId,
     service::attest::own_keys,
@@ -68,11 +68,12 @@ impl Claims {
     }
 }
 
-/// The status after a look.
+/// The status after a look; `signing` is there if there are replicas.
 pub fn report(
     partition: &HsmPartition,
     old: &HsmPartitionStatus,
     outcome: &Outcome,
+    signing: Option<&Signing>,
     now: Timestamp,
 ) -> HsmPartitionStatus {
     let mut status = old.clone();
@@ -86,7 +87,7 @@ pub fn report(
         }
         all
     };
-    let reports = match outcome {
+    let mut reports = match outcome {
         Outcome::Connecting => {
             let message = "the token-host is connecting to the token";
             vec![
@@ -117,6 +118,14 @@ pub fn report(
         }
         Outcome::InUse(message) => vec![Report::new("Deletable", Some(false), "InUse", message)],
     };
+    if let Some(reachable) = reports.iter().find(|one| one.kind == condition::REACHABLE) {
+        let signable = signing.map_or_else(
+            || Report { kind: condition::SIGNABLE, ..reachable.clone() },
+            |signing| signing.report(reachable),
+        );
+        let creatable = Report { kind: condition::CREATABLE, ..reachable.clone() };
+        reports.extend([signable, creatable]);
+    }
     status.conditions = condition::apply(&old.conditions, &reports, partition.metadata.generation, now);
     status.observed_generation = partition.metadata.generation;
     status
@@ -188,10 +197,10 @@ mod tests {
         let now = Timestamp::from_second(1).unwrap();
         let refused =
             Outcome::PinRejected { version: "7".into(), reason: "PinRejected", message: "no".into() };
-        let status = report(&partition(), &HsmPartitionStatus::default(), &refused, now);
+        let status = report(&partition(), &HsmPartitionStatus::default(), &refused, None, now);
         assert_eq!(status.rejected_pin.as_deref(), Some("7"));
         assert!(condition::is_true(&status.conditions, condition::STALLED));
-        let status = report(&partition(), &status, &ready("8", vec![], vec![]), now);
+        let status = report(&partition(), &status, &ready("8", vec![], vec![]), None, now);
         assert_eq!((status.rejected_pin, status.accepted_pin.as_deref()), (None, Some("8")));
         assert!(condition::find(&status.conditions, condition::STALLED).is_none());
     }
@@ -206,8 +215,13 @@ mod tests {
             (Some(own_keys("attestation-key")[2].clone()), "attestation-key".into()),
         ];
         let now = Timestamp::from_second(1).unwrap();
-        let status =
-            report(&partition(), &HsmPartitionStatus::default(), &ready("1", on_token, vec![id(1)]), now);
+        let status = report(
+            &partition(),
+            &HsmPartitionStatus::default(),
+            &ready("1", on_token, vec![id(1)]),
+            None,
+            now,
+        );
         let labels: Vec<_> = status.unclaimed.unwrap().keys.into_iter().map(|key| key.label).collect();
         assert_eq!(labels, ["nameless", "stray"]);
     }
