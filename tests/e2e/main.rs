@@ -15,6 +15,7 @@ mod partitions;
 mod pods;
 mod processes;
 mod quiet;
+mod replicas;
 mod requests;
 mod resilience;
 mod rest;

@@ -13,11 +13,11 @@ use crate::{
     world::{OPERATOR, Token, World},
 };
 
-fn partitions(world: &World) -> Api<HsmPartition> {
+pub fn partitions(world: &World) -> Api<HsmPartition> {
     Api::all(world.client.clone())
 }
 
-async fn make_partition(world: &World, name: &str, spec: Value) {
+pub async fn make_partition(world: &World, name: &str, spec: Value) {
     let partition = HsmPartition::new(name, serde_json::from_value(spec).unwrap());
     partitions(world).create(&PostParams::default(), &partition).await.unwrap();
 }
@@ -42,7 +42,7 @@ async fn reason(world: &World, name: &str, wanted: &'static str) -> String {
     condition::find(&conditions, condition::READY).unwrap().message.clone()
 }
 
-async fn put_pin(world: &World, name: &str, pin: &str) {
+pub async fn put_pin(world: &World, name: &str, pin: &str) {
     let secret =
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"pin": pin}});
     let params = PatchParams::apply("test").force();
