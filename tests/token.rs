@@ -38,6 +38,8 @@ mod load;
 mod pin;
 #[path = "token/probes.rs"]
 mod probes;
+#[path = "token/replicas.rs"]
+mod replicas;
 #[path = "token/stage.rs"]
 mod stage;
 

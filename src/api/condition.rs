@@ -9,6 +9,10 @@ pub const READY: &str = "Ready";
 pub const STALLED: &str = "Stalled";
 /// The token answers.
 pub const REACHABLE: &str = "Reachable";
+/// At least one token of the partition signs.
+pub const SIGNABLE: &str = "Signable";
+/// Keys can be made on the partition.
+pub const CREATABLE: &str = "Creatable";
 /// The key is on the token.
 pub const GENERATED: &str = "Generated";
 /// The key's Secret is written.

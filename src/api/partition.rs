@@ -10,6 +10,7 @@ use kube::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::replica::{Replica, ReplicaStatus};
 use crate::model::{KeyAlgorithm, vocabulary_enum as vocabulary};
 
 /// A token behind a PKCS#11 library: an HSM partition, or anything that acts like one.
@@ -33,6 +34,18 @@ use crate::model::{KeyAlgorithm, vocabulary_enum as vocabulary};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
+    printcolumn(
+        name = "Signable",
+        type_ = "string",
+        priority = 1,
+        json_path = r#".status.conditions[?(@.type=="Signable")].status"#
+    ),
+    printcolumn(
+        name = "Creatable",
+        type_ = "string",
+        priority = 1,
+        json_path = r#".status.conditions[?(@.type=="Creatable")].status"#
+    ),
     printcolumn(name = "Token", type_ = "string", json_path = ".status.token.label"),
     printcolumn(name = "Model", type_ = "string", json_path = ".status.token.model"),
     printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keyCount"),
@@ -42,6 +55,12 @@ use crate::model::{KeyAlgorithm, vocabulary_enum as vocabulary};
 pub struct HsmPartitionSpec {
     /// The PKCS#11 library, which of its tokens, and the PIN.
     pub pkcs11: Pkcs11,
+    /// Further tokens with the same keys, which sign as well. Keys are made on the token of `pkcs11` alone; bringing them
+    /// to the replicas is the business of the HSM.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 7))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
+    pub replicas: Vec<Replica>,
     /// Namespaces whose HsmKeys may live here, by the namespaces' labels. `{}` allows every namespace; there is
     /// no default, so that opening a partition is always a decision.
     pub allowed_namespaces: LabelSelector,
@@ -209,7 +228,8 @@ vocabulary! {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HsmPartitionStatus {
-    /// Ready: keys can be made and used. Reachable: the token answers. Stalled: a person must act.
+    /// Ready: keys can be made and used. Reachable: the token answers. Signable: at least one token signs. Creatable: keys
+    /// can be made. Stalled: a person must act.
     #[serde(default)]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -219,6 +239,10 @@ pub struct HsmPartitionStatus {
     /// The token as it presents itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenStatus>,
+    /// How it stands with each replica.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
+    pub replicas: Vec<ReplicaStatus>,
     /// HsmKeys that are on the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_count: Option<i32>,
@@ -439,6 +463,19 @@ pub struct AttestationStatus {
 }
 
 impl HsmPartition {
+    /// Whether a PIN of it, of its own token or of a replica, is in the Secret of this name.
+    #[must_use]
+    pub fn has_pin_in(&self, secret: &str) -> bool {
+        let replicas = self.spec.replicas.iter().filter_map(|one| one.pkcs11.pin_secret_ref.as_ref());
+        std::iter::once(&self.spec.pkcs11.pin_secret_ref).chain(replicas).any(|pin| pin.name == secret)
+    }
+
+    /// What the controller knows of a replica.
+    #[must_use]
+    pub fn replica_status(&self, name: &str) -> Option<&ReplicaStatus> {
+        self.status.as_ref()?.replicas.iter().find(|one| one.name == name)
+    }
+
     /// Whether keys of a namespace with these labels may live here. A selector that cannot be read allows nobody.
     #[must_use]
     pub fn allows(&self, labels: &BTreeMap<String, String>) -> bool {

@@ -120,7 +120,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
     let partitions = partitions
         .watches(Api::<Secret>::namespaced(client.clone(), &namespace), config(), move |secret| {
             let named = by_secret.state_filter(|guarded| {
-                guarded.0.as_ref().is_ok_and(|one| one.spec.pkcs11.pin_secret_ref.name == secret.name_any())
+                guarded.0.as_ref().is_ok_and(|one| one.has_pin_in(&secret.name_any()))
             });
             named.iter().map(|one| ObjectRef::from_obj(&**one)).collect::<Vec<_>>()
         })

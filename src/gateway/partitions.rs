@@ -127,6 +127,16 @@ impl Partitions {
         Ok((name, hsm))
     }
 
+    /// Why no keys can be made on a partition at the moment, in the controller's words; `None` if they can, or if that is
+    /// not known.
+    #[must_use]
+    pub fn not_creatable(&self, partition: &str) -> Option<String> {
+        let known = self.known.read().expect("no panic while it is held");
+        let status = known.get(partition)?.object.status.as_ref()?;
+        let creatable = condition::find(&status.conditions, condition::CREATABLE)?;
+        (creatable.status == "False").then(|| creatable.message.clone())
+    }
+
     /// The attestation chain of a partition, PEM, leaf first.
     #[must_use]
     pub fn attestation_chain(&self, partition: &str) -> Option<String> {
@@ -135,7 +145,7 @@ impl Partitions {
         Some(status.attestation.as_ref()?.chain.clone())
     }
 
-    /// Whether at least one partition can be used, or none is Ready anyway: one token that this gateway cannot
+    /// Whether at least one partition can be used, or none can sign anyway: one token that this gateway cannot
     /// reach must not take the others out of service.
     ///
     /// # Errors
@@ -144,7 +154,8 @@ impl Partitions {
         let known = self.known.read().expect("no panic while it is held");
         let ready = known.iter().filter(|(_, one)| {
             let status = one.object.status.as_ref();
-            status.is_some_and(|status| condition::is_true(&status.conditions, condition::READY))
+            let is = |kind| status.is_some_and(|status| condition::is_true(&status.conditions, kind));
+            is(condition::READY) || is(condition::SIGNABLE)
         });
         let (reached, missing): (Vec<_>, Vec<_>) =
             ready.partition(|(_, one)| one.hsm.as_ref().is_some_and(|hsm| hsm.token().is_some()));

@@ -19,8 +19,8 @@ use tokio::sync::watch;
 
 use super::partitions::{Known, Partitions};
 use crate::{
-    api::{HsmKey, HsmPartition},
-    hsm::{PartitionConfig, Registry},
+    api::{HsmKey, HsmPartition, partition::Pkcs11},
+    hsm::{Canary, PartitionConfig, Registry, Wanted, registry::TokenConfig},
     model::secret::Pin,
     server::https::Certificate,
     service::directory::Directory,
@@ -187,7 +187,7 @@ impl View {
                 self.secrets.lock().expect("no panic while it is held").insert(name.clone(), secret);
                 let objects = self.objects.lock().expect("no panic while it is held").clone();
                 for partition in objects.into_values() {
-                    if partition.spec.pkcs11.pin_secret_ref.name == name {
+                    if partition.has_pin_in(&name) {
                         self.connect(partition);
                     }
                 }
@@ -219,23 +219,42 @@ impl View {
         }
     }
 
-    /// Starts a partition's token-host with the PIN that the controller found accepted, and with no other: a
+    /// Starts a partition's token-hosts with the PINs that the controller found accepted, and with no others: a
     /// wrong PIN is tried once in the whole cluster.
     fn connect(&self, partition: Arc<HsmPartition>) {
         let name = partition.name_any();
-        let accepted = partition.status.as_ref().and_then(|status| status.accepted_pin.clone());
-        let pin_ref = partition.spec.pkcs11.pin_secret_ref.clone();
-        let secret = self.secrets.lock().expect("no panic while it is held").get(&pin_ref.name).cloned();
-        if let (Some(accepted), Some(secret)) = (accepted, secret)
-            && secret.resource_version().as_ref() == Some(&accepted)
-            && let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(&pin_ref.key))
-            && let Ok(text) = std::str::from_utf8(&bytes.0)
+        let accepted = partition.status.as_ref().and_then(|status| status.accepted_pin.as_ref());
+        let primary = self.wanted(&partition, &partition.spec.pkcs11, accepted);
+        let replicas = partition.spec.replicas.iter().map(|replica| {
+            let accepted =
+                partition.replica_status(&replica.name).and_then(|status| status.accepted_pin.as_ref());
+            let reached = replica.reached(&partition.spec.pkcs11);
+            (replica.name.clone(), self.wanted(&partition, &reached, accepted))
+        });
+        let replicas: Vec<_> = replicas.collect();
+        let opens = |wanted: &Wanted| matches!(wanted, Wanted::Open(_));
+        if opens(&primary) || replicas.iter().any(|(_, one)| opens(one)) || self.registry.get(&name).is_some()
         {
-            let config = PartitionConfig::of(&partition, Pin::new(text), accepted).with_hosts(&partition);
-            self.registry.ensure(&name, config);
+            self.registry
+                .ensure(&name, PartitionConfig { primary, replicas, canary: Canary::of(&partition) });
         }
         let hsm = self.registry.get(&name);
         self.partitions.put(Known { object: partition, hsm });
+    }
+
+    /// A token is opened with a PIN that was accepted there, and otherwise stays as it is.
+    fn wanted(&self, partition: &HsmPartition, pkcs11: &Pkcs11, accepted: Option<&String>) -> Wanted {
+        let pin_ref = &pkcs11.pin_secret_ref;
+        let secret = self.secrets.lock().expect("no panic while it is held").get(&pin_ref.name).cloned();
+        if let (Some(accepted), Some(secret)) = (accepted, secret)
+            && secret.resource_version().as_ref() == Some(accepted)
+            && let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(&pin_ref.key))
+            && let Ok(text) = std::str::from_utf8(&bytes.0)
+        {
+            let config = TokenConfig::of(partition, pkcs11, Pin::new(text), accepted.clone());
+            return Wanted::Open(config.with_hosts(partition));
+        }
+        Wanted::Keep
     }
 }
 

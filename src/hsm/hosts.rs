@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    HostState, Hsm, Recovery, Supervisor, SupervisorConfig,
+    HostState, Hosted, Hsm, Recovery, Supervisor, SupervisorConfig,
     protocol::{HsmError, Lane, Open, Reply, Request, TokenFacts},
     supervisor::Counters,
 };
@@ -136,5 +136,15 @@ impl Hsm for Hosts {
 
     fn token(&self) -> Option<Arc<TokenFacts>> {
         self.first.token()
+    }
+}
+
+impl Hosted for Hosts {
+    fn state(&self) -> watch::Receiver<HostState> {
+        self.state()
+    }
+
+    fn running(&self) -> bool {
+        self.first.load().is_some() || self.further.load().iter().any(|one| one.load().is_some())
     }
 }

@@ -1,24 +1,37 @@
 //! Keys behind PKCS#11 as gateway and controller see them.
 
+pub mod canary;
 mod client;
 #[doc(hidden)]
 pub mod fake;
 pub mod frame;
+pub mod health;
 pub mod hosts;
+mod member;
 pub mod probe;
 pub mod protocol;
 pub mod recovery;
 pub mod registry;
+pub mod replicas;
 pub mod supervisor;
 
 use async_trait::async_trait;
 use protocol::{HsmError, Reply, Request};
 
+use crate::model::KeyId;
+
+pub use canary::Canary;
 pub use hosts::Hosts;
+pub use member::{Hosted, Member, OnChange};
 pub use protocol::Kind;
 pub use recovery::{OnRecovery, Recovery, Rung};
-pub use registry::{PartitionConfig, Registry};
+pub use registry::{PartitionConfig, Registry, Wanted};
+pub use replicas::Replicas;
 pub use supervisor::{HostState, Supervisor, SupervisorConfig};
+
+/// Which of several tokens with the same keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Source(u32);
 
 /// A token, however it is reached.
 #[async_trait]
@@ -28,6 +41,17 @@ pub trait Hsm: Send + Sync {
     /// # Errors
     /// [`HsmError`], whose kind says whether it may have been carried out all the same.
     async fn call(&self, request: Request) -> Result<Reply, HsmError>;
+
+    /// The same, and which of several tokens answered: not `but`, if another can.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    async fn call_but(&self, request: Request, _but: Option<Source>) -> Result<(Reply, Source), HsmError> {
+        Ok((self.call(request).await?, Source::default()))
+    }
+
+    /// Takes note that a signature of one of them with a key was wrong.
+    fn wrong(&self, _source: Source, _key: &KeyId) {}
 
     /// The token as it presented itself when it was last opened; `None` before the first time.
     fn token(&self) -> Option<std::sync::Arc<protocol::TokenFacts>>;

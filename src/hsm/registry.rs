@@ -1,30 +1,30 @@
 //! Tokens by partition: their token-hosts, kept running.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    HostState, Hosts, Hsm, Recovery, Rung, SupervisorConfig,
-    protocol::{HsmError, Open, Reply, Request, TokenFacts, TokenSelector},
+    Canary, HostState, Hosted, Hosts, Hsm, Member, Recovery, Replicas, Rung, SupervisorConfig,
+    protocol::{HsmError, Kind, Open, TokenSelector},
+    supervisor::Deadlines,
 };
 use crate::{
-    api::HsmPartition,
+    api::{HsmPartition, partition::Pkcs11},
     model::secret::Pin,
     telemetry::{
         Metrics,
-        metrics::{Call, Function, Partition, Step},
+        metrics::{Call, Function, Partition, Replica, Step},
     },
 };
 
-/// Everything that a token-host is started with.
+/// Everything that the token-hosts of a token are started with.
 #[derive(Clone)]
-pub struct PartitionConfig {
+pub struct TokenConfig {
     open: Open,
     environment: Vec<(String, String)>,
     /// Stands for the PIN where configurations are compared.
@@ -33,11 +33,10 @@ pub struct PartitionConfig {
     hosts: usize,
 }
 
-impl PartitionConfig {
-    /// What a partition's spec asks for, with the PIN of a version of its Secret.
+impl TokenConfig {
+    /// How a token of a partition is reached, with the PIN of a version of its Secret.
     #[must_use]
-    pub fn of(partition: &HsmPartition, pin: Pin, pin_version: String) -> Self {
-        let pkcs11 = &partition.spec.pkcs11;
+    pub fn of(partition: &HsmPartition, pkcs11: &Pkcs11, pin: Pin, pin_version: String) -> Self {
         let token = match (&pkcs11.token_label, &pkcs11.serial, pkcs11.slot) {
             (Some(label), _, _) => TokenSelector::Label(label.clone()),
             (None, Some(serial), _) => TokenSelector::Serial(serial.clone()),
@@ -82,44 +81,84 @@ impl PartitionConfig {
     }
 }
 
-struct Entry {
-    config: PartitionConfig,
-    handle: Arc<Handle>,
+/// What is to become of a token.
+#[derive(Clone)]
+pub enum Wanted {
+    /// It is opened, or stays so.
+    Open(TokenConfig),
+    /// It stays as it is: nobody knows whether its PIN is good.
+    Keep,
+    /// It is closed.
+    Close,
 }
 
-/// A partition's token.
+/// What is to become of the tokens of a partition.
+#[derive(Clone)]
+pub struct PartitionConfig {
+    /// Its own token.
+    pub primary: Wanted,
+    /// Its replicas, by name. One that is not named is closed.
+    pub replicas: Vec<(String, Wanted)>,
+    /// What shows that a replica has the keys.
+    pub canary: Option<Canary>,
+}
+
+/// An open token.
+struct Opened {
+    config: TokenConfig,
+    hosts: Arc<Hosts>,
+}
+
+/// The tokens of a partition.
 pub struct Handle {
-    hosts: Hosts,
+    tokens: Arc<Replicas>,
+    primary: Mutex<Option<Opened>>,
+    replicas: Mutex<BTreeMap<String, Opened>>,
 }
 
 impl Handle {
-    /// How it stands with the token-host that opened the token first.
+    /// The tokens as one.
+    #[must_use]
+    pub fn hsm(&self) -> &dyn Hsm {
+        self.tokens.as_ref()
+    }
+
+    /// How it stands with the token-host that opened the partition's own token first.
     #[must_use]
     pub fn state(&self) -> HostState {
-        self.hosts.state().borrow().clone()
+        locked(&self.primary).as_ref().map_or_else(closed, |one| one.hosts.state().borrow().clone())
+    }
+
+    /// The partition's own token and its replicas, as far as they are open.
+    #[must_use]
+    pub fn members(&self) -> (Option<Arc<Member>>, Vec<Arc<Member>>) {
+        self.tokens.members()
+    }
+
+    fn hosts(&self) -> Vec<Arc<Hosts>> {
+        let primary = locked(&self.primary);
+        let replicas = locked(&self.replicas);
+        primary.iter().chain(replicas.values()).map(|one| Arc::clone(&one.hosts)).collect()
     }
 
     /// The last step that was taken to bring its token back into use.
     #[must_use]
     pub fn recovery(&self) -> Option<Recovery> {
-        self.hosts.recovery()
+        locked(&self.primary).as_ref().and_then(|one| one.hosts.recovery())
     }
 }
 
-#[async_trait]
-impl Hsm for Handle {
-    async fn call(&self, request: Request) -> Result<Reply, HsmError> {
-        self.hosts.call(request).await
-    }
+fn closed() -> HostState {
+    HostState::Failed(HsmError::new(Kind::Unavailable, "the token is not opened"))
+}
 
-    fn token(&self) -> Option<Arc<TokenFacts>> {
-        self.hosts.token()
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no panic while it is held")
 }
 
 /// Tokens by partition.
 pub struct Registry {
-    entries: Mutex<HashMap<String, Entry>>,
+    entries: Mutex<HashMap<String, Arc<Handle>>>,
     changes: watch::Sender<u64>,
     metrics: Arc<Metrics>,
 }
@@ -137,23 +176,101 @@ impl Registry {
         self.changes.subscribe()
     }
 
-    /// The token of a partition.
+    /// The tokens of a partition.
     #[must_use]
     pub fn get(&self, partition: &str) -> Option<Arc<dyn Hsm>> {
-        let entries = self.entries.lock().expect("no panic while it is held");
-        entries.get(partition).map(|entry| Arc::clone(&entry.handle) as Arc<dyn Hsm>)
+        self.handle(partition).map(|handle| Arc::clone(&handle.tokens) as Arc<dyn Hsm>)
     }
 
-    /// Starts a token-host for a partition, or starts it over if its configuration changed.
+    /// The same, for those who look after them.
+    #[must_use]
+    pub fn handle(&self, partition: &str) -> Option<Arc<Handle>> {
+        locked(&self.entries).get(partition).cloned()
+    }
+
+    /// Starts token-hosts for a partition, or starts those over whose configuration changed.
     pub fn ensure(&self, partition: &str, config: PartitionConfig) -> Arc<Handle> {
-        let mut entries = self.entries.lock().expect("no panic while it is held");
-        if let Some(entry) = entries.get_mut(partition) {
-            if !entry.config.same(&config) {
-                entry.handle.hosts.replace(config.open.clone(), config.environment.clone(), config.hosts);
-                entry.config = config;
+        let mut entries = locked(&self.entries);
+        let handle =
+            Arc::clone(entries.entry(partition.to_owned()).or_insert_with(|| self.nothing_open(partition)));
+        handle.tokens.set_canary(config.canary);
+        self.primary(partition, &handle, config.primary);
+        self.replicas(partition, &handle, config.replicas);
+        let primary = locked(&handle.primary).as_ref().map(|one| Arc::clone(&one.hosts) as Arc<dyn Hosted>);
+        let hosted =
+            |(name, one): (&String, &Opened)| (name.clone(), Arc::clone(&one.hosts) as Arc<dyn Hosted>);
+        let replicas = locked(&handle.replicas).iter().map(hosted).collect();
+        handle.tokens.update(primary, replicas);
+        handle
+    }
+
+    fn nothing_open(&self, partition: &str) -> Arc<Handle> {
+        let (changes, metrics, name) =
+            (self.changes.clone(), Arc::clone(&self.metrics), partition.to_owned());
+        let on_change = move |replica: &str, healthy: bool| {
+            let labels = Replica { partition: name.clone(), replica: replica.to_owned() };
+            metrics.replica_healthy.get_or_create(&labels).set(i64::from(healthy));
+            changes.send_modify(|count| *count += 1);
+        };
+        let (metrics, labels) = (Arc::clone(&self.metrics), Partition { partition: partition.to_owned() });
+        let on_failover = move || {
+            metrics.failovers.get_or_create(&labels).inc();
+        };
+        let limit = Deadlines::default().sign;
+        Arc::new(Handle {
+            tokens: Arc::new(Replicas::new(limit, Arc::new(on_change), Box::new(on_failover))),
+            primary: Mutex::default(),
+            replicas: Mutex::default(),
+        })
+    }
+
+    fn primary(&self, partition: &str, handle: &Handle, wanted: Wanted) {
+        let mut primary = locked(&handle.primary);
+        match (&mut *primary, wanted) {
+            (_, Wanted::Keep) => {}
+            (_, Wanted::Close) => *primary = None,
+            (Some(opened), Wanted::Open(config)) => {
+                if !opened.config.same(&config) {
+                    opened.hosts.replace(config.open.clone(), config.environment.clone(), config.hosts);
+                    opened.config = config;
+                }
             }
-            return Arc::clone(&entry.handle);
+            (None, Wanted::Open(config)) => {
+                let hosts = self.start(partition, &config);
+                self.follow(hosts.state(), Some(partition));
+                *primary = Some(Opened { config, hosts });
+            }
         }
+    }
+
+    fn replicas(&self, partition: &str, handle: &Handle, wanted: Vec<(String, Wanted)>) {
+        let mut replicas = locked(&handle.replicas);
+        let mut old = std::mem::take(&mut *replicas);
+        for (name, wanted) in wanted {
+            match (old.remove(&name), wanted) {
+                (Some(opened), Wanted::Keep) => drop(replicas.insert(name, opened)),
+                (Some(opened), Wanted::Open(config)) if opened.config.same(&config) => {
+                    replicas.insert(name, opened);
+                }
+                // Another configuration may be another token, whose keys are not proven.
+                (_, Wanted::Open(config)) => {
+                    let hosts = self.start(partition, &config);
+                    self.follow(hosts.state(), None);
+                    replicas.insert(name, Opened { config, hosts });
+                }
+                (opened, Wanted::Keep | Wanted::Close) => {
+                    if opened.is_some() {
+                        self.metrics.no_replica(partition, &name);
+                    }
+                }
+            }
+        }
+        for name in old.keys() {
+            self.metrics.no_replica(partition, name);
+        }
+    }
+
+    fn start(&self, partition: &str, config: &TokenConfig) -> Arc<Hosts> {
         let (metrics, name) = (Arc::clone(&self.metrics), partition.to_owned());
         let observer = move |function: &'static str, result: &'static str, elapsed: Duration| {
             metrics.hsm_calls.get_or_create(&Call { partition: name.clone(), function, result }).inc();
@@ -172,36 +289,41 @@ impl Registry {
             on_recovery: Some(Arc::new(on_recovery)),
             ..SupervisorConfig::new(config.open.clone())
         };
-        let handle = Arc::new(Handle { hosts: Hosts::start(settings, config.hosts) });
-        self.follow(partition, handle.hosts.state());
-        entries.insert(partition.to_owned(), Entry { config, handle: Arc::clone(&handle) });
-        handle
+        Arc::new(Hosts::start(settings, config.hosts))
     }
 
-    /// Passes on changes of a token's state until it is dropped.
-    fn follow(&self, partition: &str, mut state: watch::Receiver<HostState>) {
+    /// Passes on changes of a token's state until it is dropped; of a partition's own token to its metric, too.
+    fn follow(&self, mut state: watch::Receiver<HostState>, partition: Option<&str>) {
         let (changes, metrics) = (self.changes.clone(), Arc::clone(&self.metrics));
-        let labels = Partition { partition: partition.to_owned() };
+        let labels = partition.map(|partition| Partition { partition: partition.to_owned() });
+        let tell = move |ready: bool| {
+            if let Some(labels) = &labels {
+                metrics.partition_ready.get_or_create(labels).set(i64::from(ready));
+            }
+        };
         tokio::spawn(async move {
             while state.changed().await.is_ok() {
                 let ready = matches!(*state.borrow_and_update(), HostState::Ready(_));
-                metrics.partition_ready.get_or_create(&labels).set(i64::from(ready));
+                tell(ready);
                 changes.send_modify(|count| *count += 1);
             }
-            metrics.partition_ready.get_or_create(&labels).set(0);
+            tell(false);
         });
     }
 
-    /// Ends the token-host of a partition, if there is one.
+    /// Ends the token-hosts of a partition, if there are any.
     pub fn remove(&self, partition: &str) {
-        self.entries.lock().expect("no panic while it is held").remove(partition);
+        let Some(handle) = locked(&self.entries).remove(partition) else { return };
+        for name in locked(&handle.replicas).keys() {
+            self.metrics.no_replica(partition, name);
+        }
     }
 
     /// Ends every token-host and waits until they are gone.
     pub async fn shutdown(&self) {
-        let entries = std::mem::take(&mut *self.entries.lock().expect("no panic while it is held"));
-        for entry in entries.into_values() {
-            entry.handle.hosts.shutdown().await;
+        let entries = std::mem::take(&mut *locked(&self.entries));
+        for hosts in entries.into_values().flat_map(|handle| handle.hosts()) {
+            hosts.shutdown().await;
         }
     }
 }

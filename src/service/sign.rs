@@ -9,7 +9,7 @@ use super::directory::Usable;
 use crate::{
     api::partition::VerifySignatures,
     hsm::{
-        Hsm,
+        Hsm, Source,
         protocol::{HsmError, Kind, Reply, Request},
     },
     model::{KeyAlgorithm, KeyId, SignatureAlgorithm, SignatureType},
@@ -55,13 +55,16 @@ pub enum SignError {
 /// Of signatures that need not all be checked, one of so many is.
 const SAMPLE: u32 = 32;
 
+/// A key on one of the tokens of its partition, and how it signs.
+type Way = (String, Source, KeyId, SignatureAlgorithm);
+
 /// Makes signatures, and checks them before they are handed out: tokens exist that answer with a valid signature of
 /// something else, and tokens break.
 pub struct Signer {
-    /// What was right at its last check. By partition too: two tokens may have adopted keys of the same id.
-    right: Cache<(String, KeyId, SignatureAlgorithm), ()>,
+    /// What was right at its last check. By partition too: two tokens may have adopted keys of the same id; and by token.
+    right: Cache<Way, ()>,
     /// What was wrong a while ago.
-    suspect: Cache<(String, KeyId, SignatureAlgorithm), ()>,
+    suspect: Cache<Way, ()>,
     metrics: Arc<Metrics>,
 }
 
@@ -104,60 +107,57 @@ impl Signer {
             return Err(HsmError::new(Kind::Unsupported, message).into());
         }
 
-        let mut signature = ask(hsm, key, algorithm, &payload).await?;
-        let pair = (key.partition.clone(), key.id.clone(), algorithm);
-        if self.is_due(verify, &pair, public) {
+        let way = |source| (key.partition.clone(), source, key.id.clone(), algorithm);
+        let (mut signature, mut source) = ask(hsm, key, algorithm, &payload, None).await?;
+        if self.is_due(verify, &way(source), public) {
             if !is_right(public, algorithm, &payload, &signature) {
-                self.wrong(key, algorithm);
-                self.suspect.insert(pair.clone(), ());
-                signature = ask(hsm, key, algorithm, &payload).await?;
+                self.wrong(hsm, source, key, algorithm);
+                self.suspect.insert(way(source), ());
+                (signature, source) = ask(hsm, key, algorithm, &payload, Some(source)).await?;
                 if !is_right(public, algorithm, &payload, &signature) {
-                    self.wrong(key, algorithm);
+                    self.wrong(hsm, source, key, algorithm);
                     return Err(SignError::Wrong(algorithm));
                 }
             }
-            self.right.insert(pair, ());
+            self.right.insert(way(source), ());
         }
         encoding::encode(&signature, form, algorithm, public, &payload)
             .map_err(|error| SignError::Mismatch(error.to_string()))
     }
 
-    fn is_due(
-        &self,
-        verify: VerifySignatures,
-        pair: &(String, KeyId, SignatureAlgorithm),
-        public: &PublicKey,
-    ) -> bool {
+    fn is_due(&self, verify: VerifySignatures, way: &Way, public: &PublicKey) -> bool {
         let sampled = || {
             public.algorithm() == KeyAlgorithm::Rsa
-                || self.suspect.contains_key(pair)
+                || self.suspect.contains_key(way)
                 || rand::random_ratio(1, SAMPLE)
         };
         match verify {
             VerifySignatures::Always => true,
-            VerifySignatures::First => !self.right.contains_key(pair),
-            VerifySignatures::Auto => !self.right.contains_key(pair) || sampled(),
+            VerifySignatures::First => !self.right.contains_key(way),
+            VerifySignatures::Auto => !self.right.contains_key(way) || sampled(),
         }
     }
 
-    fn wrong(&self, key: &Usable, algorithm: SignatureAlgorithm) {
+    fn wrong(&self, hsm: &dyn Hsm, source: Source, key: &Usable, algorithm: SignatureAlgorithm) {
+        hsm.wrong(source, &key.id);
         tracing::error!(key_id = %key.id, %algorithm, "the token answered with a wrong signature");
         let labels = Partition { partition: key.partition.clone() };
         self.metrics.wrong_signatures.get_or_create(&labels).inc();
     }
 }
 
-/// Has the token sign.
+/// Has the token sign; of several tokens not `but`, if another can.
 async fn ask(
     hsm: &dyn Hsm,
     key: &Usable,
     algorithm: SignatureAlgorithm,
     payload: &Bytes,
-) -> Result<Bytes, SignError> {
+    but: Option<Source>,
+) -> Result<(Bytes, Source), SignError> {
     let request = Request::Sign { key: key.id.clone(), algorithm, payload: payload.clone() };
-    match hsm.call(request).await {
-        Ok(Reply::Signature(signature)) => Ok(signature),
-        Ok(other) => Err(unexpected(&other).into()),
+    match hsm.call_but(request, but).await {
+        Ok((Reply::Signature(signature), source)) => Ok((signature, source)),
+        Ok((other, _)) => Err(unexpected(&other).into()),
         Err(error) if error.kind == Kind::Invalid => Err(SignError::Payload(error.message)),
         Err(error) => Err(error.into()),
     }

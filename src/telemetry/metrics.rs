@@ -62,6 +62,15 @@ pub struct Partition {
     pub partition: String,
 }
 
+/// Labels of what is known of one of several tokens of a partition.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Replica {
+    /// Partition.
+    pub partition: String,
+    /// Name of the replica, or `primary`.
+    pub replica: String,
+}
+
 /// Labels of requests to the gateway.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct HttpRequest {
@@ -112,6 +121,10 @@ pub struct Metrics {
     pub wrong_signatures: Family<Partition, Counter>,
     /// Whether the token of a partition can be used.
     pub partition_ready: Family<Partition, Gauge>,
+    /// Whether a token signs, of partitions with replicas.
+    pub replica_healthy: Family<Replica, Gauge>,
+    /// Calls that another token had to answer.
+    pub failovers: Family<Partition, Counter>,
     /// Whether this replica leads.
     pub leader: Gauge,
     /// Requests to the gateway.
@@ -143,6 +156,8 @@ impl Default for Metrics {
             recoveries: Family::default(),
             wrong_signatures: Family::default(),
             partition_ready: Family::default(),
+            replica_healthy: Family::default(),
+            failovers: Family::default(),
             leader: Gauge::default(),
             requests: Family::default(),
             request_duration: timed(),
@@ -172,6 +187,12 @@ impl Default for Metrics {
             all.wrong_signatures.clone(),
         );
         r.register("partition_ready", "Whether a partition's token can be used", all.partition_ready.clone());
+        r.register(
+            "replica_healthy",
+            "Whether a token of a partition with replicas signs",
+            all.replica_healthy.clone(),
+        );
+        r.register("failovers", "Calls that another token had to answer", all.failovers.clone());
         r.register("leader", "Whether this replica leads", all.leader.clone());
         r.register("gateway_requests", "Requests to the gateway", all.requests.clone());
         r.register_with_unit(
@@ -193,6 +214,12 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String does not fail");
         text
+    }
+
+    /// Forgets a replica that is not there any more.
+    pub fn no_replica(&self, partition: &str, replica: &str) {
+        self.replica_healthy
+            .remove(&Replica { partition: partition.to_owned(), replica: replica.to_owned() });
     }
 
     /// Counts a write to the Kubernetes API.

@@ -63,32 +63,34 @@ pub struct Token {
 
 impl Token {
     pub fn new(module: Module) -> Self {
-        let library = module.library();
         let directory = tempfile::tempdir().expect("a temporary directory");
         let label = format!("test-{}", uuid::Uuid::new_v4().simple().to_string().split_at(8).0);
         let pin = format!("pin{}", uuid::Uuid::new_v4().as_u128() % 10_000_000_000);
-        let at = |name: &str| directory.path().join(name);
-        let environment = match module {
-            Module::SoftHsm => {
-                std::fs::create_dir(at("tokens")).expect("a directory for tokens");
-                let config =
-                    format!("directories.tokendir = {}\nlog.level = ERROR\n", at("tokens").display());
-                std::fs::write(at("softhsm2.conf"), config).expect("a configuration");
-                ("SOFTHSM2_CONF", at("softhsm2.conf"))
-            }
-            Module::Kryoptic => {
-                let config = format!(
-                    "[[slots]]\nslot = 43\ndbtype = \"sqlite\"\ndbargs = \"{}\"\n",
-                    at("token.sql").display()
-                );
-                std::fs::write(at("token.conf"), config).expect("a configuration");
-                ("KRYOPTIC_CONF", at("token.conf"))
-            }
-        };
-        let environment = vec![(environment.0.to_owned(), environment.1.display().to_string())];
-        let token = Self { module, label, pin, library, environment, directory };
+        if module == Module::SoftHsm {
+            std::fs::create_dir(directory.path().join("tokens")).expect("a directory for tokens");
+        }
+        let environment = configured(module, directory.path());
+        let token = Self { module, label, pin, library: module.library(), environment, directory };
         token.initialise();
         token
+    }
+
+    /// Another token with the same label, PIN and keys. Nobody may be using this one meanwhile.
+    pub fn copy(&self) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = match self.module {
+            Module::SoftHsm => "tokens",
+            Module::Kryoptic => "token.sql",
+        };
+        run(Command::new("cp").arg("-r").arg(self.path().join(file)).arg(directory.path()));
+        Self {
+            module: self.module,
+            label: self.label.clone(),
+            pin: self.pin.clone(),
+            library: self.library.clone(),
+            environment: configured(self.module, directory.path()),
+            directory,
+        }
     }
 
     fn initialise(&self) {
@@ -153,6 +155,26 @@ impl Token {
         supervisor.ready().await.expect("the token opens");
         supervisor
     }
+}
+
+/// Writes a module's configuration for the token in a directory; the environment that names it.
+fn configured(module: Module, directory: &Path) -> Vec<(String, String)> {
+    let at = |name: &str| directory.join(name);
+    let (variable, file, config) = match module {
+        Module::SoftHsm => {
+            let config = format!("directories.tokendir = {}\nlog.level = ERROR\n", at("tokens").display());
+            ("SOFTHSM2_CONF", at("softhsm2.conf"), config)
+        }
+        Module::Kryoptic => {
+            let config = format!(
+                "[[slots]]\nslot = 43\ndbtype = \"sqlite\"\ndbargs = \"{}\"\n",
+                at("token.sql").display()
+            );
+            ("KRYOPTIC_CONF", at("token.conf"), config)
+        }
+    };
+    std::fs::write(&file, config).expect("a configuration");
+    vec![(variable.to_owned(), file.display().to_string())]
 }
 
 /// Runs a command that has to succeed.

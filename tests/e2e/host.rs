@@ -8,7 +8,10 @@ use std::{
 
 use k8s_openapi::api::core::v1::Secret;
 
-use crate::world::{OPERATOR, Token, World};
+use crate::{
+    tools,
+    world::{OPERATOR, Token, World},
+};
 
 /// User and group of the operator's containers.
 const USER: u32 = 65532;
@@ -136,7 +139,7 @@ impl Place {
         serde_json::json!({
             "pkcs11": {
                 "library": self.library(), "tokenLabel": label, "pinSecretRef": {"name": secret},
-                "environment": [{"name": self.variable(), "value": format!("/hsm/{}/pod.conf", self.folder)}]
+                "environment": self.environment()
             },
             "allowedNamespaces": {}, "sessions": 1,
         })
@@ -184,6 +187,42 @@ impl Place {
         run(&["--slot-index", "0", "--init-token", "--label", label]);
         let officer = ["--token-label", label, "--login", "--login-type", "so"];
         run(&[&officer[..], &["--init-pin", "--new-pin", "env:TEST_PIN"]].concat());
+    }
+
+    fn files(&self) -> &'static str {
+        match self.token {
+            Token::SoftHsm => "tokens",
+            Token::Kryoptic => "token.sql",
+        }
+    }
+
+    /// Puts a copy of the token here in another place.
+    pub fn copy_to(&self, other: &Self) {
+        let (from, to) = (self.path(self.files()), other.path(""));
+        tools::output("cp", &["-a", from.to_str().unwrap(), to.to_str().unwrap()], b"");
+    }
+
+    /// The token here is gone, for whoever opens it from now on.
+    pub fn take_away(&self) {
+        std::fs::rename(self.path(self.files()), self.path("away")).unwrap();
+        if self.token == Token::SoftHsm {
+            std::fs::create_dir(self.path("tokens")).unwrap();
+            std::os::unix::fs::chown(self.path("tokens"), Some(USER), Some(USER)).unwrap();
+        }
+    }
+
+    /// It is back.
+    pub fn bring_back(&self) {
+        if self.token == Token::SoftHsm {
+            std::fs::remove_dir(self.path("tokens")).unwrap();
+        }
+        // Over what kryoptic makes where there is nothing.
+        std::fs::rename(self.path("away"), self.path(self.files())).unwrap();
+    }
+
+    /// The variables that name it.
+    pub fn environment(&self) -> serde_json::Value {
+        serde_json::json!([{"name": self.variable(), "value": format!("/hsm/{}/pod.conf", self.folder)}])
     }
 
     /// Runs pkcs11-tool on the token of a label here, logged in.

@@ -18,6 +18,7 @@ mod pods;
 mod processes;
 mod quiet;
 mod recovery;
+mod replicas;
 mod requests;
 mod resilience;
 mod rest;

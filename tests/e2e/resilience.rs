@@ -27,7 +27,7 @@ use crate::{
 
 const DEPLOYMENT: &str = "deployment/hsm-operator-gateway";
 
-fn body(label: &str) -> Value {
+pub fn body(label: &str) -> Value {
     json!({ "signRequest": {
         "payload": STANDARD.encode("m"), "signKeyName": label, "signatureAlgorithm": "SHA256_WITH_ECDSA"
     }})
@@ -39,19 +39,19 @@ async fn key(world: &World, namespace: &str, name: &str, token: Token) -> Vec<u8
     point(&world.ready(namespace, name).await)
 }
 
-fn point(key: &HsmKey) -> Vec<u8> {
+pub fn point(key: &HsmKey) -> Vec<u8> {
     let spki = STANDARD.decode(key.status.as_ref().unwrap().public_key.as_ref().unwrap()).unwrap();
     spki[spki.len() - 65..].to_vec()
 }
 
 /// By aws-lc, which has no part in making it.
-fn verifies(point: &[u8], answer: &Value) {
+pub fn verifies(point: &[u8], answer: &Value) {
     let signature =
         STANDARD.decode(answer["signature"].as_str().unwrap_or_else(|| panic!("{answer}"))).unwrap();
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(b"m", &signature).unwrap();
 }
 
-fn gateway_pods() -> Vec<String> {
+pub fn gateway_pods() -> Vec<String> {
     let selector = "app.kubernetes.io/name=hsm-operator,app.kubernetes.io/component=gateway";
     let found = kubectl(&[
         "get",
@@ -93,13 +93,13 @@ async fn keep_signing(
 }
 
 /// `clients` that sign at every gateway in turn.
-struct Load {
+pub struct Load {
     tasks: Vec<tokio::task::JoinHandle<(usize, Duration)>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Load {
-    async fn start(gateways: &Gateways, clients: usize, label: &str, point: &[u8]) -> Self {
+    pub async fn start(gateways: &Gateways, clients: usize, label: &str, point: &[u8]) -> Self {
         let addresses = gateways.addresses().await;
         assert_eq!(addresses.len(), 2, "both gateways are ready");
         let stop = Arc::new(AtomicBool::new(false));
@@ -117,7 +117,7 @@ impl Load {
     }
 
     /// Ends it and returns how many signatures were made, and how long the slowest took.
-    async fn end(self) -> (usize, Duration) {
+    pub async fn end(self) -> (usize, Duration) {
         self.stop.store(true, Ordering::Relaxed);
         let (mut count, mut slowest) = (0, Duration::ZERO);
         for task in self.tasks {

@@ -6,7 +6,11 @@ use axum::body::Body;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::StreamExt;
 use hsm_operator::{
-    api::{HsmPartition, partition::VerifySignatures},
+    api::{
+        HsmPartition,
+        condition::{self, Report},
+        partition::VerifySignatures,
+    },
     attestation::chain,
     gateway::partitions::{self, Known},
     hsm::{
@@ -25,6 +29,7 @@ use hsm_operator::{
         sign::{Job, SignError, Signer},
     },
 };
+use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -415,6 +420,33 @@ async fn a_token_that_is_not_reached_is_busy() {
     // What needs no token goes on.
     world.call("POST", "/v1/key/attributes", &json!({"label": "ed"})).await.ok();
     world.call("GET", "/v1/key", &Value::Null).await.ok();
+    assert!(world.partitions.readiness().is_err());
+}
+
+#[tokio::test]
+async fn a_partition_that_only_signs_signs_and_says_why_it_makes_no_keys() {
+    let world = World::new(&["ed"]).await;
+    let mut partition = office().await.partition.clone();
+    let reports = [
+        Report::new(condition::READY, Some(false), "TokenNotFound", "it is gone"),
+        Report::new(condition::SIGNABLE, Some(true), "Degraded", "1 of 2 tokens sign"),
+        Report::new(condition::CREATABLE, Some(false), "TokenNotFound", "it is gone"),
+    ];
+    let status = partition.status.as_mut().unwrap();
+    status.conditions = condition::apply(&status.conditions, &reports, None, Timestamp::now());
+    let hsm: Arc<dyn Hsm> = world.fake.clone();
+    let put = |hsm| world.partitions.put(Known { object: Arc::new(partition.clone()), hsm });
+    put(Some(hsm));
+    assert_eq!(world.partitions.readiness(), Ok(()));
+    let sign = json!({"signRequest": {"payload": "", "signKeyName": "ed", "signatureAlgorithm": "EDDSA"}});
+    world.call("POST", "/v1/synchronousSign", &sign).await.ok();
+    let create = json!({"label": "new", "algorithm": "ED", "attributes": {}});
+    let answer = world.call("POST", "/v1/key", &create).await;
+    assert_eq!((answer.refused(), &answer.headers["retry-after"]), ((503, 700), &"1".parse().unwrap()));
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert_eq!(message, "no keys can be made on partition main at the moment: it is gone");
+    // A gateway that cannot reach what others can is not ready.
+    put(None);
     assert!(world.partitions.readiness().is_err());
 }
 

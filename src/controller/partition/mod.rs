@@ -1,6 +1,7 @@
 //! Reconciler of HsmPartitions: gather, plan, act, report.
 
 pub mod objects;
+mod replicas;
 mod report;
 
 use std::{sync::Arc, time::Duration};
@@ -15,6 +16,7 @@ use serde_json::json;
 
 use self::{
     objects::Claims,
+    replicas::{Plan, Signing},
     report::{Outcome, report},
 };
 use super::{
@@ -25,8 +27,9 @@ use super::{
 use crate::{
     api::{HsmPartition, PARTITION_FINALIZER, TAKE_INVENTORY, condition, partition::AttestationMode},
     hsm::{
-        HostState, PartitionConfig,
+        HostState, Wanted,
         protocol::{HsmError, Kind},
+        registry::TokenConfig,
     },
     model::secret::Pin,
     telemetry::logs::chain,
@@ -55,7 +58,8 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
     if asked {
         ctx.inventories.forget(&partition.name_any()).await;
     }
-    let (mut outcome, action) = connect(partition, &ctx).await?;
+    let plans = replicas::plan(partition, &ctx).await?;
+    let (mut outcome, action) = connect(partition, &plans, &ctx).await?;
     // Before the status, whose change wakes the keys.
     let reached = match &outcome {
         Outcome::Ready { .. } => Some(true),
@@ -66,10 +70,22 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
     };
     ctx.reached.set(&partition.name_any(), reached);
     let old = partition.status.clone().unwrap_or_default();
-    let new = report(partition, &old, &outcome, ctx.now());
+    let handle = ctx.registry.handle(&partition.name_any());
+    let replicas = replicas::status(partition, &plans, handle.as_deref(), ctx.now());
+    let signing = (!replicas.is_empty()).then(|| Signing::of(handle.as_deref(), &replicas));
+    let mut new = report(partition, &old, &outcome, signing.as_ref(), ctx.now());
+    new.replicas = replicas;
     if new != old {
         let api: Api<HsmPartition> = Api::all(ctx.client.clone());
         ctx.write_status(&api, partition, &new, false).await?;
+        for replica in &new.replicas {
+            let before = old.replicas.iter().find(|one| one.name == replica.name);
+            if replica.healthy != before.is_some_and(|one| one.healthy) {
+                let reason = if replica.healthy { "ReplicaIn" } else { "ReplicaOut" };
+                let note = format!("replica {} ({}): {}", replica.name, replica.reason, replica.message);
+                ctx.event(partition, !replica.healthy, reason, "Replicate", note).await;
+            }
+        }
         let before = condition::find(&old.conditions, condition::READY).map(|ready| ready.reason.clone());
         let after = condition::find(&new.conditions, condition::READY);
         if let Some(after) = after.filter(|after| before.as_ref() != Some(&after.reason)) {
@@ -92,7 +108,7 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
     {
         let spared = report::spared(&new, token);
         *findings = ctx.probes.learn(&partition.name_any(), token, hsm.as_ref(), &spared).await;
-        let learned = report(partition, &new, &outcome, ctx.now());
+        let learned = report(partition, &new, &outcome, signing.as_ref(), ctx.now());
         if learned != new {
             let api: Api<HsmPartition> = Api::all(ctx.client.clone());
             ctx.write_status(&api, partition, &learned, false).await?;
@@ -102,8 +118,20 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
 }
 
 /// Reaches the token and sees what is on it.
-async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Action), Error> {
+async fn connect(
+    partition: &HsmPartition,
+    plans: &[Plan],
+    ctx: &Context,
+) -> Result<(Outcome, Action), Error> {
     let name = partition.name_any();
+    // Replicas sign on without it.
+    let without = |primary: Wanted| {
+        if !plans.is_empty() {
+            ctx.registry.ensure(&name, replicas::config(partition, primary, plans));
+        } else if matches!(primary, Wanted::Close) {
+            ctx.registry.remove(&name);
+        }
+    };
     let wait = |outcome| Ok((outcome, Action::requeue(super::jittered(Duration::from_secs(60)))));
     let pin_ref = &partition.spec.pkcs11.pin_secret_ref;
     let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
@@ -111,12 +139,14 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
     let secret = secrets.get_opt(&pin_ref.name).await.map_err(read)?;
     let place = format!("Secret {}/{}", ctx.namespace, pin_ref.name);
     let Some(secret) = secret else {
+        without(Wanted::Keep);
         return wait(Outcome::PinMissing(format!(
             "{place} does not exist: make it, with the PIN under '{}'",
             pin_ref.key
         )));
     };
     let Some(pin) = pin_of(&secret, &pin_ref.key) else {
+        without(Wanted::Keep);
         return wait(Outcome::PinMissing(format!("{place} has no key '{}' with text in it", pin_ref.key)));
     };
     let version = secret.resource_version().unwrap_or_default();
@@ -134,10 +164,11 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
             ("PinRejected", message)
         });
         // A process that was started before must not be left with the refused PIN either.
-        ctx.registry.remove(&name);
+        without(Wanted::Close);
         return wait(Outcome::PinRejected { version, reason, message });
     }
-    let config = PartitionConfig::of(partition, pin, version.clone());
+    let primary = TokenConfig::of(partition, &partition.spec.pkcs11, pin, version.clone());
+    let config = replicas::config(partition, Wanted::Open(primary), plans);
     let handle = ctx.registry.ensure(&name, config);
     match handle.state() {
         HostState::Starting => Ok((Outcome::Connecting, Action::requeue(Duration::from_secs(30)))),
@@ -161,7 +192,7 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
                 );
                 return wait(Outcome::Failed(HsmError::new(Kind::Unsupported, message)));
             }
-            let seen = match ctx.inventories.of(&name, handle.as_ref()).await {
+            let seen = match ctx.inventories.of(&name, handle.hsm()).await {
                 Ok(seen) => seen,
                 Err(error) => {
                     let failed =
@@ -169,7 +200,7 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
                     return wait(Outcome::Failed(failed));
                 }
             };
-            let attestation = match ctx.attestor.ensure(handle.as_ref(), partition, ctx.now()).await {
+            let attestation = match ctx.attestor.ensure(handle.hsm(), partition, ctx.now()).await {
                 Ok(attestation) => attestation,
                 Err(error) => {
                     let kind = error.hsm().map_or(Kind::Device, |hsm| hsm.kind);
@@ -178,7 +209,7 @@ async fn connect(partition: &HsmPartition, ctx: &Context) -> Result<(Outcome, Ac
                 }
             };
             let mut claims = claims(&name, ctx);
-            claims.look(&name, &seen, handle.as_ref(), ctx).await;
+            claims.look(&name, &seen, handle.hsm(), ctx).await;
             let findings = ctx.probes.of(&name, &token);
             let (attestation, recovery) = (Box::new(attestation), handle.recovery());
             let outcome = Outcome::Ready { token, findings, seen, attestation, claims, version, recovery };
@@ -224,7 +255,7 @@ async fn release(partition: &HsmPartition, ctx: &Context) -> Result<Action, Erro
             names.iter().take(10).cloned().collect::<Vec<_>>().join(", ")
         ));
         let old = partition.status.clone().unwrap_or_default();
-        let new = report(partition, &old, &outcome, ctx.now());
+        let new = report(partition, &old, &outcome, None, ctx.now());
         if new != old {
             let api: Api<HsmPartition> = Api::all(ctx.client.clone());
             ctx.write_status(&api, partition, &new, false).await?;

@@ -14,7 +14,7 @@ use crate::{
             TokenStatus,
         },
     },
-    controller::{inventory::Inventory, probes},
+    controller::{inventory::Inventory, partition::replicas::Signing, probes},
     hsm::{
         Recovery,
         probe::{Findings, Quirk},
@@ -63,11 +63,12 @@ pub enum Outcome {
     InUse(String),
 }
 
-/// The status after a look.
+/// The status after a look; `signing` is there if there are replicas.
 pub fn report(
     partition: &HsmPartition,
     old: &HsmPartitionStatus,
     outcome: &Outcome,
+    signing: Option<&Signing>,
     now: Timestamp,
 ) -> HsmPartitionStatus {
     let mut status = old.clone();
@@ -81,7 +82,7 @@ pub fn report(
         }
         all
     };
-    let reports = match outcome {
+    let mut reports = match outcome {
         Outcome::Connecting => {
             let message = "the token-host is connecting to the token";
             vec![
@@ -115,6 +116,14 @@ pub fn report(
         }
         Outcome::InUse(message) => vec![Report::new("Deletable", Some(false), "InUse", message)],
     };
+    if let Some(reachable) = reports.iter().find(|one| one.kind == condition::REACHABLE) {
+        let signable = signing.map_or_else(
+            || Report { kind: condition::SIGNABLE, ..reachable.clone() },
+            |signing| signing.report(reachable),
+        );
+        let creatable = Report { kind: condition::CREATABLE, ..reachable.clone() };
+        reports.extend([signable, creatable]);
+    }
     status.conditions = condition::apply(&old.conditions, &reports, partition.metadata.generation, now);
     status.observed_generation = partition.metadata.generation;
     status
@@ -235,10 +244,10 @@ mod tests {
         let now = Timestamp::from_second(1).unwrap();
         let refused =
             Outcome::PinRejected { version: "7".into(), reason: "PinRejected", message: "no".into() };
-        let status = report(&partition(), &HsmPartitionStatus::default(), &refused, now);
+        let status = report(&partition(), &HsmPartitionStatus::default(), &refused, None, now);
         assert_eq!(status.rejected_pin.as_deref(), Some("7"));
         assert!(condition::is_true(&status.conditions, condition::STALLED));
-        let status = report(&partition(), &status, &ready("8"), now);
+        let status = report(&partition(), &status, &ready("8"), None, now);
         assert_eq!((status.rejected_pin, status.accepted_pin.as_deref()), (None, Some("8")));
         assert!(condition::find(&status.conditions, condition::STALLED).is_none());
     }
@@ -248,7 +257,7 @@ mod tests {
         let Outcome::Ready { token, findings: found, .. } = &mut outcome else { panic!() };
         *token = Arc::new(facts());
         *found = Some(Arc::new(findings));
-        report(&partition(), old, &outcome, Timestamp::from_second(1).unwrap())
+        report(&partition(), old, &outcome, None, Timestamp::from_second(1).unwrap())
     }
 
     fn facts() -> TokenFacts {
@@ -293,7 +302,7 @@ mod tests {
             let mut outcome = ready("1");
             let Outcome::Ready { token: about, .. } = &mut outcome else { panic!() };
             *about = Arc::new(token);
-            report(&partition(), &before, &outcome, Timestamp::from_second(2).unwrap()).token.unwrap()
+            report(&partition(), &before, &outcome, None, Timestamp::from_second(2).unwrap()).token.unwrap()
         };
         assert_eq!(Some(look(facts())), before.token);
         let newer = TokenFacts { firmware: "2.0".into(), ..facts() };

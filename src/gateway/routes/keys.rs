@@ -74,6 +74,10 @@ pub async fn create(
     if state.directory.claimed(&partition, new.label.as_str()) {
         return Err(taken());
     }
+    if let Some(why) = state.partitions.not_creatable(&partition) {
+        let message = format!("no keys can be made on partition {partition} at the moment: {why}");
+        return Err(ApiError::new(Code::Busy, message));
+    }
     let api = Api::<HsmKey>::namespaced(client(&state)?, &caller.namespace);
     let made = match api.create(&PostParams::default(), &object(&new, partition, &caller)).await {
         Ok(made) => made,

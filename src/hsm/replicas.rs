@@ -1,0 +1,338 @@
+//! Several tokens with the same keys: the primary, which does everything, and replicas, which only sign.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use futures::{StreamExt, stream::FuturesUnordered};
+use moka::sync::Cache;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use super::{
+    Hsm, Source,
+    canary::Canary,
+    health::Standing,
+    member::{Following, Hosted, Member, OnChange},
+    protocol::{HsmError, Kind, Lane, Reply, Request, TokenFacts},
+};
+use crate::model::KeyId;
+
+/// Name of the partition's own token among others.
+pub const PRIMARY: &str = "primary";
+/// For so long a replica is not asked again for such a key.
+const LAGS: Duration = Duration::from_secs(30);
+
+/// Tokens with the same keys. Signatures and random bytes come from whichever has least to do, and from another one if
+/// that one fails: there is no harm in making them twice. What changes a token, and what it says of its keys, is the
+/// primary's alone: a replica may be behind, and its "found nothing" must not make a second key.
+pub struct Replicas {
+    set: ArcSwap<Set>,
+    /// How long a signature may take.
+    limit: Duration,
+    canary: watch::Sender<Option<Canary>>,
+    /// Keys that a replica does not have yet, or does not have right.
+    lagging: Cache<(Source, KeyId), ()>,
+    on_change: OnChange,
+    on_failover: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Who is there.
+#[derive(Default)]
+struct Set {
+    primary: Option<Arc<Member>>,
+    replicas: Vec<Arc<Member>>,
+    /// The number of the next one.
+    next: u32,
+}
+
+impl Set {
+    fn all(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.primary.iter().chain(&self.replicas)
+    }
+}
+
+/// How willingly a member is given a call; the first of these before the others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Well,
+    /// Its token-host is just being replaced, which takes a moment.
+    Restarting,
+    Slow,
+    Out,
+    /// It says what the keys are, so that it may always try.
+    Primary,
+    /// It was wrong about this very payload.
+    Wrong,
+}
+
+/// A signature that is being looked for.
+struct Search {
+    key: Option<KeyId>,
+    but: Option<Source>,
+    tried: Vec<Source>,
+    /// What is told if nobody signs: what the primary said, or else the last replica.
+    said: Option<HsmError>,
+    /// Somebody failed, or kept us waiting.
+    failed: bool,
+}
+
+/// The last attempt at a signature.
+struct Latest {
+    member: Arc<Member>,
+    begun: Instant,
+    /// Answers of the member when it was last looked at.
+    answers: u64,
+}
+
+impl Latest {
+    fn of(member: &Arc<Member>) -> Self {
+        Self { member: Arc::clone(member), begun: Instant::now(), answers: member.answers() }
+    }
+
+    /// Whether somebody else had better try, too: because the member answers nobody, or because this call takes so
+    /// long. A token that answers others is only slow, and more work is the last thing that it needs.
+    fn is_late(&mut self, patience: Duration) -> bool {
+        let answers = self.member.answers();
+        if std::mem::replace(&mut self.answers, answers) == answers {
+            self.member.slow();
+            return true;
+        }
+        self.begun.elapsed() >= patience
+    }
+}
+
+impl Replicas {
+    /// Nobody yet. `limit` is how long a signature may take.
+    #[must_use]
+    pub fn new(limit: Duration, on_change: OnChange, on_failover: Box<dyn Fn() + Send + Sync>) -> Self {
+        Self {
+            set: ArcSwap::default(),
+            limit,
+            canary: watch::Sender::new(None),
+            lagging: Cache::builder().max_capacity(10_000).time_to_live(LAGS).build(),
+            on_change,
+            on_failover,
+        }
+    }
+
+    /// From now on these. Those that were there before keep their health. Not for two callers at a time.
+    pub fn update(&self, primary: Option<Arc<dyn Hosted>>, replicas: Vec<(String, Arc<dyn Hosted>)>) {
+        let old = self.set.load_full();
+        let mut next = old.next;
+        let alone = replicas.is_empty();
+        let same =
+            |one: &Member, hsm: &Arc<dyn Hosted>| std::ptr::addr_eq(Arc::as_ptr(one.hsm()), Arc::as_ptr(hsm));
+        let mut number = || {
+            next += 1;
+            Source(next)
+        };
+        let primary = primary.map(|hsm| {
+            let known =
+                old.primary.as_ref().filter(|one| same(one, &hsm) && old.replicas.is_empty() == alone);
+            known.cloned().unwrap_or_else(|| {
+                Arc::new(if alone {
+                    Member::alone(number(), PRIMARY, hsm)
+                } else {
+                    Member::followed(number(), PRIMARY, hsm, true, self.following())
+                })
+            })
+        });
+        let replicas = replicas.into_iter().map(|(name, hsm)| {
+            let known = old.replicas.iter().find(|one| one.name() == name && same(one, &hsm));
+            known
+                .cloned()
+                .unwrap_or_else(|| Arc::new(Member::followed(number(), &name, hsm, false, self.following())))
+        });
+        let replicas = replicas.collect();
+        self.set.store(Arc::new(Set { primary, replicas, next }));
+    }
+
+    fn following(&self) -> Following {
+        Following {
+            canary: self.canary.subscribe(),
+            limit: self.limit / 2,
+            on_change: Arc::clone(&self.on_change),
+        }
+    }
+
+    /// What shows that a token has the keys. Until it is known, no replica signs.
+    pub fn set_canary(&self, canary: Option<Canary>) {
+        self.canary.send_if_modified(|old| {
+            let differs = *old != canary;
+            *old = canary;
+            differs
+        });
+    }
+
+    /// The primary and the replicas, in their order.
+    #[must_use]
+    pub fn members(&self) -> (Option<Arc<Member>>, Vec<Arc<Member>>) {
+        let set = self.set.load();
+        (set.primary.clone(), set.replicas.clone())
+    }
+
+    /// Carries out a request; of several tokens not by `but`, if another can.
+    async fn carry_out(&self, request: Request, but: Option<Source>) -> Result<(Reply, Source), HsmError> {
+        let primary = {
+            let set = self.set.load();
+            let by_any = !set.replicas.is_empty() && request.lane() == Lane::Sign;
+            if by_any { None } else { Some(set.primary.clone().ok_or_else(closed)?) }
+        };
+        match primary {
+            Some(primary) => Ok((primary.hsm().call(request).await?, primary.source())),
+            // Apart, so that the other way has nothing to carry.
+            None => Box::pin(self.sign(request, but)).await,
+        }
+    }
+
+    async fn sign(&self, request: Request, but: Option<Source>) -> Result<(Reply, Source), HsmError> {
+        let set = self.set.load_full();
+        let deadline = Instant::now() + self.limit;
+        let key = match &request {
+            Request::Sign { key, .. } => Some(key.clone()),
+            _ => None,
+        };
+        let mut search = Search { key, but, tried: Vec::new(), said: None, failed: false };
+        let mut attempts = FuturesUnordered::new();
+        let mut next = self.best(&set, &search).cloned();
+        let mut latest: Option<Latest> = None;
+        loop {
+            if let Some(member) = next.take() {
+                search.tried.push(member.source());
+                latest = Some(Latest::of(&member));
+                let request = request.clone();
+                attempts.push(async move {
+                    let outcome = member.attempt(request, deadline).await;
+                    (member, outcome)
+                });
+            }
+            tokio::select! {
+                Some((member, outcome)) = attempts.next() => {
+                    match outcome {
+                        Ok(reply) => {
+                            if search.failed && search.tried.first() != Some(&member.source()) {
+                                (self.on_failover)();
+                            }
+                            return Ok((reply, member.source()));
+                        }
+                        Err(error) if self.is_final(&set, &member, &error, &mut search) => return Err(error),
+                        Err(_) => {}
+                    }
+                    next = self.best(&set, &search).cloned();
+                    if next.is_none() && attempts.is_empty() {
+                        return Err(search.said.unwrap_or_else(nobody));
+                    }
+                }
+                () = sleep(self.limit / 8), if latest.is_some() => {
+                    if latest.as_mut().is_some_and(|latest| latest.is_late(self.limit / 2)) {
+                        search.failed = true;
+                        let well = |one: &&Arc<Member>| self.rank(&set, one, &search) == Some(Rank::Well);
+                        next = self.best(&set, &search).filter(well).cloned();
+                    }
+                }
+                else => return Err(search.said.unwrap_or_else(nobody)),
+            }
+        }
+    }
+
+    /// Whether an error is the answer. If not, another member may do better.
+    fn is_final(&self, set: &Set, member: &Arc<Member>, error: &HsmError, search: &mut Search) -> bool {
+        let primary = is_primary(set, member);
+        let mut said = error.clone();
+        match error.kind {
+            Kind::Invalid => return true,
+            Kind::KeyNotFound | Kind::Ambiguous | Kind::Unsupported | Kind::Forbidden => {
+                if primary {
+                    return true;
+                }
+                if let Some(key) = &search.key {
+                    self.lagging.insert((member.source(), key.clone()), ());
+                }
+                let message = format!(
+                    "replica {} cannot sign with the key ({error}), and the primary is not reached",
+                    member.name()
+                );
+                said = HsmError::new(Kind::Unavailable, message);
+            }
+            Kind::Busy => {}
+            _ => search.failed = true,
+        }
+        if primary || search.said.is_none() {
+            search.said = Some(said);
+        }
+        false
+    }
+
+    /// Who signs next.
+    fn best<'a>(&self, set: &'a Set, search: &Search) -> Option<&'a Arc<Member>> {
+        let left = set.all().filter(|one| !search.tried.contains(&one.source()));
+        let able = left.filter_map(|one| Some((self.rank(set, one, search)?, one.in_flight(), one)));
+        able.min_by_key(|(rank, in_flight, _)| (*rank, *in_flight)).map(|(_, _, one)| one)
+    }
+
+    fn rank(&self, set: &Set, member: &Arc<Member>, search: &Search) -> Option<Rank> {
+        let primary = is_primary(set, member);
+        if !primary
+            && let Some(key) = &search.key
+            && self.lagging.contains_key(&(member.source(), key.clone()))
+        {
+            return None;
+        }
+        let rank = match member.standing() {
+            Standing::In if member.hsm().running() => Rank::Well,
+            Standing::In => Rank::Restarting,
+            Standing::Slow => Rank::Slow,
+            Standing::Out if member.hsm().running() => Rank::Out,
+            Standing::Out | Standing::Barred if primary => Rank::Primary,
+            Standing::Out | Standing::Barred => return None,
+        };
+        Some(if search.but == Some(member.source()) { Rank::Wrong } else { rank })
+    }
+}
+
+#[async_trait]
+impl Hsm for Replicas {
+    async fn call(&self, request: Request) -> Result<Reply, HsmError> {
+        Ok(self.carry_out(request, None).await?.0)
+    }
+
+    async fn call_but(&self, request: Request, but: Option<Source>) -> Result<(Reply, Source), HsmError> {
+        self.carry_out(request, but).await
+    }
+
+    fn wrong(&self, source: Source, key: &KeyId) {
+        let set = self.set.load();
+        // One that is alone has nobody to take its place.
+        if !set.replicas.is_empty()
+            && let Some(member) = set.all().find(|one| one.source() == source)
+        {
+            member.wrong();
+            // It may be this key alone, which no canary shows.
+            self.lagging.insert((source, key.clone()), ());
+        }
+    }
+
+    /// The primary as it presented itself, or a replica if the primary never did.
+    fn token(&self) -> Option<Arc<TokenFacts>> {
+        self.set.load().all().find_map(|one| one.hsm().token())
+    }
+}
+
+fn is_primary(set: &Set, member: &Arc<Member>) -> bool {
+    set.primary.as_ref().is_some_and(|primary| Arc::ptr_eq(primary, member))
+}
+
+fn closed() -> HsmError {
+    let message = "the partition's own token is not opened; the partition's conditions say why";
+    HsmError::new(Kind::Unavailable, message)
+}
+
+fn nobody() -> HsmError {
+    HsmError::new(Kind::Unavailable, "no token of the partition can sign; its condition Signable says why")
+}
+
+#[cfg(test)]
+mod tests;
