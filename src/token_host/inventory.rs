@@ -42,10 +42,18 @@ pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>
 /// Objects that do not say that they are the token's, as many as stay so: left by a process that was killed when it had
 /// only begun to make them. They are not asked for anything, see [`super::index`].
 fn begun(session: &Session) -> Result<impl Iterator<Item = ()> + use<>, HsmError> {
+    let some = |by: &[Attribute]| Ok::<HashSet<Object>, Failure>(session.find(by)?.into_iter().collect());
     let look = || {
-        let said: HashSet<Object> = session.find(&[Attribute::bool(CKA_TOKEN, true)])?.into_iter().collect();
-        let all: HashSet<Object> = session.find(&[])?.into_iter().collect();
-        Ok::<_, Failure>(all.difference(&said).copied().collect::<HashSet<_>>())
+        let said = some(&[Attribute::bool(CKA_TOKEN, true)])?;
+        let silent: HashSet<Object> = some(&[])?.difference(&said).copied().collect();
+        let mut begun: HashSet<Object> = HashSet::new();
+        // Some modules have objects that are no keys, hundreds of them: kryoptic has one for each mechanism.
+        for class in [CKO_PRIVATE_KEY, CKO_SECRET_KEY, CKO_PUBLIC_KEY] {
+            if !silent.is_empty() {
+                begun.extend(some(&[Attribute::number(CKA_CLASS, class)])?.intersection(&silent));
+            }
+        }
+        Ok::<_, Failure>(begun)
     };
     let mut begun = look()?;
     if !begun.is_empty() {
