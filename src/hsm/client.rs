@@ -163,6 +163,8 @@ struct Table {
     last_done: [Option<Instant>; 3],
     /// When the last long piece of work other than signing ended.
     long_done: Option<Instant>,
+    /// The module is making a key, as of the last sign of life.
+    making: bool,
     answered: u64,
 }
 
@@ -432,12 +434,22 @@ impl Calls {
         locked(&self.table).refusal = None;
     }
 
+    /// Whether the module is making a key.
+    pub fn making(&self, making: bool) {
+        locked(&self.table).making = making;
+    }
+
     /// Whether a lane hangs: something is on its way, and for as long as the deadline no answer came; for half of it
     /// where signatures wait, so that there is time to make them again. While other work takes long and is within its own
     /// time, signing gets no verdict, and looking gets none while a key is made; afterwards they get their time from
-    /// there. A thread has all objects to itself meanwhile, and some modules hold a lock that everything waits for.
+    /// there. A thread has all objects to itself meanwhile, and some modules hold a lock that everything waits for. A change
+    /// has the long time of a key only while the module is making one.
     pub fn stuck(&self) -> Option<&'static str> {
         let table = locked(&self.table);
+        let deadline = |lane: Lane, deadlines: &Deadlines| match lane {
+            Lane::Change if !table.making => deadlines.look,
+            lane => deadline(lane, deadlines),
+        };
         let busy = |lane: Lane| {
             table.calls.values().filter(|call| call.lane == lane).filter_map(|call| call.sent).any(|sent| {
                 let limit = deadline(lane, &self.deadlines);
@@ -580,6 +592,23 @@ mod tests {
         look.await.unwrap();
         assert_eq!(calls.stuck(), None);
         tokio::time::sleep(Duration::from_millis(30)).await;
+        assert_eq!(calls.stuck(), Some("sign"));
+    }
+
+    #[tokio::test]
+    async fn signatures_wait_for_a_key_that_is_made_and_not_for_a_change_that_hangs() {
+        let (sign_limit, look) = (Duration::from_millis(50), Duration::from_millis(60));
+        let calls = Calls::new(8, Deadlines { sign: sign_limit, look, ..Default::default() });
+        let (link, _theirs, _signs) = link();
+        calls.connect(&link);
+        let change = Request::Destroy(KeyId::for_purpose("x"));
+        let mut change = pin!(calls.call(&change));
+        assert!(futures::poll!(&mut change).is_pending());
+        assert_eq!(calls.call(&sign()).await.unwrap_err().kind, Kind::Timeout);
+        tokio::time::sleep(look).await;
+        calls.making(true);
+        assert_eq!(calls.stuck(), None);
+        calls.making(false);
         assert_eq!(calls.stuck(), Some("sign"));
     }
 

@@ -152,7 +152,7 @@ impl Inner {
     fn answer(&mut self, request: Request, token: &TokenFacts) -> Result<Reply, HsmError> {
         match request {
             Request::Open(_) => Ok(Reply::Opened(Box::new(token.clone()))),
-            Request::Ping => Ok(Reply::Done),
+            Request::Ping => Ok(Reply::Alive { making: false }),
             Request::Generate(template) => self.generate(template),
             Request::Find(find) => {
                 let fits = |facts: &KeyFacts| match &find {

@@ -53,7 +53,7 @@ pub enum TokenSelector {
 pub enum Request {
     /// Load the module, find the token, log in. Answered by [`Reply::Opened`].
     Open(Open),
-    /// Answered by [`Reply::Done`], without touching the module.
+    /// Answered by [`Reply::Alive`], without touching the module.
     Ping,
     /// Make a key unless one with this id exists, which is then described. Answered by [`Reply::Key`].
     Generate(KeyTemplate),
@@ -128,6 +128,11 @@ pub enum Reply {
     Opened(Box<TokenFacts>),
     /// It is done.
     Done,
+    /// See [`Request::Ping`].
+    Alive {
+        /// The module is making a key, the one thing that may take it minutes.
+        making: bool,
+    },
     /// See [`Request::Generate`].
     Key(Box<KeyFacts>),
     /// See [`Request::Find`].

@@ -561,6 +561,7 @@ impl Driver {
         for (id, answer) in answers.map_err(|Gone| End::Died(GONE.into()))? {
             if owed.is_some_and(|(ping, _)| ping == id) {
                 *owed = None;
+                self.shared.calls.making(matches!(answer, Ok(Reply::Alive { making: true })));
                 continue;
             }
             match answer {

@@ -180,6 +180,7 @@ pub fn unexpected(reply: &Reply) -> HsmError {
     let name = match reply {
         Reply::Opened(_) => "Opened",
         Reply::Done => "Done",
+        Reply::Alive { .. } => "Alive",
         Reply::Key(_) => "Key",
         Reply::Keys(_) => "Keys",
         Reply::Inventory(_) => "Inventory",

@@ -85,7 +85,7 @@ fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u
             if let State::Open { pool, .. } = state {
                 pool.flush();
             }
-            out.send(id, &Ok(Reply::Done));
+            out.send(id, &Ok(Reply::Alive { making: raw::is_making() }));
         }
         (State::Fresh, Request::Open(open)) => {
             let workers = open.workers;

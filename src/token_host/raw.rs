@@ -10,7 +10,7 @@ use std::{
     ptr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -502,6 +502,7 @@ impl Session {
 
     /// Makes a secret key.
     pub fn generate_key(&self, mechanism: &Mechanism, key: &[Attribute]) -> Result<Object, Failure> {
+        let _making = Making::begin();
         let mut key = template(key);
         let mut handle: CK_OBJECT_HANDLE = 0;
         let length = key.len() as CK_ULONG;
@@ -521,6 +522,7 @@ impl Session {
         public: &[Attribute],
         private: &[Attribute],
     ) -> Result<(Object, Object), Failure> {
+        let _making = Making::begin();
         let (mut public, mut private) = (template(public), template(private));
         let (mut public_handle, mut private_handle): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE) = (0, 0);
         let (publics, privates) = (public.len() as CK_ULONG, private.len() as CK_ULONG);
@@ -626,6 +628,30 @@ impl Session {
         call!(self.module, C_GenerateRandom(self.handle, bytes.as_mut_ptr(), count as CK_ULONG))?;
         Ok(bytes)
     }
+}
+
+/// How many keys the module is making.
+static MAKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts while it lives.
+struct Making;
+
+impl Making {
+    fn begin() -> Self {
+        MAKING.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        MAKING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether the module is making a key, the one thing that may take it minutes.
+pub fn is_making() -> bool {
+    MAKING.load(Ordering::Relaxed) > 0
 }
 
 thread_local! {
