@@ -43,8 +43,6 @@ const STEADY: Duration = Duration::from_secs(10);
 /// A trouble that only a person can help with is told when so many token-hosts had it: a module that opens a
 /// token while another process logs in may see none for a moment (SoftHSM does).
 const BELIEVED: u32 = 3;
-/// So long after a token could be used, such a trouble is not told either: it may be about to come back, and callers wait.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Signatures on their way to a token-host beyond four for each of its sessions: what it works on while answers and the
 /// next requests pass each other.
 const WINDOW: usize = 8;
@@ -448,7 +446,9 @@ impl Driver {
         }
         if error.kind.needs_person() {
             self.troubled += 1;
-            let lately = self.used.is_some_and(|used| used.elapsed() < PATIENCE);
+            // It may be about to come back, and callers wait that long.
+            let patience = self.shared.calls.deadlines.sign;
+            let lately = self.used.is_some_and(|used| used.elapsed() < patience);
             if self.troubled < BELIEVED || lately {
                 return End::Died(error.message);
             }
@@ -633,7 +633,11 @@ impl<'a> Answers<'a> {
         while let Ok(length @ 1..) = self.socket.try_read(&mut self.piece) {
             self.frames.push(&self.piece[..length]);
         }
-        self.taken().unwrap_or_default()
+        let mut answers = Vec::new();
+        while let Ok(Some(answer)) = self.frames.take() {
+            answers.push(answer);
+        }
+        answers
     }
 
     fn taken(&mut self) -> Result<Vec<Answer>, Gone> {

@@ -67,8 +67,8 @@ struct Names {
 
 impl Names {
     fn read(session: &Session, object: Object) -> Result<Self, Failure> {
-        let [id, label] = match session.attributes(object, [CKA_ID, CKA_LABEL]) {
-            Ok(read) => read,
+        let names = match session.attributes(object, [CKA_ID, CKA_LABEL]) {
+            Ok(names) => names,
             // Deleted meanwhile, or left empty by a crash: one such object must not hide the others.
             Err(Failure {
                 code: CKR_OBJECT_HANDLE_INVALID | CKR_ATTRIBUTE_VALUE_INVALID | CKR_GENERAL_ERROR,
@@ -76,12 +76,23 @@ impl Names {
             }) => [None, None],
             Err(failure) => return Err(failure),
         };
-        Ok(Self { id: id.unwrap_or_default().into(), label: label.unwrap_or_default().into() })
+        Ok(Self::of(names))
+    }
+
+    fn of([id, label]: [Option<Vec<u8>>; 2]) -> Self {
+        Self { id: id.unwrap_or_default().into(), label: label.unwrap_or_default().into() }
     }
 
     /// Somebody may be writing an object of which a name is missing.
     fn complete(&self) -> bool {
         !self.id.is_empty() && !self.label.is_empty()
+    }
+
+    fn include(&self, name: Name<'_>) -> bool {
+        match name {
+            Name::Id(id) => *self.id == *id,
+            Name::Label(label) => *self.label == *label,
+        }
     }
 
     fn each(&self) -> [Name<'_>; 2] {
@@ -93,12 +104,7 @@ impl Index {
     /// Objects of a name.
     fn get(&self, name: Name<'_>) -> Vec<Object> {
         let hash = self.hasher.hash_one(name);
-        let is_so = |object: &Object| {
-            self.names.get(object).is_some_and(|names| match name {
-                Name::Id(id) => *names.id == *id,
-                Name::Label(label) => *names.label == *label,
-            })
-        };
+        let is_so = |object: &Object| self.names.get(object).is_some_and(|names| names.include(name));
         let near = self.places.range((hash, Object::MIN)..=(hash, Object::MAX));
         near.map(|(_, object)| *object).filter(is_so).collect()
     }
@@ -188,7 +194,7 @@ impl<'a> Objects<'a> {
         }
         loop {
             let last = self.index.looked.is_some_and(|looked| looked >= self.asked);
-            match read(self.session, &self.index.get(name)) {
+            match self.there(name).and_then(|there| read(self.session, &there)) {
                 Ok(found) if enough(&found) => return Ok(found),
                 Ok(found) if last => {
                     // What a lost login hides looks like something that is not all there.
@@ -200,6 +206,23 @@ impl<'a> Objects<'a> {
                 Ok(_) | Err(_) => self.index.look(self.token, self.session)?,
             }
         }
+    }
+
+    /// Objects that have the name by their own word, now.
+    fn there(&mut self, name: Name<'_>) -> Result<Vec<Object>, HsmError> {
+        let mut there = self.index.get(name);
+        for object in there.clone() {
+            let is_so = match self.session.attributes(object, [CKA_ID, CKA_LABEL]) {
+                Ok(names) => Names::of(names).include(name),
+                Err(Failure { code: CKR_OBJECT_HANDLE_INVALID, .. }) => false,
+                Err(failure) => return Err(failure.into()),
+            };
+            if !is_so {
+                self.index.remove(object);
+                there.retain(|one| *one != object);
+            }
+        }
+        Ok(there)
     }
 
     /// An object was made.

@@ -17,7 +17,7 @@ use crate::{
 /// How long to wait for all threads to come out of the module.
 const LEAVE: Duration = Duration::from_secs(1);
 /// How long a module may take to be finalised, initialised and logged in to.
-const OVER: Duration = Duration::from_secs(5);
+const OVER: Duration = Duration::from_secs(3);
 /// Where starting the module over did not help for so long, a new process is next.
 const HELPS: Duration = Duration::from_secs(10);
 
@@ -31,17 +31,20 @@ impl Token {
         if session.logged_in() != Ok(true) || self.shows_itself().is_err() {
             return false;
         }
-        let canary = match self.canary(key) {
-            Some(canary) => Some(canary),
-            None => match object::passing_key(self, &session) {
-                Ok(passing) => passing,
-                Err(_) => return false,
-            },
+        let signs = |Canary { algorithm, key }: Canary| {
+            let planned = mechanism::plan(algorithm, key.shape, &self.mechanisms, b"canary");
+            planned.is_ok_and(|(mechanism, data)| session.sign(&mechanism, key.object, &data).is_ok())
         };
-        // A token that makes no keys of a usual kind is believed.
-        let Some(Canary { algorithm, key }) = canary else { return true };
-        let planned = mechanism::plan(algorithm, key.shape, &self.mechanisms, b"canary");
-        planned.is_ok_and(|(mechanism, data)| session.sign(&mechanism, key.object, &data).is_ok())
+        // Somebody may have destroyed the key that worked before.
+        if self.canary(key).is_some_and(signs) {
+            return true;
+        }
+        match object::passing_key(self, &session) {
+            Ok(Some(passing)) => signs(passing),
+            // A token that makes no keys of a usual kind is believed, and so is one that may make none.
+            Ok(None) => true,
+            Err(error) => !matches!(error.kind, Kind::Lost | Kind::Device),
+        }
     }
 
     /// Starts the module over, with every thread outside of it, unless another thread has just done so. `seen` is the
@@ -49,9 +52,16 @@ impl Token {
     pub fn start_over(&self, seen: u64, cause: &str) -> Result<(), HsmError> {
         let gone = || HsmError::new(Kind::Device, "the module has to be started in a new process");
         let Some(_alone) = self.gate.try_write_for(LEAVE) else {
-            self.give_up();
+            // A key that takes long to make is worth more than this request.
+            if !raw::is_making() {
+                self.give_up();
+            }
             return Err(gone());
         };
+        // A refused PIN is not for the next process to try.
+        if let Some(error) = self.refused() {
+            return Err(error);
+        }
         if self.starts() != seen {
             return Ok(());
         }
@@ -70,6 +80,10 @@ impl Token {
         });
         let outcome = self.reopen();
         drop(done);
-        outcome.inspect_err(|_| self.give_up())
+        outcome.inspect_err(|_| {
+            if self.refused().is_none() {
+                self.give_up();
+            }
+        })
     }
 }

@@ -640,7 +640,9 @@ fn attempt(
 /// See [`crate::hsm::protocol::Request::Destroy`].
 pub fn destroy(objects: &mut Objects<'_>, id: &KeyId) -> Result<(), HsmError> {
     let (token, session) = (objects.token, objects.session);
-    let Group { whole, broken, public, certificates, others } = Group::find(objects, id)?;
+    // What others made under the id since the last look is to go, too.
+    let all = objects.named(id.into(), Group::read, |_| false)?;
+    let Group { whole, broken, public, certificates, others } = all;
     if whole.iter().any(|key| key.attributes.destroyable == Some(false)) {
         let message = format!("key {id} on token {} is not destroyable", token.facts.label);
         return Err(HsmError::new(Kind::Forbidden, message));

@@ -199,7 +199,8 @@ impl Worker {
         raw::working_on(id);
         let answer = self.carry_out(request, asked);
         raw::working_on(0);
-        if self.token.is_dead() {
+        // A refused PIN is told, and ends the process from outside: the next one must not try it.
+        if self.token.is_dead() && self.token.refused().is_none() {
             // A new process repeats what may be repeated; for the rest, the answer is all there is.
             if !request.repeatable() {
                 out.leave(id, &answer);
@@ -292,8 +293,9 @@ impl Worker {
     }
 
     /// Does something with a session, once more where that may help, and a third time when it is known that the token is
-    /// well or the module was started over. Everything that comes here looks before it acts, so that doing it again is safe even where the first time had
-    /// an effect. `key` is the one that signs.
+    /// well or the module was started over. Everything that comes here looks before it acts, so that doing it again is safe
+    /// even where the first time had an effect. Sessions are opened and closed behind the gate like everything else. `key`
+    /// is the one that signs.
     fn attempt<T>(
         &mut self,
         key: Option<&KeyId>,
@@ -310,39 +312,38 @@ impl Worker {
             token.took(Rung::Session, &error.message);
             self.session = None;
             match token.ensure_login(&error.message) {
-                Err(error) if token.refused().is_some() => return Err(error),
+                Err(error) if token.refused().is_some() || token.is_dead() => return Err(error),
                 Err(error) => error,
                 Ok(()) => match self.once(&mut act) {
-                    Err(error) if matches!(error.kind, Kind::Lost | Kind::Device) => error,
+                    Err(error) if matches!(error.kind, Kind::Lost | Kind::Device) => {
+                        self.session = None;
+                        error
+                    }
                     outcome => return outcome,
                 },
             }
         };
-        self.session = None;
-        let is_well = |error: &HsmError| {
+        let is_well = || {
             let _inside = token.gate.read();
             token.is_well(key, &error.message)
         };
         // Another thread may have started it over meanwhile.
-        let well = token.starts() == starts && is_well(&error);
+        let well = token.starts() == starts && is_well();
         if !well {
             token.start_over(starts, &error.message)?;
         }
         if self.changes {
             return Err(error);
         }
-        let third = {
-            let _inside = token.gate.read();
-            self.once(&mut act)
-        };
-        match &third {
-            Err(error) if matches!(error.kind, Kind::Lost | Kind::Device) => {
-                self.session = None;
-                if !well && !is_well(error) {
-                    token.give_up();
-                }
+        let _inside = token.gate.read();
+        let third = self.once(&mut act);
+        if let Err(error) = &third
+            && matches!(error.kind, Kind::Lost | Kind::Device)
+        {
+            self.session = None;
+            if !well && !token.is_well(key, &error.message) {
+                token.give_up();
             }
-            _ => {}
         }
         third
     }

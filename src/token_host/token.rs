@@ -218,8 +218,10 @@ impl Token {
             }
         }
         if let Err(error) = self.log_in(&keeper) {
-            if matches!(error.kind, Kind::PinRejected | Kind::PinLocked) {
-                drop(self.refused.set(error.clone()));
+            match error.kind {
+                Kind::PinRejected | Kind::PinLocked => drop(self.refused.set(error.clone())),
+                // Tried once in a process: some modules have strange words for a wrong PIN.
+                _ => self.give_up(),
             }
             return Err(error);
         }

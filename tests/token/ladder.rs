@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use hsm_operator::{
-    hsm::{Rung, Supervisor, protocol::Kind},
+    hsm::{HostState, Rung, Supervisor, protocol::Kind},
     model::SignatureAlgorithm,
 };
 
@@ -15,13 +15,13 @@ use crate::{
 on_both_tokens! {
     one_step_after_the_other,
     a_request_that_fails_by_itself_brings_nothing_down,
+    a_refused_pin_is_tried_once,
 }
 
 const ALGORITHM: SignatureAlgorithm = SignatureAlgorithm::Sha256WithEcdsa;
 
 /// A token with two keys that signed, and the steps that are taken for it.
-async fn stage(token: &Token) -> (Faults, Arc<Supervisor>, Arc<Mutex<Vec<Rung>>>) {
-    let faults = Faults::new(token);
+async fn stage(faults: &Faults) -> (Arc<Supervisor>, Arc<Mutex<Vec<Rung>>>) {
     let steps: Arc<Mutex<Vec<Rung>>> = Arc::default();
     let mut config = faults.config();
     // Nobody else meets the fault, and a retry is not in time for the deadline of a test.
@@ -36,12 +36,13 @@ async fn stage(token: &Token) -> (Faults, Arc<Supervisor>, Arc<Mutex<Vec<Rung>>>
         generate(&hsm, p256(name)).await.unwrap();
         sign(&hsm, name, ALGORITHM, b"x").await.unwrap();
     }
-    (faults, hsm, steps)
+    (hsm, steps)
 }
 
 async fn one_step_after_the_other(token: Token) {
     use Rung::{Canary, Initialise, Login, Process, Session};
-    let (faults, hsm, steps) = stage(&token).await;
+    let faults = Faults::new(&token);
+    let (hsm, steps) = stage(&faults).await;
     for (rules, taken) in [
         (&["C_Sign times=1 return=CKR_GENERAL_ERROR"][..], &[Session][..]),
         (&["C_SignInit times=1 logout"], &[Session, Login]),
@@ -65,7 +66,8 @@ async fn one_step_after_the_other(token: Token) {
 
 /// It fails thrice, and in between the canary sings: the token goes on as it is.
 async fn a_request_that_fails_by_itself_brings_nothing_down(token: Token) {
-    let (faults, hsm, steps) = stage(&token).await;
+    let faults = Faults::new(&token);
+    let (hsm, steps) = stage(&faults).await;
     faults
         .set(&["C_Sign times=2 return=CKR_GENERAL_ERROR", "C_Sign after=1 times=1 return=CKR_GENERAL_ERROR"]);
     let error = sign(&hsm, "a", ALGORITHM, b"x").await.unwrap_err();
@@ -74,4 +76,20 @@ async fn a_request_that_fails_by_itself_brings_nothing_down(token: Token) {
     assert_eq!(*steps.lock().unwrap(), [Rung::Session, Rung::Canary]);
     assert_eq!(hsm.counters().restarts, 0);
     sign(&hsm, "a", ALGORITHM, b"x").await.unwrap();
+}
+
+/// Neither the next step nor a new process tries it again.
+async fn a_refused_pin_is_tried_once(token: Token) {
+    let faults = Faults::new(&token);
+    let (hsm, steps) = stage(&faults).await;
+    let numbers = faults.set(&["C_SignInit times=1 logout", "C_Login return=CKR_PIN_INCORRECT"]);
+    let error = sign(&hsm, "a", ALGORITHM, b"x").await.unwrap_err();
+    assert_eq!(error.kind, Kind::PinRejected, "{error}");
+    let mut state = hsm.state();
+    let refused =
+        |state: &HostState| matches!(state, HostState::Failed(error) if error.kind == Kind::PinRejected);
+    let told = tokio::time::timeout(std::time::Duration::from_secs(5), state.wait_for(refused)).await;
+    assert!(told.is_ok_and(|told| told.is_ok()));
+    assert_eq!(faults.fired(numbers[1]), 1);
+    assert_eq!(*steps.lock().unwrap(), [Rung::Session]);
 }

@@ -169,7 +169,7 @@ fn first<'a>(key: &HsmKey, others: &'a [Arc<Guarded<HsmKey>>]) -> Option<&'a Hsm
 }
 
 /// Another object that has a key on record.
-fn who_has(id: &KeyId, key: &HsmKey, ctx: &Context) -> Option<String> {
+pub fn who_has(id: &KeyId, key: &HsmKey, ctx: &Context) -> Option<String> {
     let text = id.to_string();
     let holders = ctx.keys.state_filter(|guarded| {
         guarded.0.as_ref().is_ok_and(|other| {

@@ -235,6 +235,13 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
             Some(id) => id,
             None => derived_id(key)?,
         };
+        // A restore may have given it to two objects.
+        if let Some(other) = gather::who_has(&id, key, ctx) {
+            let note = format!("the key with id {id} stays on the token: HsmKey {other} has it, too");
+            ctx.event(key, true, "KeyRetained", "Destroy", note).await;
+            set_finalizer(key, ctx, false).await?;
+            return Ok(Action::await_change());
+        }
         let Some(hsm) = ctx.registry.get(partition) else {
             let message = format!("the key is destroyed when partition {partition} is reachable");
             write(

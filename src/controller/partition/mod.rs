@@ -211,7 +211,8 @@ async fn connect(
             let mut claims = claims(&name, ctx);
             claims.look(&name, &seen, handle.hsm(), ctx).await;
             let findings = ctx.probes.of(&name, &token);
-            let (attestation, recovery) = (Box::new(attestation), handle.recovery());
+            let (attestation, claims, recovery) =
+                (Box::new(attestation), Box::new(claims), handle.recovery());
             let outcome = Outcome::Ready { token, findings, seen, attestation, claims, version, recovery };
             Ok((outcome, Action::requeue(super::jittered(inventory::LASTS.min(ctx.resync)))))
         }

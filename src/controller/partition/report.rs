@@ -53,7 +53,7 @@ pub enum Outcome {
         /// How its keys are attested.
         attestation: Box<AttestationStatus>,
         /// What HsmKeys say of it.
-        claims: Claims,
+        claims: Box<Claims>,
         /// Version of the Secret with the PIN that it accepted.
         version: String,
         /// The last step that brought it back.
@@ -233,7 +233,7 @@ mod tests {
                 key_name: "attestation-key".into(),
                 ..Default::default()
             }),
-            claims: Claims::default(),
+            claims: Box::default(),
             version: version.into(),
             recovery: None,
         }
