@@ -136,8 +136,7 @@ restart() {
   pid=$(<"$state/pids/$1")
   is_ours "$pid" || die "$1 does not run"
   kill -KILL "$pid"
-  # Its port is free when nothing but its number is left.
-  while [[ -e /proc/$pid && $(awk '{ print $3 }' "/proc/$pid/stat" 2>/dev/null) != [ZX] ]]; do sleep 0.02; done
+  wait_for 10 "the end of $1" ended "$pid" || die "could not end $1"
   node_ip=$(<"$state/node-ip")
   case $1 in
     etcd) start_etcd ;;

@@ -16,11 +16,16 @@ stop() {
   local name pid
   for name in "$@"; do
     pid=$(<"$state/pids/$name")
-    if is_ours "$pid"; then kill -KILL "$pid"; fi
+    is_ours "$pid" || continue
+    kill -KILL "$pid"
     wait_for 10 "the end of $name" ended "$pid" || die "could not end $name"
   done
 }
-ended() { ! is_ours "$1"; }
+# Nothing but its number is left, so that its port is free: its environment, by which it is known, goes earlier.
+ended() {
+  [[ -e /proc/$1 ]] || return 0
+  [[ $(awk '{ print $3 }' "/proc/$1/stat" 2>/dev/null) == [ZX] && $(find "/proc/$1/task" -mindepth 1 -maxdepth 1 2>/dev/null | wc -l) -le 1 ]]
+}
 
 start_etcd() {
   # Nothing here must survive a power cut, and fsync is most of etcd's time.
