@@ -379,7 +379,7 @@ impl Calls {
             table.link = None;
             table.signing = 0;
             table.queue.clear();
-            (table.last_done, table.long_done) = ([None; 3], None);
+            (table.last_done, table.long_done, table.making) = ([None; 3], None, false);
             let culprit = table.culprit.take();
             table.calls.retain(|id, call| {
                 if call.sent.is_none() {

@@ -25,7 +25,7 @@ pub enum Rung {
 }
 
 impl Rung {
-    /// The step in words, after "recovered by".
+    /// The step in words, after "brought back by".
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {

@@ -23,6 +23,14 @@ const LASTS: Duration = Duration::from_secs(30);
 /// For how long an object is believed to have the name that was read: others may give it another.
 const NAME_LASTS: Duration = Duration::from_secs(60);
 
+/// Objects that say that they are the token's: the only ones whose attributes may be read.
+///
+/// One that another process has only begun to make does not say so yet. SoftHSM 2.6 writes what an object lacks when its
+/// attributes are read, into the file that the other process is writing, and the key is spoilt.
+pub fn of_token(session: &Session) -> Result<Vec<Object>, Failure> {
+    session.find(&[Attribute::bool(CKA_TOKEN, true)])
+}
+
 /// What to look for.
 #[derive(Clone, Copy, Hash)]
 pub enum Name<'a> {
@@ -140,10 +148,7 @@ impl Index {
             self.clear();
             self.epoch = epoch;
         }
-        // An object that another process has only begun to make is not to be touched, and does not say yet that it is
-        // one of the token's: SoftHSM 2.6 writes what an object lacks when its attributes are read, into the file that
-        // the other is writing.
-        let found = session.find(&[Attribute::bool(CKA_TOKEN, true)])?;
+        let found = of_token(session)?;
         let present: HashSet<Object> = found.iter().copied().collect();
         let gone: Vec<Object> =
             self.names.keys().filter(|object| !present.contains(object)).copied().collect();

@@ -5,6 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use cryptoki_sys::*;
 
 use super::{
+    index,
     object::{algorithm, complete, flag, modulus_len, number},
     public,
     raw::{Attribute, Failure, Object, Session},
@@ -22,10 +23,10 @@ const MAKING: Duration = Duration::from_millis(300);
 pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>, HsmError> {
     let since = token.epoch();
     let mut entries = Vec::new();
-    for object in session.find(&[Attribute::bool(CKA_TOKEN, true)])? {
+    for object in index::of_token(session)? {
         entries.extend(entry(session, object)?);
     }
-    entries.extend(begun(session)?.map(|()| InventoryEntry {
+    let ghost = InventoryEntry {
         id: Vec::new(),
         label: String::new(),
         class: ObjectClass::Unreadable,
@@ -33,18 +34,19 @@ pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>
         algorithm: None,
         key_size: None,
         curve_oid: None,
-    }));
+    };
+    entries.extend(std::iter::repeat_n(ghost, begun(session)?));
     // Objects of a logged-out session are only the public ones.
     token.prove(session, since)?;
     Ok(entries)
 }
 
-/// Objects that do not say that they are the token's, as many as stay so: left by a process that was killed when it had
-/// only begun to make them. They are not asked for anything, see [`super::index`].
-fn begun(session: &Session) -> Result<impl Iterator<Item = ()> + use<>, HsmError> {
+/// How many keys do not say that they are the token's and go on not to: left by a process that was killed when it had only
+/// begun to make them. They are not asked for anything, see [`index::of_token`].
+fn begun(session: &Session) -> Result<usize, Failure> {
     let some = |by: &[Attribute]| Ok::<HashSet<Object>, Failure>(session.find(by)?.into_iter().collect());
     let look = || {
-        let said = some(&[Attribute::bool(CKA_TOKEN, true)])?;
+        let said: HashSet<Object> = index::of_token(session)?.into_iter().collect();
         let silent: HashSet<Object> = some(&[])?.difference(&said).copied().collect();
         let mut begun: HashSet<Object> = HashSet::new();
         // Some modules have objects that are no keys, hundreds of them: kryoptic has one for each mechanism.
@@ -61,7 +63,7 @@ fn begun(session: &Session) -> Result<impl Iterator<Item = ()> + use<>, HsmError
         let still = look()?;
         begun.retain(|object| still.contains(object));
     }
-    Ok((0..begun.len()).map(|_| ()))
+    Ok(begun.len())
 }
 
 /// What is told of one object, if it is of interest and still there.

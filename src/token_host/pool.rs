@@ -311,7 +311,7 @@ impl Worker {
             };
             token.took(Rung::Session, &error.message);
             self.session = None;
-            match token.ensure_login(&error.message) {
+            match token.ensure_login(Some(&error.message)) {
                 Err(error) if token.refused().is_some() || token.is_dead() => return Err(error),
                 Err(error) => error,
                 Ok(()) => match self.once(&mut act) {

@@ -131,7 +131,7 @@ impl Token {
             started_over: Mutex::default(),
             took: Box::new(took),
         };
-        token.ensure_login("")?;
+        token.ensure_login(None)?;
         Ok(token)
     }
 
@@ -145,7 +145,7 @@ impl Token {
             return Err(HsmError::new(Kind::TokenNotFound, message));
         }
         self.slot.store(slot, Ordering::SeqCst);
-        self.ensure_login("")
+        self.ensure_login(None)
     }
 
     /// How often the module was started.
@@ -199,8 +199,8 @@ impl Token {
         Ok(self.module.limits(self.slot())?)
     }
 
-    /// Logs in again where the login is gone, because of `cause`. A refused PIN is remembered and never tried again.
-    pub fn ensure_login(&self, cause: &str) -> Result<(), HsmError> {
+    /// Logs in where the login is gone; again, where there is a `cause` to tell of. A refused PIN is remembered and never tried again.
+    pub fn ensure_login(&self, cause: Option<&str>) -> Result<(), HsmError> {
         let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = self.refused() {
             return Err(error);
@@ -226,7 +226,7 @@ impl Token {
             return Err(error);
         }
         self.epoch.fetch_add(1, Ordering::SeqCst);
-        if !cause.is_empty() {
+        if let Some(cause) = cause {
             self.took(Rung::Login, cause);
         }
         Ok(())
