@@ -107,15 +107,25 @@ impl Raw {
         rate
     }
 
-    /// Looks at every key of the token, as whoever makes an inventory must.
+    /// Looks at every object of the token, as whoever makes an inventory must, and counts the private keys. What the
+    /// module remembers of all that is its own.
     pub fn look_at_all(&self) -> usize {
-        let private = [Attribute::Class(ObjectClass::PRIVATE_KEY)];
-        let keys = self.keeper.find_objects(&private).expect("a search");
-        for key in &keys {
-            let wanted = [AttributeType::Id, AttributeType::Label];
-            self.keeper.get_attributes(*key, &wanted).expect("attributes");
-        }
-        keys.len()
+        let objects = self.keeper.find_objects(&[Attribute::Token(true)]).expect("a search");
+        let is_private = |object: &ObjectHandle| {
+            let wanted = [
+                AttributeType::Class,
+                AttributeType::Id,
+                AttributeType::Label,
+                AttributeType::KeyType,
+                AttributeType::Modulus,
+                AttributeType::EcParams,
+                AttributeType::ValueLen,
+                AttributeType::Local,
+            ];
+            let attributes = self.keeper.get_attributes(*object, &wanted).expect("attributes");
+            attributes.contains(&Attribute::Class(ObjectClass::PRIVATE_KEY))
+        };
+        objects.iter().filter(|object| is_private(object)).count()
     }
 }
 
