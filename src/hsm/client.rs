@@ -55,9 +55,16 @@ const fn deadline(lane: Lane, deadlines: &Deadlines) -> Duration {
 /// The parent's end of one socket pair to a token-host.
 pub(super) struct Pipe {
     pub socket: UnixStream,
-    /// Frames that [`Pipe::write`] has still to write.
-    waiting: Mutex<Vec<u8>>,
+    waiting: Mutex<Waiting>,
     wake: Notify,
+}
+
+/// What [`Pipe::write`] has still to write.
+#[derive(Default)]
+struct Waiting {
+    frames: Vec<u8>,
+    /// It took some already and is not done with them.
+    writing: bool,
 }
 
 impl Pipe {
@@ -65,21 +72,20 @@ impl Pipe {
         Self { socket, waiting: Mutex::default(), wake: Notify::new() }
     }
 
-    /// Has a frame written by [`Pipe::write`].
-    pub fn send(&self, frame: &[u8]) {
-        let first = {
-            let mut waiting = locked(&self.waiting);
-            let first = waiting.is_empty();
-            waiting.extend_from_slice(frame);
-            first
-        };
-        if first {
+    /// Has a frame written: at once, by the caller, if it is `alone` and nothing waits before it, which saves the way
+    /// through another task; else by [`Pipe::write`]. An error is not told: whoever reads from the socket sees it too.
+    pub fn send(&self, frame: &[u8], alone: bool) {
+        let mut waiting = locked(&self.waiting);
+        let first = waiting.frames.is_empty();
+        let written =
+            if alone && first && !waiting.writing { self.socket.try_write(frame).unwrap_or(0) } else { 0 };
+        waiting.frames.extend_from_slice(&frame[written..]);
+        if first && !waiting.frames.is_empty() {
             self.wake.notify_one();
         }
     }
 
-    /// Writes what is sent, for as long as the socket lives. An error ends it and is not told: whoever reads from
-    /// the socket sees it too.
+    /// Writes what is sent and was not written at once, for as long as the socket lives.
     ///
     /// All requests that are ready at this moment get their turn first, so that they share one call to the system
     /// and the token-host wakes up once for them.
@@ -88,7 +94,11 @@ impl Pipe {
             self.wake.notified().await;
             tokio::task::yield_now().await;
             loop {
-                let frames = std::mem::take(&mut *locked(&self.waiting));
+                let frames = {
+                    let mut waiting = locked(&self.waiting);
+                    waiting.writing = !waiting.frames.is_empty();
+                    std::mem::take(&mut waiting.frames)
+                };
                 if frames.is_empty() {
                     break;
                 }
@@ -121,10 +131,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn send(&self, call: &mut Call) {
+    /// Sends a call; `alone` says that it is the only signature that is under way.
+    fn send(&self, call: &mut Call, alone: bool) {
         call.sent = Some(Instant::now());
         let pipe = if call.lane == Lane::Sign { &self.sign } else { &self.main };
-        pipe.send(&call.frame);
+        pipe.send(&call.frame, alone);
         if !call.repeatable {
             call.frame = Vec::new();
         }
@@ -175,10 +186,10 @@ impl Table {
         match (&self.link, call.lane) {
             (Some(link), Lane::Sign) if self.signing < link.window => {
                 self.signing += 1;
-                link.send(call);
+                link.send(call, self.signing == 1);
             }
             (Some(_), Lane::Sign) => self.queue.push_back(id),
-            (Some(link), _) => link.send(call),
+            (Some(link), _) => link.send(call, false),
             (None, _) => {}
         }
     }

@@ -7,6 +7,8 @@ use super::protocol::FRAME_MAX;
 
 /// Bytes before the message: length and id.
 const HEAD: usize = 12;
+/// Most frames are not longer than this.
+const USUAL: usize = 256;
 /// How much is asked of the socket at a time.
 pub const PIECE: usize = 64 * 1024;
 
@@ -26,7 +28,8 @@ pub enum Broken {
 /// # Panics
 /// Never: messages consist of what the format can write, and of less than 4 GiB.
 pub fn encode(id: u64, message: &impl Serialize) -> Vec<u8> {
-    let mut frame = vec![0; HEAD];
+    let mut frame = Vec::with_capacity(USUAL);
+    frame.resize(HEAD, 0);
     frame = postcard::to_extend(message, frame).expect("every message can be written");
     let length = u32::try_from(frame.len() - 4).expect("messages are small");
     frame[..4].copy_from_slice(&length.to_le_bytes());
@@ -57,6 +60,15 @@ impl Frames {
             self.buffer = larger;
         }
         self.buffer.extend_from_slice(piece);
+    }
+
+    /// Whether a whole frame is here, or one that makes no sense.
+    pub fn has_whole(&self) -> bool {
+        let rest = &self.buffer[self.start..];
+        rest.split_first_chunk::<4>().is_some_and(|(length, after)| {
+            let length = u32::from_le_bytes(*length) as usize;
+            length > FRAME_MAX || after.len() >= length
+        })
     }
 
     /// The next whole frame, if there is one.

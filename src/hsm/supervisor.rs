@@ -541,7 +541,7 @@ impl Driver {
                     if owed.is_none() {
                         let id = self.shared.calls.next_id();
                         *owed = Some((id, Instant::now()));
-                        host.link.main.send(&frame::encode(id, &Request::Ping));
+                        host.link.main.send(&frame::encode(id, &Request::Ping), false);
                     }
                 }
                 // A module that forked may keep the socket open beyond the token-host's own end.

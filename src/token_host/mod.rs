@@ -6,6 +6,7 @@
 mod capability;
 mod error;
 mod index;
+mod intake;
 mod inventory;
 mod ladder;
 mod mechanism;

@@ -3,17 +3,19 @@
 use std::{
     os::unix::net::UnixStream,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use super::{
     index::Objects,
+    intake::{Intake, Place},
     inventory, mechanism, object, probe, raw,
     raw::Session,
-    socket::{Inbox, Out},
+    socket::Out,
     token::{SignKey, Token},
 };
 use crate::{
@@ -50,7 +52,7 @@ pub struct Pool {
 
 /// What the signing threads share.
 struct Signatures {
-    inbox: Mutex<Inbox>,
+    intake: Intake,
     out: Out,
     /// A key is being made, and some modules have everything wait for that.
     held_up: AtomicBool,
@@ -72,7 +74,7 @@ impl Pool {
             |changes| Worker { token: Arc::clone(token), session: None, changes, took: Duration::MAX };
         let signatures = Arc::new(Signatures {
             out: Out::new(sign.try_clone()?),
-            inbox: Mutex::new(Inbox::new(sign)),
+            intake: Intake::new(sign)?,
             held_up: AtomicBool::new(false),
         });
         let lane = |name: &str, changes: bool| {
@@ -96,9 +98,10 @@ impl Pool {
         let (change, look) = (lane("change", true)?, lane("look", false)?);
         for number in 0..workers.max(1) {
             let (worker, signatures) = (worker(false), Arc::clone(&signatures));
+            let place = signatures.intake.place()?;
             std::thread::Builder::new()
                 .name(format!("sign-{number}"))
-                .spawn(move || worker.sign(&signatures))?;
+                .spawn(move || worker.sign(&signatures, &place))?;
         }
         Ok(Self { change, look, signatures })
     }
@@ -152,12 +155,12 @@ struct Worker {
 }
 
 impl Worker {
-    /// Signs what comes. Whoever is free waits for the next request, one at a time, and while all are busy requests
-    /// wait unread: nobody is woken up for a request that nobody can take.
-    fn sign(mut self, signatures: &Signatures) {
+    /// Signs what comes, one at a time. While all are busy requests wait unread: nobody is woken up for a request that
+    /// nobody can take.
+    fn sign(mut self, signatures: &Signatures, place: &Place) {
         let out = &signatures.out;
         loop {
-            match self.next(signatures) {
+            match self.next(signatures, place) {
                 Ok(Some((id, request))) if request.lane() == Lane::Sign => {
                     let begun = Instant::now();
                     let answer = self.serve(id, &request, begun, out);
@@ -176,21 +179,20 @@ impl Worker {
 
     /// The next request. The last answer waits for others only where the next request is here already and the last one
     /// was quick. Should the next one not be, the other threads write it, and at the latest a sign of life does.
-    fn next(&self, signatures: &Signatures) -> Result<Option<(u64, Request)>, super::Error> {
-        let Signatures { inbox, out, held_up } = signatures;
-        // Taken means that somebody waits in it, or takes a request in this moment.
-        let here = match inbox.try_lock() {
-            Ok(mut inbox) => inbox.next_at_once()?,
-            Err(_) => None,
-        };
-        if here.is_some() && self.took < SOON && !held_up.load(Ordering::Relaxed) {
+    fn next(
+        &self,
+        Signatures { intake, out, held_up }: &Signatures,
+        place: &Place,
+    ) -> Result<Option<(u64, Request)>, super::Error> {
+        let here = intake.next_at_once()?;
+        if here.is_ready() && self.took < SOON && !held_up.load(Ordering::Relaxed) {
             out.flush_if_due();
         } else {
             out.flush();
         }
         match here {
-            Some(next) => Ok(Some(next)),
-            None => inbox.lock().unwrap_or_else(PoisonError::into_inner).next(),
+            Poll::Ready(next) => Ok(next),
+            Poll::Pending => intake.next(place),
         }
     }
 

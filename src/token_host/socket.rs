@@ -4,6 +4,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     os::unix::net::UnixStream,
     sync::{Mutex, MutexGuard, PoisonError},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -46,23 +47,28 @@ impl Inbox {
         }
     }
 
-    /// The next request if it is here already. That the parent is gone is left for [`Inbox::next`] to see.
+    /// The next request if it is here already, or that there will be none.
     ///
     /// # Errors
     /// As [`Inbox::next`].
-    pub fn next_at_once(&mut self) -> Result<Option<(u64, Request)>, Error> {
+    pub fn next_at_once(&mut self) -> Result<Poll<Option<(u64, Request)>>, Error> {
         loop {
             if let Some(next) = self.frames.take()? {
-                return Ok(Some(next));
+                return Ok(Poll::Ready(Some(next)));
             }
             match raw::read_at_once(&self.stream, &mut self.piece) {
-                Ok(0) => return Ok(None),
+                Ok(0) => return Ok(Poll::Ready(None)),
                 Ok(length) => self.take_in(length),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Poll::Pending),
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Whether another request came with the last one.
+    pub fn has_more(&self) -> bool {
+        self.frames.has_whole()
     }
 
     fn take_in(&mut self, length: usize) {

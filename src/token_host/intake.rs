@@ -1,0 +1,177 @@
+//! Requests for several threads, of which whoever is free takes the next.
+
+use std::{
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::Poll,
+};
+
+use rustix::{
+    event::{EventfdFlags, epoll, eventfd},
+    io::Errno,
+};
+
+use super::{Error, socket::Inbox};
+use crate::hsm::protocol::Request;
+
+/// A socket that several threads take requests from.
+///
+/// Those that have nothing to do wait in the kernel, which wakes up one of them for what comes, and that one works on
+/// it at once. If the threads waited for each other instead, to be the one that reads, each would have to wake up the
+/// next before it begins, which costs a token that is asked for one signature at a time some of its speed.
+pub struct Intake {
+    socket: UnixStream,
+    shared: Mutex<Shared>,
+    /// Wakes up threads for requests that came together with another one and have left the socket with it.
+    more: OwnedFd,
+}
+
+struct Shared {
+    inbox: Inbox,
+    /// Threads that wait, or are about to.
+    waiting: usize,
+}
+
+/// One thread's place to wait for an [`Intake`].
+pub struct Place(OwnedFd);
+
+/// What an event is about.
+const SOCKET: u64 = 0;
+const MORE: u64 = 1;
+
+impl Intake {
+    /// Requests that come over `socket`.
+    ///
+    /// # Errors
+    /// When the system has no room for it.
+    pub fn new(socket: UnixStream) -> std::io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
+        let shared = Shared { inbox: Inbox::new(socket.try_clone()?), waiting: 0 };
+        Ok(Self { socket, shared: Mutex::new(shared), more: eventfd(0, flags)? })
+    }
+
+    /// A place for one more thread.
+    ///
+    /// # Errors
+    /// When the system has no room for it.
+    pub fn place(&self) -> std::io::Result<Place> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (source, about) in [(self.socket.as_fd(), SOCKET), (self.more.as_fd(), MORE)] {
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
+            epoll::add(&epoll, source, epoll::EventData::new_u64(about), flags)?;
+        }
+        Ok(Place(epoll))
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next request if it is here already.
+    ///
+    /// # Errors
+    /// As [`Inbox::next`].
+    pub fn next_at_once(&self) -> Result<Poll<Option<(u64, Request)>>, Error> {
+        self.take(&mut self.shared())
+    }
+
+    fn take(&self, shared: &mut Shared) -> Result<Poll<Option<(u64, Request)>>, Error> {
+        let next = shared.inbox.next_at_once()?;
+        if shared.waiting > 0 && shared.inbox.has_more() {
+            match rustix::io::write(&self.more, &1_u64.to_ne_bytes()) {
+                Ok(_) | Err(Errno::AGAIN) => {}
+                Err(error) => return Err(Error::Socket(error.into())),
+            }
+        }
+        Ok(next)
+    }
+
+    /// Waits at a place for the next request; `None` when the parent is gone.
+    ///
+    /// # Errors
+    /// As [`Inbox::next`].
+    pub fn next(&self, Place(epoll): &Place) -> Result<Option<(u64, Request)>, Error> {
+        let mut shared = self.shared();
+        loop {
+            if let Poll::Ready(next) = self.take(&mut shared)? {
+                return Ok(next);
+            }
+            // Told before the lock is given back: what somebody takes in too much from now on is ours.
+            shared.waiting += 1;
+            drop(shared);
+            let mut events =
+                [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(SOCKET) };
+                    2];
+            let woken = epoll::wait(epoll, &mut events, None);
+            shared = self.shared();
+            shared.waiting -= 1;
+            match woken {
+                Ok(count) if events[..count].iter().any(|event| event.data.u64() == MORE) => {
+                    // Another may have been quicker; whoever is up looks for a request all the same.
+                    let _ = rustix::io::read(&self.more, &mut [0; 8]);
+                }
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::Socket(error.into())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        sync::{Arc, Barrier, mpsc},
+        thread,
+    };
+
+    use super::*;
+    use crate::hsm::frame;
+
+    /// Starts threads that take one request each and say which, once all of them have one.
+    fn threads(count: usize) -> (UnixStream, mpsc::Receiver<Option<u64>>) {
+        let (parent, ours) = UnixStream::pair().unwrap();
+        let intake = Arc::new(Intake::new(ours).unwrap());
+        let (said, heard) = mpsc::channel();
+        let together = Arc::new(Barrier::new(count));
+        for _ in 0..count {
+            let (intake, said, together) = (Arc::clone(&intake), said.clone(), Arc::clone(&together));
+            let place = intake.place().unwrap();
+            thread::spawn(move || {
+                let next = intake.next(&place).unwrap();
+                together.wait();
+                said.send(next.map(|(id, _)| id)).unwrap();
+            });
+        }
+        (parent, heard)
+    }
+
+    #[test]
+    fn requests_that_come_together_are_taken_by_as_many_threads() {
+        let (mut parent, heard) = threads(4);
+        let together: Vec<u8> = (1..=4).flat_map(|id| frame::encode(id, &Request::Random(8))).collect();
+        parent.write_all(&together).unwrap();
+        let mut ids: Vec<_> = heard.iter().take(4).map(Option::unwrap).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn all_threads_see_that_the_parent_is_gone() {
+        let (parent, heard) = threads(3);
+        drop(parent);
+        assert_eq!(heard.iter().take(3).collect::<Vec<_>>(), [None; 3]);
+    }
+
+    #[test]
+    fn a_request_that_comes_in_pieces_is_one_request() {
+        let (mut parent, heard) = threads(1);
+        for byte in frame::encode(7, &Request::Random(8)) {
+            parent.write_all(&[byte]).unwrap();
+        }
+        assert_eq!(heard.recv().unwrap(), Some(7));
+    }
+}
