@@ -242,7 +242,10 @@ fn discard(partition: &HsmPartition, ghost: &Ghost) -> String {
         "PrivateKey" => "privkey",
         "SecretKey" => "secrkey",
         "PublicKey" => "pubkey",
-        _ => return "with the vendor's tools".into(),
+        _ => {
+            return "nothing before it is looked at with the vendor's tools: it may be a key that is used"
+                .into();
+        }
     };
     delete(partition, kind, &ghost.id, &ghost.label)
 }
@@ -381,10 +384,11 @@ mod tests {
 
     #[test]
     fn what_is_left_of_keys_is_destroyed_by_what_it_has() {
-        let ghosts = json!({"count": 3, "objects": [
+        let ghosts = json!({"count": 4, "objects": [
             {"id": "", "label": "", "kind": "PrivateKey"},
             {"id": "", "label": "half", "kind": "PublicKey"},
             {"id": "0c", "label": "", "kind": "SecretKey"},
+            {"id": "0d", "label": "", "kind": "Unreadable"},
         ]});
         let text = as_text(&partition(status(json!({"count": 0, "keys": []}), ghosts)));
         assert!(text.contains("neither id nor label"), "{text}");
@@ -392,6 +396,7 @@ mod tests {
             text.contains("--type pubkey --label half") && text.contains("--type secrkey --id 0c"),
             "{text}"
         );
+        assert!(text.contains("it may be a key that is used") && !text.contains("--id 0d"), "{text}");
         assert!(as_text(&partition(json!({"conditions": []}))).contains("not been listed yet"));
     }
 }
