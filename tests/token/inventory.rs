@@ -1,6 +1,10 @@
 //! What is on a token, whatever state it is in.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hsm_operator::{
     hsm::{
@@ -22,6 +26,7 @@ on_both_tokens! {
     keys_are_told_apart,
     the_half_of_a_pair_is_listed_as_what_it_is,
     what_cannot_be_read_hides_nothing_and_is_never_taken_for_nothing,
+    a_key_that_is_made_for_a_canary_is_seen_by_no_search,
 }
 
 async fn keys_are_told_apart(token: Token) {
@@ -87,6 +92,30 @@ async fn what_cannot_be_read_hides_nothing_and_is_never_taken_for_nothing(token:
     assert_eq!((unreadable, entries.iter().filter(|entry| entry.is_key()).count()), (2, 2), "{entries:?}");
     faults.clear();
     assert_eq!(find(&hsm, label("spoilt")).await.unwrap().len(), 1);
+}
+
+/// It goes with its session, and what is seen of it meanwhile looks like what a crash left.
+async fn a_key_that_is_made_for_a_canary_is_seen_by_no_search(token: Token) {
+    let faults = Faults::new(&token);
+    let mut config = faults.config();
+    (config.deadlines.sign, config.deadlines.look) = (Duration::from_secs(6), Duration::from_secs(6));
+    let hsm = Supervisor::start(config);
+    generate(&hsm, p256("k")).await.unwrap();
+    // No other key has signed yet, so that one is made; its signature is the third.
+    let rules = ["C_Sign times=2 return=CKR_GENERAL_ERROR", "C_Sign times=1 delay=1500"];
+    let numbers = faults.set(&rules);
+    let signing = tokio::spawn({
+        let hsm = Arc::clone(&hsm);
+        async move { sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await }
+    });
+    let begun = Instant::now();
+    while faults.fired(numbers[1]) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "no canary");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let entries = inventory(&hsm).await;
+    assert!(entries.iter().all(|entry| !entry.ghost), "{entries:?}");
+    signing.await.unwrap().unwrap();
 }
 
 /// What SoftHSM may leave when it is killed while it makes a key: an object of a class, and little or nothing else.
