@@ -104,3 +104,17 @@ fn every_value_is_in_the_charts_readme() {
     walk(&values, "", &readme, &mut missing);
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+/// A partition whose replicas go on signing wakes nobody up.
+#[test]
+fn only_a_partition_with_which_nothing_is_signed_is_critical() {
+    let rules = rendered(&["monitoring.prometheusRule.enabled=true"]);
+    let alerts: Vec<&str> = rules.split("- alert: ").skip(1).collect();
+    let critical: Vec<&str> =
+        alerts.iter().filter(|one| one.contains("severity: critical")).copied().collect();
+    assert_eq!(critical.len(), 1, "{critical:?}");
+    assert!(critical[0].starts_with("HsmPartitionNotSignable"), "{critical:?}");
+    let spared = "unless on (partition, pod) max by (partition, pod) (hsm_operator_replica_healthy) == 1";
+    assert!(critical[0].contains(spared), "{critical:?}");
+    assert!(alerts.iter().any(|one| one.starts_with("HsmPartitionNotCreatable")), "{alerts:?}");
+}

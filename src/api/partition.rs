@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::replica::{Replica, ReplicaStatus};
-use crate::model::{KeyAlgorithm, vocabulary_enum as vocabulary};
+use crate::model::{KeyAlgorithm, digest::Hash, vocabulary_enum as vocabulary};
 
 /// A token behind a PKCS#11 library: an HSM partition, or anything that acts like one.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -126,6 +126,17 @@ pub struct Pkcs11 {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub environment: Vec<Variable>,
+}
+
+impl Pkcs11 {
+    /// What is written down when the token that is reached in this way accepted the PIN of a version of the Secret. Reached in
+    /// another way, it may be another token, which has not.
+    #[must_use]
+    pub fn accepted(&self, version: &str) -> String {
+        let way = Hash::Sha256.digest(&serde_json::to_vec(self).expect("plain data"));
+        let way: String = way.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        format!("{version}-{way}")
+    }
 }
 
 /// An environment variable.
@@ -255,7 +266,8 @@ pub struct HsmPartitionStatus {
     /// The operator's own attestation on this partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<AttestationStatus>,
-    /// Version of the PIN Secret that the token accepted. Gateways log in with no other.
+    /// Version of the PIN Secret that the token accepted, and a digest of how it was reached. Gateways log in with no other
+    /// PIN and in no other way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted_pin: Option<String>,
     /// Version of the PIN Secret that the token refused; it is not tried again.

@@ -94,7 +94,8 @@ pub struct ReplicaStatus {
     pub serial: Option<String>,
     /// When `healthy` or `reason` changed.
     pub last_change: String,
-    /// Version of the PIN Secret that the token accepted. Gateways log in with no other.
+    /// Version of the PIN Secret that the token accepted, and a digest of how it was reached. Gateways log in with no other
+    /// PIN and in no other way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted_pin: Option<String>,
     /// Version of the PIN Secret that the token refused; it is not tried again.

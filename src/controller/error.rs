@@ -23,6 +23,14 @@ pub enum Error {
         /// Why.
         source: Box<kube::Error>,
     },
+    /// Reading another HsmKey.
+    #[error("cannot read HsmKey {name}")]
+    ReadKey {
+        /// Namespace and name.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
     /// Writing a Secret.
     #[error("cannot write Secret {name}")]
     WriteSecret {

@@ -205,7 +205,7 @@ impl From<SignError> for ApiError {
             SignError::Mismatch(_) => Code::AlgorithmNotSupportedByKey,
             SignError::Payload(_) => Code::Payload,
             SignError::NoPublicKey => Code::KeyType,
-            SignError::Wrong(_) => Code::Hsm,
+            SignError::Wrong { .. } => Code::Hsm,
             SignError::Hsm(error) => return error.clone().into(),
         };
         Self::new(code, error.to_string())

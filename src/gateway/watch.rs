@@ -219,8 +219,8 @@ impl View {
         }
     }
 
-    /// Starts a partition's token-hosts with the PINs that the controller found accepted, and with no others: a
-    /// wrong PIN is tried once in the whole cluster.
+    /// Starts a partition's token-hosts with the PINs that the controller found accepted by these tokens, and with no
+    /// others: a wrong PIN is tried once in the whole cluster.
     fn connect(&self, partition: Arc<HsmPartition>) {
         let name = partition.name_any();
         let accepted = partition.status.as_ref().and_then(|status| status.accepted_pin.as_ref());
@@ -242,12 +242,13 @@ impl View {
         self.partitions.put(Known { object: partition, hsm });
     }
 
-    /// A token is opened with a PIN that was accepted there, and otherwise stays as it is.
+    /// A token is opened with a PIN that was accepted there, and otherwise stays as it is. One that is to be reached in another
+    /// way than it was accepted may be another token.
     fn wanted(&self, partition: &HsmPartition, pkcs11: &Pkcs11, accepted: Option<&String>) -> Wanted {
         let pin_ref = &pkcs11.pin_secret_ref;
         let secret = self.secrets.lock().expect("no panic while it is held").get(&pin_ref.name).cloned();
         if let (Some(accepted), Some(secret)) = (accepted, secret)
-            && secret.resource_version().as_ref() == Some(accepted)
+            && secret.resource_version().is_some_and(|version| pkcs11.accepted(&version) == *accepted)
             && let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(&pin_ref.key))
             && let Ok(text) = std::str::from_utf8(&bytes.0)
         {
@@ -294,5 +295,44 @@ where
                 tracing::warn!(error = %crate::telemetry::logs::chain(&error), "a watch is interrupted")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+    use serde_json::json;
+
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    fn view() -> View {
+        let registry = Arc::new(Registry::new(Arc::new(Metrics::default())));
+        let view = View::new(Arc::default(), Arc::default(), registry, Arc::default(), "tls".into());
+        let secret = json!({"metadata": {"name": "s", "resourceVersion": "7"}});
+        let mut secret: Secret = serde_json::from_value(secret).unwrap();
+        secret.data = Some([("pin".to_owned(), ByteString(b"1234".to_vec()))].into());
+        view.secret(Change::Put(secret));
+        view
+    }
+
+    #[test]
+    fn a_pin_is_tried_only_where_and_how_the_controller_found_it_accepted() {
+        let view = view();
+        let spec = json!({
+            "pkcs11": {"library": "/x", "tokenLabel": "t", "pinSecretRef": {"name": "s"}}, "allowedNamespaces": {}
+        });
+        let partition = HsmPartition::new("p", serde_json::from_value(spec).unwrap());
+        let pkcs11 = &partition.spec.pkcs11;
+        let accepted = pkcs11.accepted("7");
+        let opens = |pkcs11: &Pkcs11, accepted: Option<&String>| {
+            matches!(view.wanted(&partition, pkcs11, accepted), Wanted::Open(_))
+        };
+        assert!(opens(pkcs11, Some(&accepted)));
+        assert!(!opens(pkcs11, None));
+        assert!(!opens(pkcs11, Some(&pkcs11.accepted("6"))), "another version");
+        let other = Pkcs11 { token_label: Some("u".into()), ..pkcs11.clone() };
+        assert!(!opens(&other, Some(&accepted)), "another token, which the controller has not tried yet");
+        assert!(opens(&other, Some(&other.accepted("7"))));
     }
 }

@@ -36,7 +36,7 @@ pub enum Cause {
 pub enum Standing {
     /// As willingly as any.
     In,
-    /// It keeps somebody waiting.
+    /// It keeps somebody waiting, or is under suspicion.
     Slow,
     /// It is out, and if nobody else is left, it may try.
     Out,
@@ -51,6 +51,8 @@ pub struct Health {
     cause: Option<Cause>,
     failures: u32,
     slow: bool,
+    /// A signature of it was wrong, and no canary has told yet whether that was the token's fault or the key's.
+    doubted: bool,
     /// It had the same keys when it was last asked.
     proven: bool,
     /// Good canaries since it failed last, and when the last of them was.
@@ -62,7 +64,15 @@ pub struct Health {
 impl Health {
     /// Of the token that says what the keys are.
     pub const fn trusted() -> Self {
-        Self { cause: None, failures: 0, slow: false, proven: true, proofs: None, needed: PROOFS }
+        Self {
+            cause: None,
+            failures: 0,
+            slow: false,
+            doubted: false,
+            proven: true,
+            proofs: None,
+            needed: PROOFS,
+        }
     }
 
     /// Of a token that has to show that it has them. Once is enough: it has nothing to make up for.
@@ -79,7 +89,7 @@ impl Health {
     pub const fn standing(&self) -> Standing {
         match &self.cause {
             _ if !self.proven => Standing::Barred,
-            None if self.slow => Standing::Slow,
+            None if self.slow || self.doubted => Standing::Slow,
             None => Standing::In,
             Some(_) => Standing::Out,
         }
@@ -87,7 +97,7 @@ impl Health {
 
     /// Whether anything at all is held against it.
     pub const fn spotless(&self) -> bool {
-        self.cause.is_none() && self.failures == 0 && !self.slow
+        self.cause.is_none() && self.failures == 0 && !self.slow && !self.doubted
     }
 
     /// It answered a call. Once it is out, only canaries count in its favour: they are checked.
@@ -100,8 +110,7 @@ impl Health {
 
     /// It made the canary signature.
     pub fn proved(&mut self, now: Instant) {
-        self.slow = false;
-        self.failures = 0;
+        (self.slow, self.doubted, self.failures) = (false, false, 0);
         if self.cause.is_none() {
             return;
         }
@@ -123,7 +132,7 @@ impl Health {
         let named = matches!(&self.cause, Some(Cause::OtherKeys(_) | Cause::WrongSignature));
         // What is said of it stays the same as long as it fails in the same way.
         let same = matches!(&self.cause, Some(Cause::Failing(before)) if before.kind == error.kind);
-        if self.failures >= FAILURES && !named && !same {
+        if (self.failures >= FAILURES || self.doubted) && !named && !same {
             self.cause = Some(Cause::Failing(error.clone()));
         }
     }
@@ -131,6 +140,11 @@ impl Health {
     /// It keeps somebody waiting. That is no failure yet.
     pub const fn slow(&mut self) {
         self.slow = true;
+    }
+
+    /// A signature of it was wrong. It may be that key alone: a canary tells, and until then others go first.
+    pub const fn doubted(&mut self) {
+        self.doubted = true;
     }
 
     /// Its token-host is not ready.
@@ -221,6 +235,20 @@ mod tests {
         assert_eq!(health.standing(), Standing::Barred);
         health.proved(begun + APART);
         assert_eq!(health.standing(), Standing::In);
+    }
+
+    #[test]
+    fn who_was_wrong_once_is_out_as_soon_as_its_canary_fails_and_only_a_good_one_clears_it() {
+        let begun = Instant::now();
+        let mut health = Health::trusted();
+        health.doubted();
+        health.answered();
+        assert_eq!((health.standing(), health.spotless(), health.cause()), (Standing::Slow, false, None));
+        health.proved(begun);
+        assert_eq!((health.standing(), health.spotless()), (Standing::In, true), "it was the key");
+        health.doubted();
+        health.failed(&error());
+        assert_eq!(health.cause(), Some(&Cause::Failing(error())));
     }
 
     #[test]

@@ -161,9 +161,9 @@ impl Member {
         self.core.nudge.notify_one();
     }
 
-    /// It answered with a signature that is none.
+    /// It answered with a signature that is none: a canary is due, to tell whether it is so with every key.
     pub(super) fn wrong(&self) {
-        self.core.judge(|health| health.wrong(Cause::WrongSignature));
+        self.core.judge(Health::doubted);
         self.core.nudge.notify_one();
     }
 }

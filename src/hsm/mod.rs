@@ -42,17 +42,24 @@ pub trait Hsm: Send + Sync {
     /// [`HsmError`], whose kind says whether it may have been carried out all the same.
     async fn call(&self, request: Request) -> Result<Reply, HsmError>;
 
-    /// The same, and which of several tokens answered: not `but`, if another can.
+    /// The same, and which of several tokens answered: none of `but`, if another can.
     ///
     /// # Errors
     /// As [`Self::call`].
-    async fn call_but(&self, request: Request, _but: Option<Source>) -> Result<(Reply, Source), HsmError> {
+    async fn call_but(&self, request: Request, _but: &[Source]) -> Result<(Reply, Source), HsmError> {
         Ok((self.call(request).await?, Source::default()))
     }
 
-    /// Takes note that a signature of one of them with a key was wrong.
-    fn wrong(&self, _source: Source, _key: &KeyId) {}
+    /// Takes note that a signature of one of them with a key was wrong. Returns which it is, for a person.
+    fn wrong(&self, _source: Source, _key: &KeyId) -> String {
+        label_of(self)
+    }
 
     /// The token as it presented itself when it was last opened; `None` before the first time.
     fn token(&self) -> Option<std::sync::Arc<protocol::TokenFacts>>;
+}
+
+/// What a token calls itself.
+fn label_of(hsm: &(impl Hsm + ?Sized)) -> String {
+    hsm.token().map(|token| token.label.clone()).unwrap_or_default()
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{
     Canary, HostState, Hosted, Hosts, Hsm, Member, Recovery, Replicas, Rung, SupervisorConfig,
     protocol::{HsmError, Kind, Open, TokenSelector},
+    replicas::PRIMARY,
     supervisor::Deadlines,
 };
 use crate::{
@@ -201,6 +202,10 @@ impl Registry {
             |(name, one): (&String, &Opened)| (name.clone(), Arc::clone(&one.hosts) as Arc<dyn Hosted>);
         let replicas = locked(&handle.replicas).iter().map(hosted).collect();
         handle.tokens.update(primary, replicas);
+        if locked(&handle.replicas).is_empty() {
+            // Nobody follows the health of one that is alone.
+            self.metrics.no_replica(partition, PRIMARY);
+        }
         handle
     }
 
@@ -314,6 +319,7 @@ impl Registry {
     /// Ends the token-hosts of a partition, if there are any.
     pub fn remove(&self, partition: &str) {
         let Some(handle) = locked(&self.entries).remove(partition) else { return };
+        self.metrics.no_replica(partition, PRIMARY);
         for name in locked(&handle.replicas).keys() {
             self.metrics.no_replica(partition, name);
         }
@@ -325,5 +331,23 @@ impl Registry {
         for hosts in entries.into_values().flat_map(|handle| handle.hosts()) {
             hosts.shutdown().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_alone_has_no_health_among_others() {
+        let metrics = Arc::new(Metrics::default());
+        let registry = Registry::new(Arc::clone(&metrics));
+        let labels = Replica { partition: "p".into(), replica: PRIMARY.into() };
+        let alone = || PartitionConfig { primary: Wanted::Close, replicas: Vec::new(), canary: None };
+        registry.ensure("p", alone());
+        // As it was when there were others.
+        metrics.replica_healthy.get_or_create(&labels).set(1);
+        registry.ensure("p", alone());
+        assert!(!metrics.text().contains("replica=\"primary\""));
     }
 }

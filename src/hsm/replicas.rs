@@ -15,6 +15,7 @@ use super::{
     Hsm, Source,
     canary::Canary,
     health::Standing,
+    label_of,
     member::{Following, Hosted, Member, OnChange},
     protocol::{HsmError, Kind, Lane, Reply, Request, TokenFacts},
 };
@@ -22,8 +23,8 @@ use crate::model::KeyId;
 
 /// Name of the partition's own token among others.
 pub const PRIMARY: &str = "primary";
-/// For so long a replica is not asked again for such a key.
-const LAGS: Duration = Duration::from_secs(30);
+/// For so long what is held against a token for one key is held against it.
+const LASTS: Duration = Duration::from_secs(30);
 
 /// Tokens with the same keys. Signatures and random bytes come from whichever has least to do, and from another one if
 /// that one fails: there is no harm in making them twice. What changes a token, and what it says of its keys, is the
@@ -33,8 +34,7 @@ pub struct Replicas {
     /// How long a signature may take.
     limit: Duration,
     canary: watch::Sender<Option<Canary>>,
-    /// Keys that a replica does not have yet, or does not have right.
-    lagging: Cache<(Source, KeyId), ()>,
+    flaws: Cache<(Source, KeyId), Flaw>,
     on_change: OnChange,
     on_failover: Box<dyn Fn() + Send + Sync>,
 }
@@ -54,6 +54,15 @@ impl Set {
     }
 }
 
+/// What is held against a member for one key alone, which no canary shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    /// A replica does not have it yet, or not to sign so: it is not asked.
+    Lacks,
+    /// A signature with it was wrong: others are asked first.
+    Wrong,
+}
+
 /// How willingly a member is given a call; the first of these before the others.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
@@ -64,14 +73,16 @@ enum Rank {
     Out,
     /// It says what the keys are, so that it may always try.
     Primary,
-    /// It was wrong about this very payload.
+    /// It was wrong with this key a while ago. Its signatures with it are all checked.
     Wrong,
+    /// It was wrong about this very payload.
+    Again,
 }
 
 /// A signature that is being looked for.
 struct Search {
     key: Option<KeyId>,
-    but: Option<Source>,
+    but: Vec<Source>,
     tried: Vec<Source>,
     /// What is told if nobody signs: what the primary said, or else the last replica.
     said: Option<HsmError>,
@@ -112,7 +123,7 @@ impl Replicas {
             set: ArcSwap::default(),
             limit,
             canary: watch::Sender::new(None),
-            lagging: Cache::builder().max_capacity(10_000).time_to_live(LAGS).build(),
+            flaws: Cache::builder().max_capacity(10_000).time_to_live(LASTS).build(),
             on_change,
             on_failover,
         }
@@ -174,8 +185,8 @@ impl Replicas {
         (set.primary.clone(), set.replicas.clone())
     }
 
-    /// Carries out a request; of several tokens not by `but`, if another can.
-    async fn carry_out(&self, request: Request, but: Option<Source>) -> Result<(Reply, Source), HsmError> {
+    /// Carries out a request; of several tokens not by one of `but`, if another can.
+    async fn carry_out(&self, request: Request, but: &[Source]) -> Result<(Reply, Source), HsmError> {
         let primary = {
             let set = self.set.load();
             let by_any = !set.replicas.is_empty() && request.lane() == Lane::Sign;
@@ -188,14 +199,14 @@ impl Replicas {
         }
     }
 
-    async fn sign(&self, request: Request, but: Option<Source>) -> Result<(Reply, Source), HsmError> {
+    async fn sign(&self, request: Request, but: &[Source]) -> Result<(Reply, Source), HsmError> {
         let set = self.set.load_full();
         let deadline = Instant::now() + self.limit;
         let key = match &request {
             Request::Sign { key, .. } => Some(key.clone()),
             _ => None,
         };
-        let mut search = Search { key, but, tried: Vec::new(), said: None, failed: false };
+        let mut search = Search { key, but: but.to_vec(), tried: Vec::new(), said: None, failed: false };
         let mut attempts = FuturesUnordered::new();
         let mut next = self.best(&set, &search).cloned();
         let mut latest: Option<Latest> = None;
@@ -249,7 +260,7 @@ impl Replicas {
                     return true;
                 }
                 if let Some(key) = &search.key {
-                    self.lagging.insert((member.source(), key.clone()), ());
+                    self.flaws.insert((member.source(), key.clone()), Flaw::Lacks);
                 }
                 let message = format!(
                     "replica {} cannot sign with the key ({error}), and the primary is not reached",
@@ -275,10 +286,8 @@ impl Replicas {
 
     fn rank(&self, set: &Set, member: &Arc<Member>, search: &Search) -> Option<Rank> {
         let primary = is_primary(set, member);
-        if !primary
-            && let Some(key) = &search.key
-            && self.lagging.contains_key(&(member.source(), key.clone()))
-        {
+        let flaw = search.key.as_ref().and_then(|key| self.flaws.get(&(member.source(), key.clone())));
+        if flaw == Some(Flaw::Lacks) {
             return None;
         }
         let rank = match member.standing() {
@@ -289,29 +298,35 @@ impl Replicas {
             Standing::Out | Standing::Barred if primary => Rank::Primary,
             Standing::Out | Standing::Barred => return None,
         };
-        Some(if search.but == Some(member.source()) { Rank::Wrong } else { rank })
+        Some(match flaw {
+            _ if search.but.contains(&member.source()) => Rank::Again,
+            Some(_) => Rank::Wrong,
+            None => rank,
+        })
     }
 }
 
 #[async_trait]
 impl Hsm for Replicas {
     async fn call(&self, request: Request) -> Result<Reply, HsmError> {
-        Ok(self.carry_out(request, None).await?.0)
+        Ok(self.carry_out(request, &[]).await?.0)
     }
 
-    async fn call_but(&self, request: Request, but: Option<Source>) -> Result<(Reply, Source), HsmError> {
+    async fn call_but(&self, request: Request, but: &[Source]) -> Result<(Reply, Source), HsmError> {
         self.carry_out(request, but).await
     }
 
-    fn wrong(&self, source: Source, key: &KeyId) {
+    fn wrong(&self, source: Source, key: &KeyId) -> String {
         let set = self.set.load();
-        // One that is alone has nobody to take its place.
-        if !set.replicas.is_empty()
-            && let Some(member) = set.all().find(|one| one.source() == source)
-        {
-            member.wrong();
-            // It may be this key alone, which no canary shows.
-            self.lagging.insert((source, key.clone()), ());
+        let member = set.all().find(|one| one.source() == source);
+        match member {
+            // One that is alone has nobody to take its place.
+            Some(member) if !set.replicas.is_empty() => {
+                self.flaws.insert((source, key.clone()), Flaw::Wrong);
+                member.wrong();
+                member.name().to_owned()
+            }
+            _ => label_of(self),
         }
     }
 

@@ -42,11 +42,19 @@ pub enum SignError {
     /// The key has no public half to check signatures with.
     #[error("the key has no public half")]
     NoPublicKey,
-    /// The token answered with something else than a signature of the payload.
+    /// Every token that was asked answered with something else than a signature of the payload.
     #[error(
-        "the token answered {0} with something that is not a signature of the payload; it is not handed out. The token ignores a parameter of the algorithm, or is broken"
+        "asked for {algorithm} with the key {key}, {} answered with something that is not a signature of the payload; it is not handed out. The key is damaged there, or the token ignores a parameter of the algorithm or is broken",
+        those(.tokens)
     )]
-    Wrong(SignatureAlgorithm),
+    Wrong {
+        /// How it was to be made.
+        algorithm: SignatureAlgorithm,
+        /// With what.
+        key: KeyId,
+        /// Who made it, as the partition calls its tokens.
+        tokens: Vec<String>,
+    },
     /// The token did not sign.
     #[error(transparent)]
     Hsm(#[from] HsmError),
@@ -63,8 +71,8 @@ type Way = (String, Source, KeyId, SignatureAlgorithm);
 pub struct Signer {
     /// What was right at its last check. By partition too: two tokens may have adopted keys of the same id; and by token.
     right: Cache<Way, ()>,
-    /// What was wrong a while ago.
-    suspect: Cache<Way, ()>,
+    /// Keys that were wrong on a token a while ago, in whatever way: all their signatures there are checked.
+    suspect: Cache<(String, Source, KeyId), ()>,
     metrics: Arc<Metrics>,
 }
 
@@ -108,51 +116,60 @@ impl Signer {
         }
 
         let way = |source| (key.partition.clone(), source, key.id.clone(), algorithm);
-        let (mut signature, mut source) = ask(hsm, key, algorithm, &payload, None).await?;
-        if self.is_due(verify, &way(source), public) {
-            if !is_right(public, algorithm, &payload, &signature) {
-                self.wrong(hsm, source, key, algorithm);
-                self.suspect.insert(way(source), ());
-                (signature, source) = ask(hsm, key, algorithm, &payload, Some(source)).await?;
-                if !is_right(public, algorithm, &payload, &signature) {
-                    self.wrong(hsm, source, key, algorithm);
-                    return Err(SignError::Wrong(algorithm));
-                }
+        let (mut wrong, mut tokens) = (Vec::new(), Vec::new());
+        let signature = loop {
+            let (signature, source) = ask(hsm, key, algorithm, &payload, &wrong).await?;
+            if wrong.is_empty() && !self.is_due(verify, &way(source), public) {
+                break signature;
             }
-            self.right.insert(way(source), ());
-        }
+            if is_right(public, algorithm, &payload, &signature) {
+                self.right.insert(way(source), ());
+                break signature;
+            }
+            let token = self.wrong(hsm, source, key, algorithm);
+            // There is nobody left who was not wrong.
+            if wrong.contains(&source) {
+                return Err(SignError::Wrong { algorithm, key: key.id.clone(), tokens });
+            }
+            wrong.push(source);
+            tokens.push(token);
+        };
         encoding::encode(&signature, form, algorithm, public, &payload)
             .map_err(|error| SignError::Mismatch(error.to_string()))
     }
 
     fn is_due(&self, verify: VerifySignatures, way: &Way, public: &PublicKey) -> bool {
-        let sampled = || {
-            public.algorithm() == KeyAlgorithm::Rsa
-                || self.suspect.contains_key(way)
-                || rand::random_ratio(1, SAMPLE)
+        let (partition, source, id, _) = way;
+        let first = || {
+            !self.right.contains_key(way)
+                || self.suspect.contains_key(&(partition.clone(), *source, id.clone()))
         };
+        let sampled = || public.algorithm() == KeyAlgorithm::Rsa || rand::random_ratio(1, SAMPLE);
         match verify {
             VerifySignatures::Always => true,
-            VerifySignatures::First => !self.right.contains_key(way),
-            VerifySignatures::Auto => !self.right.contains_key(way) || sampled(),
+            VerifySignatures::First => first(),
+            VerifySignatures::Auto => sampled() || first(),
         }
     }
 
-    fn wrong(&self, hsm: &dyn Hsm, source: Source, key: &Usable, algorithm: SignatureAlgorithm) {
-        hsm.wrong(source, &key.id);
-        tracing::error!(key_id = %key.id, %algorithm, "the token answered with a wrong signature");
+    /// Takes note of a wrong signature. Returns whose it was.
+    fn wrong(&self, hsm: &dyn Hsm, source: Source, key: &Usable, algorithm: SignatureAlgorithm) -> String {
+        let token = hsm.wrong(source, &key.id);
+        tracing::error!(key_id = %key.id, %algorithm, token, "the token answered with a wrong signature");
+        self.suspect.insert((key.partition.clone(), source, key.id.clone()), ());
         let labels = Partition { partition: key.partition.clone() };
         self.metrics.wrong_signatures.get_or_create(&labels).inc();
+        token
     }
 }
 
-/// Has the token sign; of several tokens not `but`, if another can.
+/// Has the token sign; of several tokens none of `but`, if another can.
 async fn ask(
     hsm: &dyn Hsm,
     key: &Usable,
     algorithm: SignatureAlgorithm,
     payload: &Bytes,
-    but: Option<Source>,
+    but: &[Source],
 ) -> Result<(Bytes, Source), SignError> {
     let request = Request::Sign { key: key.id.clone(), algorithm, payload: payload.clone() };
     match hsm.call_but(request, but).await {
@@ -161,6 +178,11 @@ async fn ask(
         Err(error) if error.kind == Kind::Invalid => Err(SignError::Payload(error.message)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Tokens by name, for a person to read.
+fn those(tokens: &[String]) -> String {
+    format!("token {}", tokens.join(" and token "))
 }
 
 /// Those of `algorithms` that fit the key, for a person to read.

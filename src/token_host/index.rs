@@ -14,7 +14,7 @@ use super::{
     token::Token,
 };
 use crate::{
-    hsm::protocol::HsmError,
+    hsm::protocol::{HsmError, Kind},
     model::{KeyId, KeyLabel},
 };
 
@@ -40,6 +40,27 @@ pub enum Name<'a> {
     Label(&'a [u8]),
 }
 
+impl Name<'_> {
+    fn attribute(self) -> Attribute {
+        match self {
+            Self::Id(id) => Attribute::bytes(CKA_ID, id),
+            Self::Label(label) => Attribute::bytes(CKA_LABEL, label),
+        }
+    }
+}
+
+impl std::fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Id(id) => {
+                f.write_str("id ")?;
+                id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+            Self::Label(label) => write!(f, "label '{}'", String::from_utf8_lossy(label)),
+        }
+    }
+}
+
 impl<'a> From<&'a KeyId> for Name<'a> {
     fn from(id: &'a KeyId) -> Self {
         Self::Id(id.as_bytes())
@@ -62,31 +83,20 @@ pub struct Index {
     /// When the last look began that read every object's names.
     read: Option<Instant>,
     names: HashMap<Object, Names>,
+    /// What could not be read when it was last tried, and why.
+    unreadable: HashMap<Object, HsmError>,
     /// Hashes of names, so that no name is kept twice.
     places: BTreeSet<(u64, Object)>,
     hasher: RandomState,
 }
 
-/// The names of one object; empty where it has none, or cannot be read.
+/// The names of one object; empty where it has none.
 struct Names {
     id: Box<[u8]>,
     label: Box<[u8]>,
 }
 
 impl Names {
-    fn read(session: &Session, object: Object) -> Result<Self, Failure> {
-        let names = match session.attributes(object, [CKA_ID, CKA_LABEL]) {
-            Ok(names) => names,
-            // Deleted meanwhile, or left empty by a crash: one such object must not hide the others.
-            Err(Failure {
-                code: CKR_OBJECT_HANDLE_INVALID | CKR_ATTRIBUTE_VALUE_INVALID | CKR_GENERAL_ERROR,
-                ..
-            }) => [None, None],
-            Err(failure) => return Err(failure),
-        };
-        Ok(Self::of(names))
-    }
-
     fn of([id, label]: [Option<Vec<u8>>; 2]) -> Self {
         Self { id: id.unwrap_or_default().into(), label: label.unwrap_or_default().into() }
     }
@@ -136,6 +146,7 @@ impl Index {
     fn clear(&mut self) {
         (self.looked, self.read) = (None, None);
         self.names.clear();
+        self.unreadable.clear();
         self.places.clear();
     }
 
@@ -155,16 +166,36 @@ impl Index {
         for object in gone {
             self.remove(object);
         }
+        let mut unread = HashMap::new();
         for object in found {
-            if !self.names.get(&object).is_some_and(Names::complete) {
-                self.put(object, Names::read(session, object)?);
+            if self.names.get(&object).is_some_and(Names::complete) {
+                continue;
+            }
+            match session.attributes(object, [CKA_ID, CKA_LABEL]) {
+                Ok(names) => self.put(object, Names::of(names)),
+                Err(failure) => match unreadable(failure)? {
+                    Some(error) => drop(unread.insert(object, error)),
+                    None => self.remove(object),
+                },
             }
         }
         // A logged-out session finds the public objects only.
         token.prove(session, epoch)?;
-        self.looked = Some(began);
+        (self.looked, self.unreadable) = (Some(began), unread);
         self.read.get_or_insert(began);
         Ok(())
+    }
+}
+
+/// What a failure to read an object says of that object alone: one such object must not hide the others, whatever code
+/// a module has for it. `None` where it was deleted meanwhile; what that code means on a session that was lost is for
+/// [`Token::prove`] to find out.
+pub fn unreadable(failure: Failure) -> Result<Option<HsmError>, HsmError> {
+    let error = HsmError::from(failure);
+    match error.kind {
+        Kind::Lost if failure.code == CKR_OBJECT_HANDLE_INVALID => Ok(None),
+        Kind::Lost => Err(error),
+        _ => Ok(Some(error)),
     }
 }
 
@@ -204,6 +235,7 @@ impl<'a> Objects<'a> {
                 Ok(found) if last => {
                     // What a lost login hides looks like something that is not all there.
                     self.token.prove(self.session, self.index.epoch)?;
+                    self.nothing_unreadable(name)?;
                     return Ok(found);
                 }
                 Err(error) if last => return Err(error),
@@ -211,6 +243,24 @@ impl<'a> Objects<'a> {
                 Ok(_) | Err(_) => self.index.look(self.token, self.session)?,
             }
         }
+    }
+
+    /// Proves that nothing of the name is among what cannot be read. Its names are not known here, and the token
+    /// itself knows them: it is asked for that name alone.
+    fn nothing_unreadable(&self, name: Name<'_>) -> Result<(), HsmError> {
+        if self.index.unreadable.is_empty() {
+            return Ok(());
+        }
+        // In this order, for the reason of `of_token`.
+        let found = self.session.find(&[Attribute::bool(CKA_TOKEN, true), name.attribute()])?;
+        let Some(error) = found.iter().find_map(|object| self.index.unreadable.get(object)) else {
+            return Ok(());
+        };
+        let message = format!(
+            "token {} has an object with the {name} that cannot be read: {}",
+            self.token.facts.label, error.message
+        );
+        Err(HsmError { kind: Kind::Device, code: error.code, message })
     }
 
     /// Objects that have the name by their own word, now.

@@ -66,19 +66,30 @@ fn begun(session: &Session) -> Result<usize, Failure> {
     Ok(begun.len())
 }
 
+/// What is asked of an object.
+const KINDS: [CK_ATTRIBUTE_TYPE; 8] =
+    [CKA_CLASS, CKA_ID, CKA_LABEL, CKA_KEY_TYPE, CKA_MODULUS, CKA_EC_PARAMS, CKA_VALUE_LEN, CKA_LOCAL];
+
+/// What an object that could not be read says of each attribute alone. If there is one that it does not, nobody can tell
+/// what the object is: it must not look like a key that was only begun.
+fn one_by_one(session: &Session, object: Object) -> [Option<Vec<u8>>; 8] {
+    let read = KINDS.map(|kind| session.attributes(object, [kind]));
+    let whole = read.iter().all(Result::is_ok);
+    let [class, rest @ ..] = read.map(|one| one.map_or(None, |[value]| value));
+    let [id, label, key_type, modulus, params, value_len, local] = rest;
+    [class.filter(|_| whole), id, label, key_type, modulus, params, value_len, local]
+}
+
 /// What is told of one object, if it is of interest and still there.
 fn entry(session: &Session, object: Object) -> Result<Option<InventoryEntry>, HsmError> {
-    let [class, id, label, key_type, modulus, params, value_len, local] = match session.attributes(
-        object,
-        [CKA_CLASS, CKA_ID, CKA_LABEL, CKA_KEY_TYPE, CKA_MODULUS, CKA_EC_PARAMS, CKA_VALUE_LEN, CKA_LOCAL],
-    ) {
-        Ok(read) => read,
-        // Deleted meanwhile. What the code means on a session that was lost is caught at the end.
-        Err(Failure { code: CKR_OBJECT_HANDLE_INVALID, .. }) => return Ok(None),
-        // Left empty by a crash: one such object must not hide the others.
-        Err(Failure { code: CKR_ATTRIBUTE_VALUE_INVALID | CKR_GENERAL_ERROR, .. }) => Default::default(),
-        Err(failure) => return Err(failure.into()),
-    };
+    let mut read = session.attributes(object, KINDS);
+    if let Err(failure) = read {
+        if index::unreadable(failure)?.is_none() {
+            return Ok(None);
+        }
+        read = Ok(one_by_one(session, object));
+    }
+    let [class, id, label, key_type, modulus, params, value_len, local] = read?;
     let class = match number(&class) {
         Some(CKO_PRIVATE_KEY) => ObjectClass::PrivateKey,
         Some(CKO_SECRET_KEY) => ObjectClass::SecretKey,

@@ -27,6 +27,8 @@ impl Token {
     /// other is known to work, with one that is made for it.
     pub fn is_well(&self, key: Option<&KeyId>, cause: &str) -> bool {
         self.took(Rung::Canary, cause);
+        // Let go after the session, whose end is the end of a key that is made for it.
+        let alone;
         let Ok(session) = self.session() else { return false };
         if session.logged_in() != Ok(true) || self.shows_itself().is_err() {
             return false;
@@ -38,6 +40,11 @@ impl Token {
         // Somebody may have destroyed the key that worked before.
         if self.canary(key).is_some_and(signs) {
             return true;
+        }
+        // No search may see that key. Who holds the objects for long is making one, or hangs.
+        alone = self.objects_within(LEAVE);
+        if alone.is_none() {
+            return raw::is_making();
         }
         match object::passing_key(self, &session) {
             Ok(Some(passing)) => signs(passing),

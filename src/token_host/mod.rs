@@ -61,13 +61,8 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
     // Its parent may be killed, too.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     crate::harden::harden();
-    // A thread less would not be noticed, a process less is.
-    std::panic::set_hook(Box::new(|panic| {
-        tracing::error!(%panic, "the token-host made a mistake and ends");
-        raw::exit(pool::EXIT_RESTART);
-    }));
     let [main, sign] = raw::take_sockets()?;
-    raw::on_crash_tell(&main, &frame::encode(LAST_WORDS, &Ok::<_, HsmError>(Reply::Crashed([0; 8]))));
+    end_with_last_words(&main);
     let out = Arc::new(Out::new(main.try_clone()?));
     let mut inbox = Inbox::new(main);
     let mut sign = Some(sign);
@@ -78,6 +73,18 @@ pub fn run() -> Result<std::convert::Infallible, Error> {
             None => raw::exit(0),
         }
     }
+}
+
+/// Has the parent told which request brings the process down, so that it is not held against those that merely share the
+/// process with it.
+fn end_with_last_words(main: &UnixStream) {
+    raw::on_crash_tell(main, &frame::encode(LAST_WORDS, &Ok::<_, HsmError>(Reply::Crashed([0; 8]))));
+    // A thread less would not be noticed, a process less is.
+    std::panic::set_hook(Box::new(|panic| {
+        raw::say_last_words();
+        tracing::error!(%panic, "the token-host made a mistake and ends");
+        raw::exit(pool::EXIT_RESTART);
+    }));
 }
 
 fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u64, request: Request) {
@@ -122,5 +129,50 @@ fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u
                 out.send(id, &Err(error));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read,
+        os::fd::{AsFd, OwnedFd},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    fn mistake() {
+        raw::working_on(8);
+        panic!("as told");
+    }
+
+    /// Says to this program, started once more, that it is the token-host.
+    const CHILD: &str = "HSM_TEST_PANICS";
+
+    #[test]
+    fn a_mistake_of_ours_names_its_request_and_ends_the_process() {
+        if std::env::var_os(CHILD).is_some() {
+            let main: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+            let main = UnixStream::from(main);
+            end_with_last_words(&main);
+            raw::working_on(7);
+            drop(std::thread::spawn(mistake).join());
+            unreachable!("the thread alone ended");
+        }
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["token_host::tests::a_mistake_of_ours_names_its_request_and_ends_the_process", "--exact"])
+            .env(CHILD, "")
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(pool::EXIT_RESTART));
+        let (mut said, mut frames) = (Vec::new(), frame::Frames::default());
+        ours.read_to_end(&mut said).unwrap();
+        frames.push(&said);
+        let (id, reply) = frames.take::<Result<Reply, HsmError>>().unwrap().expect("last words");
+        assert!(id == LAST_WORDS && matches!(reply, Ok(Reply::Crashed(id)) if id == 8_u64.to_le_bytes()));
     }
 }

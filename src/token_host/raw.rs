@@ -689,6 +689,19 @@ pub fn on_crash_tell(socket: &std::os::unix::net::UnixStream, frame: &[u8]) {
 }
 
 extern "C" fn last_words(signal: libc::c_int) {
+    say_last_words();
+    // Once more, and without us: the process ends as it would have. A signal that somebody sent does not come again by
+    // itself.
+    // SAFETY: takes numbers.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+}
+
+/// Tells the parent which request the calling thread is working on, see [`on_crash_tell`]. Does nothing but what
+/// signal-safety(7) allows.
+pub fn say_last_words() {
     let id = WORKING_ON.get();
     if id != 0
         && let Some((socket, mut frame)) = LAST_WORDS.get().copied()
@@ -699,13 +712,6 @@ extern "C" fn last_words(signal: libc::c_int) {
         unsafe {
             libc::send(socket, frame.as_ptr().cast(), frame.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
         };
-    }
-    // Once more, and without us: the process ends as it would have. A signal that somebody sent does not come again by
-    // itself.
-    // SAFETY: takes numbers.
-    unsafe {
-        libc::signal(signal, libc::SIG_DFL);
-        libc::raise(signal);
     }
 }
 

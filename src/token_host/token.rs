@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use cryptoki_sys::*;
@@ -296,6 +296,11 @@ impl Token {
     /// are not written yet. The key comes out without its label, its public half or its value.
     pub fn objects(&self) -> FairMutexGuard<'_, Index> {
         self.objects.lock()
+    }
+
+    /// The same, if it is to be had within a time.
+    pub fn objects_within(&self, time: Duration) -> Option<FairMutexGuard<'_, Index>> {
+        self.objects.try_lock_for(time)
     }
 
     /// The number of the present login; to be read before an object is looked up.

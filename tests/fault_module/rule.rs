@@ -39,6 +39,8 @@ pub enum Action {
     SizeLie,
     /// Asks for an object that does not exist.
     Stale,
+    /// `spoilt=0x…`: the answer for objects whose label begins with `spoilt`, and for no others.
+    Spoilt(CK_RV),
     /// There is no token for as long as the rule is there.
     Gone,
     /// There is no room on the token.
@@ -87,6 +89,7 @@ impl Action {
                 function,
                 "C_GetAttributeValue" | "C_SetAttributeValue" | "C_DestroyObject" | "C_SignInit"
             ),
+            Self::Spoilt(_) => function == "C_GetAttributeValue",
             Self::Gone => !matches!(function, "C_Initialize" | "C_GetInfo"),
             Self::Full => matches!(function, "C_GenerateKey" | "C_GenerateKeyPair" | "C_CreateObject"),
         }
@@ -97,6 +100,7 @@ impl Action {
         Ok(match word.split_once('=') {
             Some(("return", text)) => Self::Return(code(text)?),
             Some(("delay", text)) => Self::Delay(Duration::from_millis(number(text)?)),
+            Some(("spoilt", text)) => Self::Spoilt(code(text)?),
             Some(("segv-at", text)) => Self::SegvAt(number(text)?),
             Some(("leak", text)) => {
                 Self::Leak(usize::try_from(number(text)?).map_err(|error| error.to_string())?)

@@ -37,7 +37,7 @@ fn strike(action: Option<Action>, session: Option<CK_SESSION_HANDLE>) -> Option<
         Action::Leak(bytes) => std::mem::forget(std::hint::black_box(vec![1_u8; bytes])),
         Action::Logout => session.into_iter().for_each(log_out),
         Action::CloseSessions => session.into_iter().for_each(close_all),
-        Action::Flip | Action::SizeLie | Action::Stale | Action::SegvAt(_) => {}
+        Action::Flip | Action::SizeLie | Action::Stale | Action::SegvAt(_) | Action::Spoilt(_) => {}
     }
     None
 }
@@ -202,6 +202,17 @@ unsafe extern "C" fn C_GetMechanismList(
     code
 }
 
+/// Whether an object's label begins with `spoilt`.
+fn is_spoilt(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> bool {
+    let mut label = [0_u8; 256];
+    let mut row = CK_ATTRIBUTE {
+        type_: CKA_LABEL,
+        pValue: label.as_mut_ptr().cast(),
+        ulValueLen: label.len() as CK_ULONG,
+    };
+    real!(C_GetAttributeValue(session, object, &raw mut row, 1)) == CKR_OK && label.starts_with(b"spoilt")
+}
+
 unsafe extern "C" fn C_GetAttributeValue(
     session: CK_SESSION_HANDLE,
     object: CK_OBJECT_HANDLE,
@@ -210,6 +221,11 @@ unsafe extern "C" fn C_GetAttributeValue(
 ) -> CK_RV {
     let action = decide("C_GetAttributeValue");
     if let Some(code) = strike(action, Some(session)) {
+        return code;
+    }
+    if let Some(Action::Spoilt(code)) = action
+        && is_spoilt(session, object)
+    {
         return code;
     }
     let object = if action == Some(Action::Stale) { NO_OBJECT } else { object };

@@ -263,7 +263,7 @@ async fn lies_handed_out(verify: VerifySignatures, algorithm: KeyAlgorithm, of: 
                 assert_eq!(public.verify(signature_algorithm, b"a", &signature), Ok(false));
                 wrong += 1;
             }
-            Err(error) => assert_eq!(error, SignError::Wrong(signature_algorithm)),
+            Err(error) => assert!(matches!(error, SignError::Wrong { .. }), "{error}"),
         }
     }
     wrong
@@ -300,7 +300,8 @@ async fn a_key_of_the_same_identifier_on_another_token_is_checked_too() {
         outcomes.push(signer.sign(token, &key, job()).await);
     }
     assert!(outcomes[0].is_ok());
-    assert_eq!(outcomes[1], Err(SignError::Wrong(SignatureAlgorithm::EdDsa)));
+    let Err(error @ SignError::Wrong { .. }) = &outcomes[1] else { panic!("{:?}", outcomes[1]) };
+    assert!(error.to_string().contains("token fake"), "{error}");
 }
 
 #[tokio::test]

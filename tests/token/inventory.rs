@@ -1,20 +1,32 @@
 //! What is on a token, whatever state it is in.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hsm_operator::{
-    hsm::protocol::{Find, ObjectClass},
-    model::{KeyAlgorithm, KeyId},
+    hsm::{
+        Supervisor,
+        protocol::{Find, ObjectClass},
+    },
+    model::{KeyAlgorithm, KeyId, KeyLabel, SignatureAlgorithm},
 };
 
 use crate::{
-    common::token::{Module, Token, run},
-    find, generate, id, inventory, on_both_tokens, p256, template,
+    common::{
+        faults::Faults,
+        token::{Module, Token, run},
+    },
+    find, generate, id, inventory, on_both_tokens, p256, sign, template,
 };
 
 on_both_tokens! {
     keys_are_told_apart,
     the_half_of_a_pair_is_listed_as_what_it_is,
+    what_cannot_be_read_hides_nothing_and_is_never_taken_for_nothing,
+    a_key_that_is_made_for_a_canary_is_seen_by_no_search,
 }
 
 async fn keys_are_told_apart(token: Token) {
@@ -53,6 +65,57 @@ async fn the_half_of_a_pair_is_listed_as_what_it_is(token: Token) {
         .args(["--delete-object", "--type", "privkey", "--id", &id("k").to_string()]));
     let left: Vec<_> = inventory(&hsm).await.into_iter().map(|entry| (entry.class, entry.ghost)).collect();
     assert_eq!(left, [(ObjectClass::PublicKey, false)]);
+}
+
+async fn what_cannot_be_read_hides_nothing_and_is_never_taken_for_nothing(token: Token) {
+    let maker = token.supervisor().await;
+    generate(&maker, p256("k")).await.unwrap();
+    generate(&maker, p256("spoilt")).await.unwrap();
+    maker.shutdown().await;
+    let faults = Faults::new(&token);
+    faults.set(&["C_GetAttributeValue spoilt=0x80001234"]);
+    let hsm = Supervisor::start(faults.config());
+    let label = |name: &str| Find::Label(KeyLabel::new(name).unwrap());
+    assert_eq!(find(&hsm, label("k")).await.unwrap().len(), 1);
+    sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+    for what in [label("none"), Find::Id(id("none"))] {
+        assert_eq!(find(&hsm, what).await, Ok(vec![]), "the token says that it is not what cannot be read");
+    }
+    generate(&hsm, p256("new")).await.unwrap();
+    for what in [label("spoilt"), Find::Id(id("spoilt"))] {
+        let error = find(&hsm, what).await.unwrap_err();
+        assert!(error.code == Some(0x8000_1234) && error.message.contains("cannot be read"), "{error}");
+    }
+    assert!(generate(&hsm, p256("spoilt")).await.is_err(), "a second one is made");
+    let entries = inventory(&hsm).await;
+    let unreadable = entries.iter().filter(|entry| entry.class == ObjectClass::Unreadable).count();
+    assert_eq!((unreadable, entries.iter().filter(|entry| entry.is_key()).count()), (2, 2), "{entries:?}");
+    faults.clear();
+    assert_eq!(find(&hsm, label("spoilt")).await.unwrap().len(), 1);
+}
+
+/// It goes with its session, and what is seen of it meanwhile looks like what a crash left.
+async fn a_key_that_is_made_for_a_canary_is_seen_by_no_search(token: Token) {
+    let faults = Faults::new(&token);
+    let mut config = faults.config();
+    (config.deadlines.sign, config.deadlines.look) = (Duration::from_secs(6), Duration::from_secs(6));
+    let hsm = Supervisor::start(config);
+    generate(&hsm, p256("k")).await.unwrap();
+    // No other key has signed yet, so that one is made; its signature is the third.
+    let rules = ["C_Sign times=2 return=CKR_GENERAL_ERROR", "C_Sign times=1 delay=1500"];
+    let numbers = faults.set(&rules);
+    let signing = tokio::spawn({
+        let hsm = Arc::clone(&hsm);
+        async move { sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await }
+    });
+    let begun = Instant::now();
+    while faults.fired(numbers[1]) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "no canary");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let entries = inventory(&hsm).await;
+    assert!(entries.iter().all(|entry| !entry.ghost), "{entries:?}");
+    signing.await.unwrap().unwrap();
 }
 
 /// What SoftHSM may leave when it is killed while it makes a key: an object of a class, and little or nothing else.

@@ -19,6 +19,7 @@ on_both_tokens! {
     one_step_after_the_other,
     a_request_that_fails_by_itself_brings_nothing_down,
     a_refused_pin_is_tried_once,
+    a_login_that_went_with_its_sessions_is_made_again,
 }
 
 const ALGORITHM: SignatureAlgorithm = SignatureAlgorithm::Sha256WithEcdsa;
@@ -88,6 +89,21 @@ async fn a_request_that_fails_by_itself_brings_nothing_down(token: Token) {
     told(&steps, &[Rung::Session, Rung::Canary]).await;
     assert_eq!(hsm.counters().restarts, 0);
     sign(&hsm, "a", ALGORITHM, b"x").await.unwrap();
+}
+
+/// Also where the first sessions that are opened after that fail.
+async fn a_login_that_went_with_its_sessions_is_made_again(token: Token) {
+    let faults = Faults::new(&token);
+    let (hsm, _) = stage(&faults).await;
+    let numbers = faults.set(&[
+        "C_SignInit times=1 close-sessions",
+        "C_OpenSession times=2 return=CKR_GENERAL_ERROR",
+        "C_Login return=CKR_PIN_INCORRECT",
+    ]);
+    let outcome = sign(&hsm, "a", ALGORITHM, b"x").await;
+    assert_eq!(outcome.unwrap_err().kind, Kind::PinRejected);
+    let fired: Vec<_> = numbers.iter().map(|number| faults.fired(*number)).collect();
+    assert_eq!(fired, [1, 2, 1], "the login was made, and once");
 }
 
 /// Neither the next step nor a new process tries it again.

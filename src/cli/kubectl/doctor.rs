@@ -193,8 +193,17 @@ impl Page {
         self.item(&format!("{type_} {status}, {reason}: {message}"));
         let bad = (type_ == "Stalled") == (status == "True");
         if bad {
-            self.item(&format!("  see docs/troubleshooting.md#{}", reason.to_lowercase()));
+            self.item(&format!("  see docs/troubleshooting.md#{}", section(reason)));
         }
+    }
+}
+
+/// Where the page tells of a partition's reason.
+fn section(reason: &str) -> String {
+    match reason {
+        "AllHealthy" | "Degraded" | "NoneHealthy" => "allhealthy-degraded-nonehealthy".into(),
+        "DuplicateObject" | "InvalidSpec" => format!("{}-of-a-partition", reason.to_lowercase()),
+        _ => reason.to_lowercase(),
     }
 }
 
@@ -312,6 +321,40 @@ Conditions
         let record = record(&ready());
         assert_eq!(record["token"]["probed"]["quirks"][0]["value"], "bare bytes");
         assert_eq!((&record["partition"], &record["hsmKeys"]), (&json!("demo"), &json!(3)));
+    }
+
+    #[test]
+    fn every_reason_of_a_partition_has_its_section() {
+        let page = include_str!("../../../docs/troubleshooting.md");
+        let headings = page.lines().filter_map(|line| line.strip_prefix("### "));
+        let anchors: Vec<String> =
+            headings.map(|heading| heading.replace(',', "").replace(' ', "-").to_lowercase()).collect();
+        for reason in [
+            "Connecting",
+            "PinMissing",
+            "PinRejected",
+            "PinLocked",
+            "PinFinalTry",
+            "LibraryNotLoaded",
+            "TokenNotFound",
+            "TokenNotInitialized",
+            "DuplicateObject",
+            "Unsupported",
+            "InvalidSpec",
+            "ForbiddenByToken",
+            "MissingOnToken",
+            "TokenFull",
+            "TokenUnavailable",
+            "TokenBusy",
+            "TokenError",
+            "NoneHealthy",
+            "InUse",
+            "Malformed",
+        ] {
+            let sections = anchors.iter().filter(|anchor| **anchor == section(reason)).count();
+            assert_eq!(sections, 1, "{reason}");
+        }
+        assert_eq!(section("DuplicateObject"), "duplicateobject-of-a-partition", "not that of an HsmKey");
     }
 
     #[test]

@@ -184,6 +184,17 @@ fn as_text(partition: &HsmPartition) -> String {
         );
         text += &cut(inventory.missing.count, inventory.missing.keys.len());
     }
+    let lists = [
+        (unclaimed.count, unclaimed.keys.len()),
+        (inventory.ghosts.count, inventory.ghosts.objects.len()),
+        (inventory.duplicates.count, inventory.duplicates.ids.len()),
+    ];
+    if lists.iter().any(|(count, listed)| more(*count, *listed) > 0) {
+        let _ = writeln!(text, "\nEverything that is on the token: {}", list_all(partition));
+    }
+    if more(inventory.missing.count, inventory.missing.keys.len()) > 0 {
+        text += "\nAll HsmKeys whose key is gone: kubectl get hsmkeys -A | grep MissingOnToken\n";
+    }
     let strays =
         [unclaimed.count, inventory.ghosts.count, inventory.duplicates.count, inventory.missing.count];
     if strays.iter().all(|count| *count == 0) {
@@ -242,7 +253,10 @@ fn discard(partition: &HsmPartition, ghost: &Ghost) -> String {
         "PrivateKey" => "privkey",
         "SecretKey" => "secrkey",
         "PublicKey" => "pubkey",
-        _ => return "with the vendor's tools".into(),
+        _ => {
+            return "nothing before it is looked at with the vendor's tools: it may be a key that is used"
+                .into();
+        }
     };
     delete(partition, kind, &ghost.id, &ghost.label)
 }
@@ -253,15 +267,17 @@ fn delete(partition: &HsmPartition, kind: &str, id: &str, label: &str) -> String
         ("", label) => format!("--label {}", quoted(label)),
         (id, _) => format!("--id {id}"),
     };
+    format!("{} --delete-object --type {kind} {which}", tool(partition))
+}
+
+/// The program with which a token is looked at by hand.
+fn tool(partition: &HsmPartition) -> String {
     let pkcs11 = &partition.spec.pkcs11;
     let token = partition.status.as_ref().and_then(|status| status.token.as_ref());
     let token = token.map(|token| quoted(&token.label)).unwrap_or_default();
     let environment: String =
         pkcs11.environment.iter().map(|one| format!("{}={} ", one.name, quoted(&one.value))).collect();
-    format!(
-        "{environment}pkcs11-tool --module {} --token-label {token} --login --delete-object --type {kind} {which}",
-        quoted(&pkcs11.library)
-    )
+    format!("{environment}pkcs11-tool --module {} --token-label {token} --login", quoted(&pkcs11.library))
 }
 
 fn describe(key: &UnclaimedKey) -> String {
@@ -274,14 +290,24 @@ fn describe(key: &UnclaimedKey) -> String {
     }
 }
 
-/// Says when not all of them are listed.
+/// Says when not all of them are listed, and how to go on.
 fn cut(count: i32, listed: usize) -> String {
-    match usize::try_from(count).unwrap_or(0).saturating_sub(listed) {
+    match more(count, listed) {
         0 => String::new(),
         more => format!(
-            "  … and {more} more: the status lists the first {listed}. Deal with these and ask again.\n"
+            "  … and {more} more: a status lists the first {listed}. Deal with these and ask again.\n"
         ),
     }
+}
+
+/// How many are not listed.
+pub fn more(count: i32, listed: usize) -> usize {
+    usize::try_from(count).unwrap_or(0).saturating_sub(listed)
+}
+
+/// The command that lists everything on the token.
+pub fn list_all(partition: &HsmPartition) -> String {
+    format!("{} --list-objects", tool(partition))
 }
 
 fn some(text: &str) -> String {
@@ -358,6 +384,7 @@ mod tests {
             "CONF='/hsm/a b' pkcs11-tool --module /hsm/lib.so --token-label 'my token' --login --delete-object --type \
              privkey --id 0a0b",
             "and 20 more",
+            "--token-label 'my token' --login --list-objects",
             "HsmKeys whose key is gone: 1",
             "  ns/gone",
         ] {
@@ -381,10 +408,11 @@ mod tests {
 
     #[test]
     fn what_is_left_of_keys_is_destroyed_by_what_it_has() {
-        let ghosts = json!({"count": 3, "objects": [
+        let ghosts = json!({"count": 4, "objects": [
             {"id": "", "label": "", "kind": "PrivateKey"},
             {"id": "", "label": "half", "kind": "PublicKey"},
             {"id": "0c", "label": "", "kind": "SecretKey"},
+            {"id": "0d", "label": "", "kind": "Unreadable"},
         ]});
         let text = as_text(&partition(status(json!({"count": 0, "keys": []}), ghosts)));
         assert!(text.contains("neither id nor label"), "{text}");
@@ -392,6 +420,7 @@ mod tests {
             text.contains("--type pubkey --label half") && text.contains("--type secrkey --id 0c"),
             "{text}"
         );
+        assert!(text.contains("it may be a key that is used") && !text.contains("--id 0d"), "{text}");
         assert!(as_text(&partition(json!({"conditions": []}))).contains("not been listed yet"));
     }
 }

@@ -14,7 +14,11 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{client::client, orphans::stands, table::table};
+use super::{
+    client::client,
+    orphans::{self, stands},
+    table::table,
+};
 use crate::{
     api::{HsmKey, HsmPartition, condition, partition::Recovery},
     model::KeyId,
@@ -204,9 +208,12 @@ fn preview(partition: &HsmPartition, keys: &[HsmKey]) -> String {
         });
         let rows = table(["LABEL", "MADE FOR", "ID"], &rows.collect::<Vec<_>>());
         text += &format!("\nKeys on the token without an HsmKey: {}\n\n{rows}", unclaimed.count);
-        let more = usize::try_from(unclaimed.count).unwrap_or(0).saturating_sub(unclaimed.keys.len());
+        let more = orphans::more(unclaimed.count, unclaimed.keys.len());
         if more > 0 {
-            text += &format!("… and {more} more\n");
+            text += &format!(
+                "… and {more} more: a status lists the first 20. Deal with these and ask again, or list all that is on the token:\n  {}\n",
+                orphans::list_all(partition)
+            );
         }
         text += &format!(
             "\nApply the manifests of those first that are still wanted; keys that were made over REST need one, too.\n\
@@ -293,7 +300,7 @@ mod tests {
             },
             "status": {
                 "conditions": [],
-                "unclaimed": {"count": 2, "keys": [
+                "unclaimed": {"count": 32, "keys": [
                     {"id": "0b", "label": "rest", "madeFor": "ns/rest"}, {"id": id, "label": "back"}
                 ]}
             }
@@ -308,7 +315,9 @@ mod tests {
             &format!("ns/back     adopt {id}"),
             "ns/foreign  not adopt: Conflict",
             "ns/waits    wait: PartitionNotReady",
-            "Keys on the token without an HsmKey: 1",
+            "Keys on the token without an HsmKey: 31",
+            "and 30 more",
+            "--login --list-objects",
             "rest   ns/rest   0b",
         ] {
             assert!(text.contains(wanted), "{wanted} is not in\n{text}");

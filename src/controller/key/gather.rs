@@ -34,7 +34,7 @@ pub struct Seen {
     pub rival: Option<Rival>,
     /// Another object that has the key which is on the token under the label.
     pub holder: Option<String>,
-    /// Held while a key may be made: nobody else makes one of this label meanwhile.
+    /// Held while a key may be made or taken over: nobody else does so under this label meanwhile.
     pub _claim: Option<OwnedMutexGuard<()>>,
     /// What the token has.
     pub presence: Presence,
@@ -101,24 +101,51 @@ pub async fn gather(key: &HsmKey, ctx: &Context) -> Result<Seen, Error> {
     let reached = ctx.reached.get(name);
     let hsm = if reached == Some(true) { ctx.registry.get(name) } else { None };
     let others = others(key, partition.as_deref(), ctx);
-    let mut rival = first(key, &others).map(Rival::new);
-
-    let mut claim = None;
-    let presence = match (&hsm, allowed, &rival) {
-        // Before one that has no key either comes first, the token tells whose the label's key is.
-        (Some(hsm), true, rival) if rival.as_ref().is_none_or(|rival| !rival.recorded) => {
-            let recorded = recorded(key);
-            if recorded.is_none() && rival.is_none() {
-                claim = Some(ctx.labels.claim(name, &key.label()).await);
-            }
-            ask(key, recorded, hsm.as_ref(), ctx).await?
-        }
-        _ => Presence::NotAsked,
+    let soon = partition.is_some() && reached.is_none();
+    let Look { rival, holder, claim, presence } = match &hsm {
+        Some(hsm) if allowed => look(key, &others, hsm.as_ref(), ctx).await?,
+        _ => Look::nowhere(first(key, &others).map(Rival::new)),
     };
+    Ok(Seen { soon, partition, allowed, hsm, rival, holder, _claim: claim, presence })
+}
+
+/// What is to be known of a label.
+struct Look {
+    rival: Option<Rival>,
+    holder: Option<String>,
+    claim: Option<OwnedMutexGuard<()>>,
+    presence: Presence,
+}
+
+impl Look {
+    const fn nowhere(rival: Option<Rival>) -> Self {
+        Self { rival, holder: None, claim: None, presence: Presence::NotAsked }
+    }
+}
+
+/// Asks the token, and whoever else claims the label.
+async fn look(
+    key: &HsmKey,
+    others: &[Arc<Guarded<HsmKey>>],
+    hsm: &dyn Hsm,
+    ctx: &Context,
+) -> Result<Look, Error> {
+    let mut rival = first(key, others).map(Rival::new);
+    // Before one that has no key either comes first, the token tells whose the label's key is.
+    if rival.as_ref().is_some_and(|rival| rival.recorded) {
+        return Ok(Look::nowhere(rival));
+    }
+    let recorded = recorded(key);
+    // Also where another one comes first: the token may say otherwise, and then this one takes the key.
+    let claim = match recorded {
+        None => Some(ctx.labels.claim(&key.spec.partition_ref.name, &key.label()).await),
+        Some(_) => None,
+    };
+    let presence = ask(key, recorded, hsm, ctx).await?;
     let mut holder = None;
     if let Presence::Labelled(found) | Presence::Ours(found) = &presence
         && let [KeyFacts { id: Some(id), .. }] = found.as_slice()
-        && recorded(key).is_none()
+        && claim.is_some()
     {
         let made_for = |key: &HsmKey| id.is_made_for(&key.namespace().unwrap_or_default(), &key.name_any());
         if made_for(key) {
@@ -126,10 +153,29 @@ pub async fn gather(key: &HsmKey, ctx: &Context) -> Result<Seen, Error> {
         } else if let Some(other) = others.iter().filter_map(readable).find(|other| made_for(other)) {
             rival = Some(Rival::new(other));
         }
-        holder = who_has(id, key, ctx);
+        holder = match who_has(id, key, ctx) {
+            None if rival.is_none() => who_just_took(id, others, ctx).await?,
+            holder => holder,
+        };
     }
-    let soon = partition.is_some() && reached.is_none();
-    Ok(Seen { soon, partition, allowed, hsm, rival, holder, _claim: claim, presence })
+    Ok(Look { rival, holder, claim, presence })
+}
+
+/// Another claim that took the key a moment ago, before this one had its turn: what it wrote may not be seen yet.
+async fn who_just_took(
+    id: &KeyId,
+    others: &[Arc<Guarded<HsmKey>>],
+    ctx: &Context,
+) -> Result<Option<String>, Error> {
+    for other in others.iter().filter_map(readable) {
+        let name = name_of(other);
+        let read = ctx.api_of(other).get_opt(&other.name_any()).await;
+        let now = read.map_err(|source| Error::ReadKey { name: name.clone(), source: Box::new(source) })?;
+        if now.as_ref().and_then(self::recorded).as_ref() == Some(id) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// Labels of a namespace. One so new that the watch has not shown it yet is read.
@@ -238,5 +284,147 @@ async fn find(hsm: &dyn Hsm, what: Find) -> Result<Vec<KeyFacts>, Error> {
         Ok(Reply::Keys(keys)) => Ok(keys),
         Ok(other) => Err(Error::Hsm { operation: "a search", source: unexpected(&other) }),
         Err(source) => Err(Error::Hsm { operation: "a search", source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Mutex, time::Duration};
+
+    use axum::{
+        Json, Router,
+        extract::{Path, State},
+        response::IntoResponse,
+        routing::get,
+    };
+    use kube::runtime::{
+        events::{Recorder, Reporter},
+        reflector::{self, store::Writer},
+        watcher::Event,
+    };
+    use serde_json::{Value, json};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{
+        hsm::{
+            fake::Fake,
+            protocol::{KeyTemplate, Request},
+        },
+        model::{KeyAlgorithm, RequestedAttributes},
+        service::sign::Signer,
+        telemetry::Metrics,
+    };
+
+    /// What the API server has, by name.
+    type Written = Arc<Mutex<BTreeMap<String, HsmKey>>>;
+
+    struct World {
+        ctx: Context,
+        written: Written,
+        seen: Writer<Guarded<HsmKey>>,
+        hsm: Fake,
+    }
+
+    impl World {
+        /// With a key on the token under the label `l`, made for an earlier object of this name.
+        async fn new(made_for: &str) -> Self {
+            let written = Written::default();
+            let api = Router::new()
+                .route("/apis/hsm-operator.io/v1alpha1/namespaces/ns/hsmkeys/{name}", get(read))
+                .with_state(Arc::clone(&written));
+            let client = kube::Client::new(api, "default");
+            let (keys, seen) = reflector::store();
+            let metrics = Arc::new(Metrics::default());
+            let ctx = Context {
+                namespace: "hsm-operator".into(),
+                registry: Arc::new(crate::hsm::Registry::new(Arc::clone(&metrics))),
+                keys,
+                partitions: reflector::store().0,
+                namespaces: reflector::store().0,
+                reached: Default::default(),
+                recorder: Recorder::new(client.clone(), Reporter::from("tests")),
+                client,
+                signer: Signer::new(Arc::clone(&metrics)),
+                metrics,
+                admission_checked: false,
+                attestor: Default::default(),
+                inventories: Default::default(),
+                probes: Default::default(),
+                labels: Default::default(),
+                resync: Duration::from_secs(600),
+                failures: Mutex::default(),
+                filled: watch::Sender::new(true),
+            };
+            let hsm = Fake::default();
+            let template = KeyTemplate {
+                id: KeyId::for_object(uuid::Uuid::from_u128(9), "ns", made_for),
+                label: KeyLabel::new("l").unwrap(),
+                algorithm: KeyAlgorithm::Ed,
+                key_size: None,
+                curve_oid: None,
+                attributes: RequestedAttributes::default().resolved(),
+            };
+            hsm.call(Request::Generate(template)).await.unwrap();
+            Self { ctx, written, seen, hsm }
+        }
+
+        /// An object that is written and seen.
+        fn apply(&mut self, name: &str, second: u8) -> HsmKey {
+            let key = json!({
+                "apiVersion": "hsm-operator.io/v1alpha1", "kind": "HsmKey",
+                "metadata": {"name": name, "namespace": "ns", "uid": uuid::Uuid::from_u128(second.into()),
+                    "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z")},
+                "spec": {"partitionRef": {"name": "p"}, "label": "l", "algorithm": "ED", "adopt": true},
+            });
+            self.written.lock().unwrap().insert(name.into(), serde_json::from_value(key.clone()).unwrap());
+            self.seen.apply_watcher_event(&Event::Apply(serde_json::from_value(key.clone()).unwrap()));
+            serde_json::from_value(key).unwrap()
+        }
+
+        async fn look(&self, key: &HsmKey) -> Look {
+            look(key, &others(key, None, &self.ctx), &self.hsm, &self.ctx).await.unwrap()
+        }
+
+        /// Writes that an object has the key, which no watch shows yet.
+        fn record(&self, name: &str, look: &Look) {
+            let Presence::Labelled(found) = &look.presence else { panic!("{:?}", look.presence) };
+            let mut written = self.written.lock().unwrap();
+            let status = written.get_mut(name).unwrap().status.get_or_insert_default();
+            status.key_id = found[0].id.as_ref().map(ToString::to_string);
+        }
+    }
+
+    async fn read(State(written): State<Written>, Path(name): Path<String>) -> impl IntoResponse {
+        let written = written.lock().unwrap();
+        Json::<Value>(serde_json::to_value(&written[&name]).unwrap())
+    }
+
+    /// The older one asks for the label's key while nobody else does; the key was made for the younger one, which comes
+    /// a moment later.
+    #[tokio::test]
+    async fn of_two_that_may_take_a_key_the_second_waits_for_the_first_and_knows_what_it_did() {
+        let mut world = World::new("younger").await;
+        let older = world.apply("older", 1);
+        let first = world.look(&older).await;
+        assert!(first.rival.is_none() && first.holder.is_none(), "it takes the key");
+        let younger = world.apply("younger", 2);
+        let early = tokio::time::timeout(Duration::from_millis(100), world.look(&younger)).await;
+        assert!(early.is_err(), "the first has not done yet");
+        world.record("older", &first);
+        drop(first);
+        let second = world.look(&younger).await;
+        assert_eq!((second.rival, second.holder.as_deref()), (None, Some("ns/older")));
+    }
+
+    #[tokio::test]
+    async fn whom_the_key_was_made_for_takes_it_although_an_older_one_claims_the_label() {
+        let mut world = World::new("younger").await;
+        let (older, younger) = (world.apply("older", 1), world.apply("younger", 2));
+        let look = world.look(&older).await;
+        assert_eq!(look.rival.unwrap().name, "ns/younger");
+        drop(look.claim);
+        let look = world.look(&younger).await;
+        assert_eq!((look.rival, look.holder), (None, None));
     }
 }

@@ -30,6 +30,8 @@ pub struct Plan {
     wanted: Wanted,
     /// Version of the Secret with its PIN.
     version: Option<String>,
+    /// What is written down if the token accepts it.
+    accepted: Option<String>,
     /// Why it is not opened.
     refused: Option<(&'static str, String)>,
 }
@@ -60,7 +62,14 @@ fn one(
     let (pin_ref, before) = (&reached.pin_secret_ref, partition.replica_status(name));
     let place = format!("Secret {namespace}/{}", pin_ref.name);
     let version = secret.and_then(Secret::resource_version);
-    let plan = |wanted, refused| Plan { name: name.to_owned(), wanted, version: version.clone(), refused };
+    let accepted = version.as_ref().map(|version| reached.accepted(version));
+    let plan = |wanted, refused| Plan {
+        name: name.to_owned(),
+        wanted,
+        version: version.clone(),
+        accepted: accepted.clone(),
+        refused,
+    };
     let Some(pin) = secret.and_then(|secret| pin_of(secret, &pin_ref.key)) else {
         let message = format!("{place} does not exist, or has no key '{}' with text in it", pin_ref.key);
         // A token that is logged in stays so: a Secret that is deleted by mistake stops nothing.
@@ -105,7 +114,7 @@ pub fn status(
         if plan.refused.is_none() {
             match &state {
                 Some(HostState::Ready(_)) => {
-                    (status.accepted_pin, status.rejected_pin) = (plan.version.clone(), None);
+                    (status.accepted_pin, status.rejected_pin) = (plan.accepted.clone(), None);
                 }
                 Some(HostState::Failed(error))
                     if matches!(error.kind, Kind::PinRejected | Kind::PinLocked) =>

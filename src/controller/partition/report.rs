@@ -102,7 +102,7 @@ pub fn report(
             let about = token_status(token, findings.as_deref(), old.token.as_ref());
             let offers = about.key_algorithms.join(", ");
             status.token = Some(about);
-            status.accepted_pin = Some(version.clone());
+            status.accepted_pin = Some(partition.spec.pkcs11.accepted(version));
             status.rejected_pin = None;
             status.attestation = Some((**attestation).clone());
             status.key_count = i32::try_from(claims.recorded.len()).ok();
@@ -248,7 +248,8 @@ mod tests {
         assert_eq!(status.rejected_pin.as_deref(), Some("7"));
         assert!(condition::is_true(&status.conditions, condition::STALLED));
         let status = report(&partition(), &status, &ready("8"), None, now);
-        assert_eq!((status.rejected_pin, status.accepted_pin.as_deref()), (None, Some("8")));
+        let accepted = partition().spec.pkcs11.accepted("8");
+        assert_eq!((status.rejected_pin, status.accepted_pin), (None, Some(accepted)));
         assert!(condition::find(&status.conditions, condition::STALLED).is_none());
     }
 

@@ -155,7 +155,7 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
             Outcome::Failed("AlgorithmMismatch", error.to_string())
         }
         Err(SignError::Payload(message)) => Outcome::Failed("InvalidPayload", message),
-        Err(error @ SignError::Wrong(_)) => Outcome::Failed("WrongSignature", error.to_string()),
+        Err(error @ SignError::Wrong { .. }) => Outcome::Failed("WrongSignature", error.to_string()),
         Err(SignError::Hsm(error)) => match error.kind {
             Kind::Unsupported | Kind::Forbidden | Kind::KeyNotFound | Kind::Ambiguous => {
                 // The key's own reconcile, which this request's status wakes, asks the token again.

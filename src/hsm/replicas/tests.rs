@@ -5,14 +5,19 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::{
+    api::partition::VerifySignatures,
     hsm::{
         HostState,
         fake::Fake,
         health::Cause,
         protocol::{Find, KeyTemplate},
     },
-    model::{KeyAlgorithm, KeyLabel, RequestedAttributes, SignatureAlgorithm},
+    model::{KeyAlgorithm, KeyLabel, RequestedAttributes, SignatureAlgorithm, SignatureType},
     public_key::PublicKey,
+    service::{
+        directory::Usable,
+        sign::{Job, SignError, Signer},
+    },
 };
 
 const LIMIT: Duration = Duration::from_secs(8);
@@ -25,6 +30,8 @@ enum Mode {
     Hangs,
     /// Signs something else.
     Lies,
+    /// Does so with the key `k`.
+    Damaged,
     /// Waits until it is told to go on.
     Held,
 }
@@ -83,6 +90,9 @@ impl Hsm for Double {
             (Mode::Lies, Request::Sign { key, algorithm, .. }) => {
                 self.keys.call(Request::Sign { key, algorithm, payload: b"else".as_slice().into() }).await
             }
+            (Mode::Damaged, Request::Sign { key, algorithm, .. }) if key == id("k") => {
+                self.keys.call(Request::Sign { key, algorithm, payload: b"else".as_slice().into() }).await
+            }
             (Mode::Held, request) => {
                 self.go_on.notified().await;
                 self.keys.call(request).await
@@ -130,10 +140,14 @@ async fn make(keys: &Fake, template: KeyTemplate) -> PublicKey {
 }
 
 fn sign() -> Request {
-    Request::Sign { key: id("k"), algorithm: SignatureAlgorithm::EdDsa, payload: b"x".as_slice().into() }
+    sign_with("k")
 }
 
-/// A primary and a replica with the keys `k` and `canary`.
+fn sign_with(key: &str) -> Request {
+    Request::Sign { key: id(key), algorithm: SignatureAlgorithm::EdDsa, payload: b"x".as_slice().into() }
+}
+
+/// A primary and a replica with the keys `k`, `other` and `canary`.
 struct World {
     keys: Arc<Fake>,
     primary: Arc<Double>,
@@ -141,20 +155,24 @@ struct World {
     replicas: Arc<Replicas>,
     failovers: Arc<Mutex<u32>>,
     canary: Canary,
+    signer: Signer,
 }
 
 impl World {
     async fn new() -> Self {
         let keys = Arc::new(Fake::default());
         let public = make(&keys, template("canary", KeyAlgorithm::Rsa, Some(2048))).await;
-        make(&keys, template("k", KeyAlgorithm::Ed, None)).await;
+        for key in ["k", "other"] {
+            make(&keys, template(key, KeyAlgorithm::Ed, None)).await;
+        }
         let canary = Canary::new(id("canary"), public);
         let (primary, replica) = (Double::of(&keys), Double::of(&keys));
         let failovers = Arc::new(Mutex::new(0));
         let counted = Arc::clone(&failovers);
         let on_failover = Box::new(move || *counted.lock().unwrap() += 1);
         let replicas = Arc::new(Replicas::new(LIMIT, Arc::new(|_: &str, _| ()), on_failover));
-        let world = Self { keys, primary, replica, replicas, failovers, canary };
+        let signer = Signer::new(Arc::default());
+        let world = Self { keys, primary, replica, replicas, failovers, canary, signer };
         world.update();
         world
     }
@@ -208,7 +226,7 @@ async fn whoever_has_least_to_do_signs() {
     let calls: Vec<_> = (0..6)
         .map(|_| {
             let replicas = Arc::clone(&world.replicas);
-            tokio::spawn(async move { replicas.call_but(sign(), None).await })
+            tokio::spawn(async move { replicas.call_but(sign(), &[]).await })
         })
         .collect();
     tokio::task::yield_now().await;
@@ -219,7 +237,7 @@ async fn whoever_has_least_to_do_signs() {
     }
     // The primary has nothing left to do.
     let replicas = Arc::clone(&world.replicas);
-    let next = tokio::spawn(async move { replicas.call_but(sign(), None).await });
+    let next = tokio::spawn(async move { replicas.call_but(sign(), &[]).await });
     tokio::task::yield_now().await;
     assert_eq!(world.asked(), (4, 3));
     drop((calls, next));
@@ -320,7 +338,7 @@ async fn a_token_that_answers_others_is_not_taken_for_one_that_hangs() {
     let world = World::proven().await;
     world.primary.set(Mode::Held);
     let replicas = Arc::clone(&world.replicas);
-    let slow = tokio::spawn(async move { replicas.call_but(sign(), None).await });
+    let slow = tokio::spawn(async move { replicas.call_but(sign(), &[]).await });
     tokio::task::yield_now().await;
     world.primary.set(Mode::Well);
     let primary = world.replicas.members().0.unwrap();
@@ -379,7 +397,7 @@ async fn a_key_that_a_replica_does_not_have_yet_is_used_on_the_primary() {
     world.primary.set(Mode::Held);
     world.replicas.members().0.unwrap().slow();
     let replicas = Arc::clone(&world.replicas);
-    let call = tokio::spawn(async move { replicas.call_but(sign(), None).await });
+    let call = tokio::spawn(async move { replicas.call_but(sign(), &[]).await });
     tokio::task::yield_now().await;
     assert_eq!(world.asked(), (1, 1), "first the replica, then the primary");
     make(&behind, template("k", KeyAlgorithm::Ed, None)).await;
@@ -449,15 +467,80 @@ async fn a_token_whose_process_is_just_replaced_is_spared() {
 async fn a_wrong_signature_is_made_again_elsewhere_and_its_maker_is_out() {
     let world = World::proven().await;
     world.primary.set(Mode::Lies);
-    let (_, source) = world.replicas.call_but(sign(), None).await.unwrap();
+    let (_, source) = world.replicas.call_but(sign(), &[]).await.unwrap();
     world.replicas.wrong(source, &id("k"));
-    let (_, other) = world.replicas.call_but(sign(), Some(source)).await.unwrap();
+    let (_, other) = world.replicas.call_but(sign(), &[source]).await.unwrap();
     assert_ne!(source, other);
-    assert_eq!(world.replicas.members().0.unwrap().cause(), Some(Cause::WrongSignature));
     for _ in 0..3 {
         world.signs().await;
     }
     assert_eq!(world.primary.asked(), 1);
+    // Its canary is wrong, too.
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.replicas.members().0.unwrap().cause(), Some(Cause::WrongSignature));
+}
+
+/// Signs as a gateway does.
+async fn signed(world: &World, key: &str) -> Result<Vec<u8>, SignError> {
+    let job = Job {
+        algorithm: SignatureAlgorithm::EdDsa,
+        form: SignatureType::Der,
+        payload: b"x".as_slice().into(),
+        verify: VerifySignatures::Always,
+    };
+    let Ok(Reply::Keys(facts)) = world.keys.call(Request::Find(Find::Id(id(key)))).await else { panic!() };
+    let public = PublicKey::from_spki(facts[0].public_key.as_ref().unwrap()).unwrap();
+    let usable = Usable {
+        partition: "p".into(),
+        id: id(key),
+        algorithm: KeyAlgorithm::Ed,
+        public: Some(Arc::new(public.clone())),
+    };
+    let signature = world.signer.sign(world.replicas.as_ref(), &usable, job).await?;
+    assert_eq!(public.verify(SignatureAlgorithm::EdDsa, b"x", &signature), Ok(true), "a wrong one is out");
+    Ok(signature)
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_damaged_key_costs_a_token_that_key_alone_and_for_a_while() {
+    let world = World::proven().await;
+    world.primary.set(Mode::Damaged);
+    for _ in 0..3 {
+        signed(&world, "k").await.unwrap();
+    }
+    assert_eq!(world.asked(), (1, 3), "after the first it is not asked any more");
+    // Its canary is good.
+    sleep(Duration::from_secs(1)).await;
+    let primary = world.replicas.members().0.unwrap();
+    assert_eq!((primary.cause(), primary.standing()), (None, Standing::In));
+    signed(&world, "other").await.unwrap();
+    assert_eq!(world.asked(), (2, 3), "with other keys it signs as before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_under_suspicion_lets_others_go_first_with_every_key() {
+    let world = World::proven().await;
+    world.primary.set(Mode::Damaged);
+    signed(&world, "k").await.unwrap();
+    signed(&world, "other").await.unwrap();
+    assert_eq!(world.asked(), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_damaged_everywhere_is_named_with_its_tokens_and_is_tried_on() {
+    let world = World::proven().await;
+    world.primary.set(Mode::Damaged);
+    world.replica.set(Mode::Damaged);
+    for _ in 0..2 {
+        let error = signed(&world, "k").await.unwrap_err().to_string();
+        let key = id("k").to_string();
+        assert!(error.contains(&key), "{error}");
+        assert!(error.contains("token primary") && error.contains("token b"), "{error}");
+        signed(&world, "other").await.unwrap();
+    }
+    world.replica.set(Mode::Well);
+    signed(&world, "k").await.unwrap();
+    assert_eq!(world.cause(), None);
 }
 
 #[tokio::test(start_paused = true)]
