@@ -16,7 +16,7 @@ const AUTO: &str = "auto";
 
 /// How many sessions sign at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "IntOrString", into = "IntOrString")]
+#[serde(try_from = "Option<IntOrString>", into = "IntOrString")]
 pub enum Sessions {
     /// So many.
     Count(u16),
@@ -30,10 +30,12 @@ impl Default for Sessions {
     }
 }
 
-impl TryFrom<IntOrString> for Sessions {
+impl TryFrom<Option<IntOrString>> for Sessions {
     type Error = String;
 
-    fn try_from(given: IntOrString) -> Result<Self, String> {
+    /// The API server lets nothing pass for something that has a default.
+    fn try_from(given: Option<IntOrString>) -> Result<Self, String> {
+        let Some(given) = given else { return Ok(Self::default()) };
         match &given {
             IntOrString::Int(count) => u16::try_from(*count).ok().map(Self::Count),
             IntOrString::String(word) => (word == AUTO).then_some(Self::Auto),
@@ -132,9 +134,10 @@ mod tests {
         let read = |value| serde_json::from_value::<Sessions>(value);
         assert_eq!(read(json!(8)).unwrap(), Sessions::Count(8));
         assert_eq!(read(json!("auto")).unwrap(), Sessions::Auto);
-        for wrong in [json!("8"), json!("Auto"), json!(-1), json!(1.5), json!(null)] {
+        for wrong in [json!("8"), json!("Auto"), json!(-1), json!(1.5), json!(true)] {
             assert!(read(wrong.clone()).is_err(), "{wrong}");
         }
+        assert_eq!(read(json!(null)).unwrap(), Sessions::default());
         assert_eq!(json!([Sessions::Count(8), Sessions::Auto]), json!([8, "auto"]));
     }
 

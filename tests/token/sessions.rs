@@ -56,10 +56,12 @@ async fn load(hsm: &Arc<Supervisor>) -> Load {
 
 async fn a_token_is_measured_while_others_sign_and_nothing_is_left_on_it(token: Token) {
     let hsm = token.supervisor().await;
+    let measured = measure(&hsm).await.unwrap();
+    println!("alone: {} of {measured:?}", measured.choice());
     let load = load(&hsm).await;
     let before = inventory(&hsm).await;
     let measured = measure(&hsm).await.unwrap();
-    println!("{}: {} of {measured:?}", token.path().display(), measured.choice());
+    println!("under load: {} of {measured:?}", measured.choice());
     assert_eq!(inventory(&hsm).await, before);
     let tally = load.stop().await;
     assert_eq!((tally.wrong, tally.failures()), (0, 0), "{tally:?}");
@@ -126,6 +128,15 @@ fn signing(pid: u32) -> usize {
     names.filter(|name| name.trim_end() == "sign").count()
 }
 
+async fn until_signing(pid: u32, count: usize) {
+    let so_many = async {
+        while signing(pid) != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), so_many).await.expect("so many sign");
+}
+
 async fn signing_goes_on_with_another_number_of_sessions(token: Token) {
     let with = |workers| Open { workers, ..token.open() };
     let hsm = token.supervisor().await;
@@ -133,12 +144,7 @@ async fn signing_goes_on_with_another_number_of_sessions(token: Token) {
     let pid = hsm.counters().pid.unwrap();
     for workers in [1, 16, 2, 64, 3] {
         assert!(!hsm.replace(with(workers), token.environment.clone()), "it does not start over");
-        let resized = async {
-            while signing(pid) != usize::from(workers) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), resized).await.expect("so many sign");
+        until_signing(pid, workers.into()).await;
         load.proven(Duration::from_secs(10)).await.expect("it is well");
     }
     assert_eq!((hsm.counters().pid, hsm.counters().restarts), (Some(pid), 0));
@@ -147,7 +153,7 @@ async fn signing_goes_on_with_another_number_of_sessions(token: Token) {
     // The next one starts with as many.
     crate::common::token::signal("KILL", pid);
     sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
-    assert_eq!(signing(hsm.counters().pid.unwrap()), 3);
+    until_signing(hsm.counters().pid.unwrap(), 3).await;
 }
 
 async fn further_token_hosts_get_another_number_of_sessions(token: Token) {
