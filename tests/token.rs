@@ -40,6 +40,8 @@ mod pin;
 mod probes;
 #[path = "token/replicas.rs"]
 mod replicas;
+#[path = "token/sessions.rs"]
+mod sessions;
 #[path = "token/stage.rs"]
 mod stage;
 

@@ -9,6 +9,7 @@ pub mod condition;
 pub mod key;
 pub mod partition;
 pub mod replica;
+pub mod sessions;
 pub mod signing_request;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};

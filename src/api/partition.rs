@@ -10,7 +10,10 @@ use kube::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::replica::{Replica, ReplicaStatus};
+use super::{
+    replica::{Replica, ReplicaStatus},
+    sessions::{Sessions, SessionsStatus},
+};
 use crate::model::{KeyAlgorithm, digest::Hash, vocabulary_enum as vocabulary};
 
 /// A token behind a PKCS#11 library: an HSM partition, or anything that acts like one.
@@ -64,10 +67,11 @@ pub struct HsmPartitionSpec {
     /// Namespaces whose HsmKeys may live here, by the namespaces' labels. `{}` allows every namespace; there is
     /// no default, so that opening a partition is always a decision.
     pub allowed_namespaces: LabelSelector,
-    /// Sessions that sign at the same time, in each process that uses the partition.
-    #[serde(default = "default_sessions")]
-    #[schemars(range(min = 1, max = 64))]
-    pub sessions: i32,
+    /// Sessions that sign at the same time, in each process that uses the partition: 1 to 64, or `auto`. With `auto` the
+    /// controller measures how many are worth it, once for each token as it presents itself, which loads the token for
+    /// some seconds; `status.sessions` shows what it chose.
+    #[serde(default)]
+    pub sessions: Sessions,
     /// Processes of each gateway that load the library and sign, with `sessions` sessions each. More than one is worth
     /// it for libraries whose threads wait for each other.
     #[serde(default = "default_token_hosts")]
@@ -89,10 +93,6 @@ pub struct HsmPartitionSpec {
 
 const fn default_token_hosts() -> i32 {
     1
-}
-
-const fn default_sessions() -> i32 {
-    4
 }
 
 /// How a token is reached over PKCS#11.
@@ -254,6 +254,9 @@ pub struct HsmPartitionStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
     pub replicas: Vec<ReplicaStatus>,
+    /// How many sessions are worth it, where `sessions` is `auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<SessionsStatus>,
     /// HsmKeys that are on the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_count: Option<i32>,
@@ -329,6 +332,9 @@ pub struct TokenLimits {
     /// Most sessions; 0 for no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions_max: Option<i64>,
+    /// Most sessions that may write, as those of the operator all may; 0 for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rw_sessions_max: Option<i64>,
     /// Bytes that were free for private objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_memory_free: Option<i64>,

@@ -25,6 +25,7 @@ use super::{
     error::Error,
     inventory::{Inventories, Labels},
     probes::Probes,
+    sessions::Measurements,
 };
 use crate::{
     api::{HsmKey, HsmPartition},
@@ -91,6 +92,8 @@ pub struct Context {
     pub inventories: Inventories,
     /// What trying each token found out.
     pub probes: Probes,
+    /// How many sessions of each token are worth it.
+    pub sessions: Measurements,
     /// Labels on which a key is just being made.
     pub labels: Labels,
     /// How often an object is looked at when nothing happens.

@@ -9,6 +9,7 @@ pub mod lease;
 mod malformed;
 mod partition;
 mod probes;
+mod sessions;
 mod signing_request;
 
 use std::{
@@ -94,6 +95,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         metrics,
         inventories: inventory::Inventories::default(),
         probes: probes::Probes::default(),
+        sessions: sessions::Measurements::default(),
         labels: inventory::Labels::default(),
         resync,
         failures: Mutex::default(),

@@ -58,12 +58,13 @@ impl Probes {
             match try_one(hsm, probe).await {
                 Ok(found) => findings.absorb(found),
                 Err(error) => {
-                    let why = match error.kind {
-                        Kind::Crashed => CRASHED,
-                        Kind::Timeout => HUNG,
-                        Kind::Unavailable | Kind::Busy | Kind::PinRejected | Kind::PinLocked => return None,
-                        _ => error.message.split(": ").next().unwrap_or_default(),
-                    };
+                    if matches!(
+                        error.kind,
+                        Kind::Unavailable | Kind::Busy | Kind::PinRejected | Kind::PinLocked
+                    ) {
+                        return None;
+                    }
+                    let why = words(&error).split(": ").next().unwrap_or_default();
                     tracing::warn!(partition, probe = probe.name(), error = error.message, "a probe failed");
                     findings.quirks.push(Quirk::not_probed(probe.name(), why, MEANS));
                 }
@@ -86,9 +87,18 @@ pub fn spares(quirk: &Quirk) -> bool {
     [CRASHED, HUNG].iter().any(|why| quirk.value == Quirk::not_probed("", why, "").value)
 }
 
+/// Why a probe failed.
+pub fn words(error: &HsmError) -> &str {
+    match error.kind {
+        Kind::Crashed => CRASHED,
+        Kind::Timeout => HUNG,
+        _ => &error.message,
+    }
+}
+
 /// Makes a probe, once more if the token-host died of it, or of something else in that moment. What it shared the
 /// process with has been repeated by then, and is not hit twice.
-async fn try_one(hsm: &dyn Hsm, probe: Probe) -> Result<Findings, HsmError> {
+pub async fn try_one(hsm: &dyn Hsm, probe: Probe) -> Result<Findings, HsmError> {
     match ask(hsm, probe).await {
         Err(error) if error.kind == Kind::Crashed => {
             tokio::time::sleep(PAUSE).await;

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -127,10 +127,29 @@ pub(super) struct Link {
     pub sign: Pipe,
     /// Requests that may be on their way over `sign`: enough to keep its threads busy. The others wait here, where
     /// one whose caller goes away is simply forgotten.
-    pub window: usize,
+    window: AtomicUsize,
 }
 
+/// Signatures on their way to a token-host beyond four for each of its sessions: what it works on while answers and the
+/// next requests pass each other.
+const WINDOW: usize = 8;
+
 impl Link {
+    /// To a token-host with so many sessions that sign.
+    pub fn new(main: Pipe, sign: Pipe, workers: u16) -> Self {
+        let link = Self { main, sign, window: AtomicUsize::new(0) };
+        link.widen(workers);
+        link
+    }
+
+    fn widen(&self, workers: u16) {
+        self.window.store(usize::from(workers.max(1)) * 4 + WINDOW, Ordering::Relaxed);
+    }
+
+    fn window(&self) -> usize {
+        self.window.load(Ordering::Relaxed)
+    }
+
     /// Sends a call; `alone` says that it is the only signature that is under way.
     fn send(&self, call: &mut Call, alone: bool) {
         call.sent = Some(Instant::now());
@@ -184,7 +203,7 @@ impl Table {
     fn submit(&mut self, id: u64) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         match (&self.link, call.lane) {
-            (Some(link), Lane::Sign) if self.signing < link.window => {
+            (Some(link), Lane::Sign) if self.signing < link.window() => {
                 self.signing += 1;
                 link.send(call, self.signing == 1);
             }
@@ -197,11 +216,15 @@ impl Table {
     /// An answer came: whose turn is it?
     fn next(&mut self) {
         self.signing = self.signing.saturating_sub(1);
-        while let Some(id) = self.queue.pop_front() {
-            if self.calls.contains_key(&id) {
-                self.submit(id);
-                return;
-            }
+        self.fill();
+    }
+
+    /// Sends what waits for its turn, as far as there is room.
+    fn fill(&mut self) {
+        while self.link.as_ref().is_some_and(|link| self.signing < link.window())
+            && let Some(id) = self.queue.pop_front()
+        {
+            self.submit(id);
         }
     }
 }
@@ -365,6 +388,14 @@ impl Calls {
         }
     }
 
+    /// The token-host has so many sessions that sign from now on.
+    pub fn resize(&self, link: &Link, workers: u16) {
+        link.main.send(&frame::encode(self.next_id(), &Request::Workers(workers)));
+        let mut table = locked(&self.table);
+        link.widen(workers);
+        table.fill();
+    }
+
     /// The token-host is about to end, because of the token and not of any request.
     pub fn token_is_ill(&self, cause: String) {
         let mut table = locked(&self.table);
@@ -514,7 +545,9 @@ mod tests {
     fn link() -> (Arc<Link>, UnixStream, UnixStream) {
         let (main, theirs) = UnixStream::pair().unwrap();
         let (sign, signs) = UnixStream::pair().unwrap();
-        let link = Arc::new(Link { main: Pipe::new(main), sign: Pipe::new(sign), window: 2 });
+        let link = Link::new(Pipe::new(main), Pipe::new(sign), 1);
+        link.window.store(2, Ordering::Relaxed);
+        let link = Arc::new(link);
         tokio::spawn({
             let link = Arc::clone(&link);
             async move { futures::join!(link.main.write(), link.sign.write()) }

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use self::keys::Private;
 use super::{
     Hsm,
-    probe::{Findings, Quirk},
+    knee::{End, Level, Measured},
+    probe::{Findings, Probe, Quirk},
     protocol::{
         Capabilities, FIND_MAX, Find, HsmError, InventoryEntry, KeyCapability, KeyFacts, KeyTemplate, Kind,
         ObjectClass, Reply, Request, TokenFacts,
@@ -153,6 +154,7 @@ impl Inner {
         match request {
             Request::Open(_) => Ok(Reply::Opened(Box::new(token.clone()))),
             Request::Ping => Ok(Reply::Alive { making: false }),
+            Request::Workers(_) => Ok(Reply::Done),
             Request::Generate(template) => self.generate(template),
             Request::Find(find) => {
                 let fits = |facts: &KeyFacts| match &find {
@@ -196,6 +198,7 @@ impl Inner {
             }
             Request::GetCertificate(key) => Ok(Reply::Certificate(self.certificates.get(&key).cloned())),
             Request::Probe(probe) => Ok(Reply::Findings(Box::new(Findings {
+                sessions: (probe == Probe::Sessions).then(measured),
                 quirks: vec![Quirk::usual(probe.name(), "tried", "it is a fake")],
                 ..Findings::default()
             }))),
@@ -238,6 +241,12 @@ impl Inner {
         }
         key.private.sign(algorithm, payload).map(|signature| Reply::Signature(signature.into()))
     }
+}
+
+/// Two sessions at a time.
+fn measured() -> Measured {
+    let level = |sessions, speed| Level { sessions, speeds: vec![("P-256".to_owned(), speed)] };
+    Measured { levels: vec![level(1, 100), level(2, 200), level(4, 200), level(8, 200)], end: End::Flat }
 }
 
 /// What the token says of a key that it made with these attributes.

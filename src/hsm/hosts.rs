@@ -50,13 +50,15 @@ impl Hosts {
     }
 
     /// Starts over with another library, token or PIN, like [`Supervisor::replace`], first the first, then the others;
-    /// or with another number of them. With nothing changed, it only tries again what failed.
+    /// or goes on with another number of sessions or of them. With nothing changed, it only tries again what failed.
     pub fn replace(&self, open: Open, environment: Vec<(String, String)>, count: usize) {
         let further = count.saturating_sub(1);
         // Whoever sees the new configuration sees that the first is not ready with it yet.
         let replaced = self.first.replace(open.clone(), environment.clone());
         self.wanted.send_if_modified(|wanted| {
-            let modified = replaced || wanted.further != further;
+            let other =
+                wanted.further != further || further > 0 && wanted.config.open.workers != open.workers;
+            let modified = replaced || other;
             (wanted.config.open, wanted.config.environment, wanted.further) = (open, environment, further);
             modified
         });

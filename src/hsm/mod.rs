@@ -7,6 +7,7 @@ pub mod fake;
 pub mod frame;
 pub mod health;
 pub mod hosts;
+pub mod knee;
 mod member;
 pub mod probe;
 pub mod protocol;

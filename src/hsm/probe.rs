@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::knee::Measured;
 use crate::model::{KeyAlgorithm, SignatureAlgorithm};
 
 /// One thing that is tried. Each is a request of its own, so that a module that does not survive one of them is known to
@@ -21,10 +22,13 @@ pub enum Probe {
     Hmac,
     /// DSA.
     Dsa,
+    /// How many sessions are worth it. No part of [`Self::ALL`], because it loads the token, and is of use only to who
+    /// wants to know.
+    Sessions,
 }
 
 impl Probe {
-    /// All, the harmless one first.
+    /// All that are always made, the harmless one first.
     pub const ALL: [Self; 6] =
         [Self::Token, Self::EllipticCurves, Self::Edwards, Self::Rsa, Self::Hmac, Self::Dsa];
 
@@ -50,6 +54,8 @@ pub struct Findings {
     pub refuted_signatures: Vec<SignatureAlgorithm>,
     /// How long one signature takes.
     pub speed: Option<Speed>,
+    /// How fast it signs with how many sessions.
+    pub sessions: Option<Measured>,
     /// How it differs from others.
     pub quirks: Vec<Quirk>,
 }
@@ -64,6 +70,7 @@ impl Findings {
         self.quirks.extend(other.quirks);
         self.limits = self.limits.or(other.limits);
         self.speed = self.speed.take().or(other.speed);
+        self.sessions = self.sessions.take().or(other.sessions);
     }
 }
 
@@ -74,6 +81,8 @@ pub struct Limits {
     pub sessions: Option<u64>,
     /// Most sessions; 0 for no limit.
     pub sessions_max: Option<u64>,
+    /// Most sessions that may write; 0 for no limit.
+    pub rw_sessions_max: Option<u64>,
     /// Bytes that are free for private objects.
     pub private_memory_free: Option<u64>,
     /// All of them.
@@ -82,6 +91,16 @@ pub struct Limits {
     pub pin_min: Option<u64>,
     /// Longest PIN.
     pub pin_max: Option<u64>,
+}
+
+impl Limits {
+    /// How many more sessions that may write this process may open; `None` where there is no limit, or none is told.
+    #[must_use]
+    pub fn room(&self) -> Option<u64> {
+        let limits = [self.sessions_max, self.rw_sessions_max].into_iter().flatten();
+        let most = limits.filter(|most| *most > 0).min()?;
+        Some(most.saturating_sub(self.sessions.unwrap_or(0)))
+    }
 }
 
 /// How long a signature takes with one session.

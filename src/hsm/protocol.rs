@@ -55,6 +55,8 @@ pub enum Request {
     Open(Open),
     /// Answered by [`Reply::Alive`], without touching the module.
     Ping,
+    /// From now on so many sessions sign. Answered by [`Reply::Done`]; what is being signed is not disturbed.
+    Workers(u16),
     /// Make a key unless one with this id exists, which is then described. Answered by [`Reply::Key`].
     Generate(KeyTemplate),
     /// All keys with this id or label, at most [`FIND_MAX`]; several are the caller's problem to judge.
@@ -444,6 +446,7 @@ impl Request {
             | Self::GetCertificate(_)
             | Self::Probe(_)
             | Self::Open(_)
+            | Self::Workers(_)
             | Self::Ping => Lane::Look,
         }
     }
@@ -453,6 +456,7 @@ impl Request {
     pub const fn repeatable(&self) -> bool {
         match self {
             Self::Ping
+            | Self::Workers(_)
             | Self::Find(_)
             | Self::Inventory
             | Self::Sign { .. }
@@ -470,6 +474,7 @@ impl Request {
         match self {
             Self::Open(_) => "open",
             Self::Ping => "ping",
+            Self::Workers(_) => "workers",
             Self::Generate(_) => "generate",
             Self::Find(_) => "find",
             Self::Inventory => "inventory",

@@ -51,7 +51,7 @@ impl TokenConfig {
                 token,
                 pin,
                 init_args: pkcs11.init_args.clone(),
-                workers: u16::try_from(partition.spec.sessions).unwrap_or(4),
+                workers: partition.sessions(),
             },
             environment: pkcs11.environment.iter().map(|one| (one.name.clone(), one.value.clone())).collect(),
             pin_version,
@@ -67,13 +67,16 @@ impl TokenConfig {
     }
 
     fn same(&self, other: &Self) -> bool {
+        self.same_token(other) && (self.open.workers, self.hosts) == (other.open.workers, other.hosts)
+    }
+
+    /// The same but for how many sign.
+    fn same_token(&self, other: &Self) -> bool {
         let plain = |config: &Self| {
             (
                 config.open.library.clone(),
                 config.open.token.clone(),
                 config.open.init_args.clone(),
-                config.open.workers,
-                config.hosts,
                 config.environment.clone(),
                 config.pin_version.clone(),
             )
@@ -108,6 +111,16 @@ pub struct PartitionConfig {
 struct Opened {
     config: TokenConfig,
     hosts: Arc<Hosts>,
+}
+
+impl Opened {
+    /// Goes on with another configuration, if it is one.
+    fn change(&mut self, config: TokenConfig) {
+        if !self.config.same(&config) {
+            self.hosts.replace(config.open.clone(), config.environment.clone(), config.hosts);
+            self.config = config;
+        }
+    }
 }
 
 /// The tokens of a partition.
@@ -231,15 +244,18 @@ impl Registry {
 
     fn primary(&self, partition: &str, handle: &Handle, wanted: Wanted) {
         let mut primary = locked(&handle.primary);
+        let labels = Partition { partition: partition.to_owned() };
+        match &wanted {
+            Wanted::Open(config) => {
+                self.metrics.sessions.get_or_create(&labels).set(config.open.workers.into());
+            }
+            Wanted::Keep => {}
+            Wanted::Close => drop(self.metrics.sessions.remove(&labels)),
+        }
         match (&mut *primary, wanted) {
             (_, Wanted::Keep) => {}
             (_, Wanted::Close) => *primary = None,
-            (Some(opened), Wanted::Open(config)) => {
-                if !opened.config.same(&config) {
-                    opened.hosts.replace(config.open.clone(), config.environment.clone(), config.hosts);
-                    opened.config = config;
-                }
-            }
+            (Some(opened), Wanted::Open(config)) => opened.change(config),
             (None, Wanted::Open(config)) => {
                 let hosts = self.start(partition, &config);
                 self.follow(hosts.state(), Some(partition));
@@ -254,7 +270,8 @@ impl Registry {
         for (name, wanted) in wanted {
             match (old.remove(&name), wanted) {
                 (Some(opened), Wanted::Keep) => drop(replicas.insert(name, opened)),
-                (Some(opened), Wanted::Open(config)) if opened.config.same(&config) => {
+                (Some(mut opened), Wanted::Open(config)) if opened.config.same_token(&config) => {
+                    opened.change(config);
                     replicas.insert(name, opened);
                 }
                 // Another configuration may be another token, whose keys are not proven.
@@ -320,6 +337,7 @@ impl Registry {
     pub fn remove(&self, partition: &str) {
         let Some(handle) = locked(&self.entries).remove(partition) else { return };
         self.metrics.no_replica(partition, PRIMARY);
+        self.metrics.sessions.remove(&Partition { partition: partition.to_owned() });
         for name in locked(&handle.replicas).keys() {
             self.metrics.no_replica(partition, name);
         }

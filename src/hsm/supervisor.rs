@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     process::{Command, ExitStatus},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
         mpsc,
     },
@@ -43,9 +43,6 @@ const STEADY: Duration = Duration::from_secs(10);
 /// A trouble that only a person can help with is told when so many token-hosts had it: a module that opens a
 /// token while another process logs in may see none for a moment (SoftHSM does).
 const BELIEVED: u32 = 3;
-/// Signatures on their way to a token-host beyond four for each of its sessions: what it works on while answers and the
-/// next requests pass each other.
-const WINDOW: usize = 8;
 /// So long after its death the state may go on saying that a token-host is ready: the next one usually is.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -138,6 +135,12 @@ struct Shared {
     recoveries: Recoveries,
 }
 
+impl Shared {
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A token behind a token-host that is kept running.
 pub struct Supervisor {
     shared: Arc<Shared>,
@@ -177,14 +180,19 @@ impl Supervisor {
     }
 
     /// Starts over with another library, token or PIN. The present token-host is ended first; what it was doing
-    /// is repeated by the next one where that is harmless. With nothing changed, it only tries again what failed.
-    /// Whether there was anything to do.
+    /// is repeated by the next one where that is harmless. Where it is but another number of sessions, the present one
+    /// goes on with that. With nothing changed, it only tries again what failed.
+    /// Whether it starts over.
     pub fn replace(&self, open: Open, environment: Vec<(String, String)>) -> bool {
         {
-            let mut wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-            let form = |open: &Open| Zeroizing::new(frame::encode(0, open));
+            let mut wanted = self.shared.wanted();
+            let form = |open: &Open| Zeroizing::new(frame::encode(0, &Open { workers: 0, ..open.clone() }));
             let same = form(&wanted.open) == form(&open) && wanted.environment == environment;
             if same && !matches!(*self.shared.state.borrow(), HostState::Failed(_)) {
+                if wanted.open.workers != open.workers {
+                    wanted.open.workers = open.workers;
+                    self.shared.changed.notify_one();
+                }
                 return false;
             }
             *wanted = Wanted { generation: wanted.generation + 1, open, environment };
@@ -262,7 +270,7 @@ impl Drop for Supervisor {
 #[async_trait]
 impl Hsm for Supervisor {
     async fn call(&self, request: Request) -> Result<Reply, HsmError> {
-        if matches!(request, Request::Open(_) | Request::Ping) {
+        if matches!(request, Request::Open(_) | Request::Ping | Request::Workers(_)) {
             return Err(HsmError::new(Kind::Invalid, "opening is the supervisor's own business"));
         }
         let begun = Instant::now();
@@ -307,17 +315,17 @@ impl Driver {
     async fn run(mut self) {
         let mut failures = 0;
         loop {
-            let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let wanted = self.shared.wanted().clone();
             let generation = wanted.generation;
             let begun = Instant::now();
             let end = match self.open(wanted).await {
-                Ok((host, facts)) => {
+                Ok((mut host, facts)) => {
                     self.troubled = 0;
                     let facts = Arc::new(facts);
                     self.shared.facts.store(Some(Arc::clone(&facts)));
                     self.report(generation, HostState::Ready(facts), |calls| calls.connect(&host.link));
                     let answered = self.shared.calls.answered();
-                    let end = self.watch(&host).await;
+                    let end = self.watch(&mut host).await;
                     self.used = Some(Instant::now());
                     self.shared.calls.disconnect();
                     host.end(&self.shared).await;
@@ -345,9 +353,12 @@ impl Driver {
                     tracing::error!(error = error.message, "the PIN is not tried again before it changes");
                     self.report(generation, HostState::Failed(error.clone()), |calls| calls.refuse(&error));
                     failures = 0;
-                    tokio::select! {
-                        () = self.shared.changed.notified() => {}
-                        () = self.shared.stop.notified() => return,
+                    // Another number of sessions is no reason to try it again.
+                    while self.shared.wanted().generation == generation {
+                        tokio::select! {
+                            () = self.shared.changed.notified() => {}
+                            () = self.shared.stop.notified() => return,
+                        }
                     }
                 }
                 End::Died(cause) => {
@@ -366,7 +377,7 @@ impl Driver {
     /// Sets the state, unless the configuration that it belongs to is not wanted any more. Calls are let in before
     /// the state says so and turned away after it: nobody is refused while it says ready.
     fn report(&self, generation: u64, state: HostState, effect: impl FnOnce(&Calls)) {
-        let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = self.shared.wanted();
         if wanted.generation != generation {
             return;
         }
@@ -390,8 +401,7 @@ impl Driver {
     async fn open(&mut self, wanted: Wanted) -> Result<(Host, TokenFacts), End> {
         let Wanted { generation, open, environment } = wanted;
         let limit = self.shared.calls.deadlines.open;
-        let window = usize::from(open.workers.max(1)) * 4 + WINDOW;
-        let mut host = match self.spawn(&environment, window).await {
+        let mut host = match self.spawn(&environment, generation, open.workers).await {
             Ok(host) => host,
             Err(error) => {
                 let message = format!("cannot start a token-host: {error}");
@@ -415,7 +425,11 @@ impl Driver {
                             self.report(generation, HostState::Starting, |_| ());
                         }
                     }
-                    () = self.shared.changed.notified() => break Err(End::Replaced),
+                    () = self.shared.changed.notified() => {
+                        if self.shared.wanted().generation != generation {
+                            break Err(End::Replaced);
+                        }
+                    }
                     () = self.shared.stop.notified() => break Err(End::Stopped),
                 }
             }
@@ -461,7 +475,12 @@ impl Driver {
         End::Died(error.message)
     }
 
-    async fn spawn(&mut self, environment: &[(String, String)], window: usize) -> std::io::Result<Host> {
+    async fn spawn(
+        &mut self,
+        environment: &[(String, String)],
+        generation: u64,
+        workers: u16,
+    ) -> std::io::Result<Host> {
         let pair = || {
             let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
             ours.set_nonblocking(true)?;
@@ -487,19 +506,20 @@ impl Driver {
             self.shared.recoveries.took(Rung::Process, &self.cause);
         }
         self.shared.pid.store(process.pid, Ordering::Relaxed);
-        let link = Arc::new(Link { main, sign, window });
+        let link = Arc::new(Link::new(main, sign, workers));
         let writer = AbortOnDropHandle::new(tokio::spawn({
             let link = Arc::clone(&link);
             async move {
                 tokio::join!(link.main.write(), link.sign.write());
             }
         }));
-        Ok(Host { link, process, frames: Frames::default(), _writer: writer })
+        Ok(Host { generation, workers, link, process, frames: Frames::default(), _writer: writer })
     }
 
     /// Hands out answers until the token-host ends, hangs or is not wanted any more.
-    async fn watch(&self, host: &Host) -> End {
-        let mut answers = [&host.link.sign, &host.link.main].map(Answers::of);
+    async fn watch(&self, host: &mut Host) -> End {
+        let link = Arc::clone(&host.link);
+        let mut answers = [&link.sign, &link.main].map(Answers::of);
         let mut owed = None;
         let mut end = self.follow(host, &mut answers, &mut owed).await;
         if let End::Died(cause) = &mut end {
@@ -516,13 +536,17 @@ impl Driver {
 
     async fn follow(
         &self,
-        host: &Host,
+        host: &mut Host,
         [sign, main]: &mut [Answers<'_>; 2],
         owed: &mut Option<(u64, Instant)>,
     ) -> End {
         let mut tick = tokio::time::interval(self.ping.0);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut exited = host.process.exited.clone();
+        // It may have changed while the token was opened.
+        if host.resized(&self.shared).is_err() {
+            return End::Replaced;
+        }
         loop {
             tokio::select! {
                 answers = sign.next() => if let Err(end) = self.hand_out(answers, owed) {
@@ -546,7 +570,9 @@ impl Driver {
                 }
                 // A module that forked may keep the socket open beyond the token-host's own end.
                 _ = exited.wait_for(Option::is_some) => return End::Died(GONE.into()),
-                () = self.shared.changed.notified() => return End::Replaced,
+                () = self.shared.changed.notified() => if host.resized(&self.shared).is_err() {
+                    return End::Replaced;
+                },
                 () = self.shared.stop.notified() => return End::Stopped,
             }
         }
@@ -666,13 +692,36 @@ fn pause(failures: u32) -> Duration {
 
 /// A running token-host.
 struct Host {
+    /// Of the configuration that it was started with.
+    generation: u64,
+    /// Its sessions that sign.
+    workers: u16,
     link: Arc<Link>,
     process: Process,
     frames: Frames,
     _writer: AbortOnDropHandle<()>,
 }
 
+/// The configuration is another one, in more than the number of sessions.
+struct Outdated;
+
 impl Host {
+    /// Has it go on with as many sessions as are wanted now.
+    fn resized(&mut self, shared: &Shared) -> Result<(), Outdated> {
+        let (generation, workers) = {
+            let wanted = shared.wanted();
+            (wanted.generation, wanted.open.workers)
+        };
+        if generation != self.generation {
+            return Err(Outdated);
+        }
+        if workers != self.workers {
+            self.workers = workers;
+            shared.calls.resize(&self.link, workers);
+        }
+        Ok(())
+    }
+
     /// Sends `Open` and waits for what comes of it. The PIN is in the frame, which is overwritten after use.
     async fn exchange(&mut self, open: Open) -> Result<TokenFacts, HsmError> {
         let ended = |why: &dyn std::fmt::Display| {

@@ -121,6 +121,8 @@ pub struct Metrics {
     pub wrong_signatures: Family<Partition, Counter>,
     /// Whether the token of a partition can be used.
     pub partition_ready: Family<Partition, Gauge>,
+    /// Sessions that sign at the same time in each token-host of a partition.
+    pub sessions: Family<Partition, Gauge>,
     /// Whether a token signs, of partitions with replicas.
     pub replica_healthy: Family<Replica, Gauge>,
     /// Calls that another token had to answer.
@@ -156,6 +158,7 @@ impl Default for Metrics {
             recoveries: Family::default(),
             wrong_signatures: Family::default(),
             partition_ready: Family::default(),
+            sessions: Family::default(),
             replica_healthy: Family::default(),
             failovers: Family::default(),
             leader: Gauge::default(),
@@ -187,6 +190,7 @@ impl Default for Metrics {
             all.wrong_signatures.clone(),
         );
         r.register("partition_ready", "Whether a partition's token can be used", all.partition_ready.clone());
+        r.register("sessions", "Sessions that sign in each token-host of a partition", all.sessions.clone());
         r.register(
             "replica_healthy",
             "Whether a token of a partition with replicas signs",

@@ -104,8 +104,7 @@ fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u
             let opened = Token::open(open, took).and_then(|token| {
                 let token = Arc::new(token);
                 let sign = sign.take().expect("a token is opened once");
-                let pool = Pool::start(&token, sign, out, workers)
-                    .map_err(|e| HsmError::new(Kind::Device, format!("cannot start threads: {e}")))?;
+                let pool = Pool::start(&token, sign, out, workers).map_err(no_threads)?;
                 Ok((token, pool))
             });
             match opened {
@@ -119,6 +118,13 @@ fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u
                 }
             }
         }
+        (State::Open { token, pool }, Request::Workers(count)) => {
+            let resized = pool.resize(token, count).map_err(no_threads);
+            if let Err(error) = &resized {
+                tracing::error!(error = error.message, "fewer threads sign than are wanted");
+            }
+            out.send(id, &resized.map(|()| Reply::Done));
+        }
         (State::Fresh, _) => {
             out.send(id, &Err(HsmError::new(Kind::Unavailable, "the token is not open yet")));
         }
@@ -130,6 +136,10 @@ fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u
             }
         }
     }
+}
+
+fn no_threads(error: std::io::Error) -> HsmError {
+    HsmError::new(Kind::Device, format!("cannot start threads: {error}"))
 }
 
 #[cfg(test)]

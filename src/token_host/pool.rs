@@ -1,10 +1,11 @@
 //! Threads that call the module, each with a session of its own, and what waits before them.
 
 use std::{
+    cell::Cell,
     os::unix::net::UnixStream,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     task::Poll,
     time::{Duration, Instant},
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::{
     hsm::{
+        probe::Probe,
         protocol::{HsmError, Kind, Lane, Reply, Request},
         recovery::Rung,
     },
@@ -48,6 +50,8 @@ pub struct Pool {
     change: flume::Sender<Job>,
     look: flume::Sender<Job>,
     signatures: Arc<Signatures>,
+    /// Threads that sign, without those that are to leave.
+    workers: Cell<u16>,
 }
 
 /// What the signing threads share.
@@ -56,6 +60,8 @@ struct Signatures {
     out: Out,
     /// A key is being made, and some modules have everything wait for that.
     held_up: AtomicBool,
+    /// Threads that are to leave, whichever are done first.
+    leaving: AtomicU16,
 }
 
 impl Pool {
@@ -70,16 +76,16 @@ impl Pool {
         out: &Arc<Out>,
         workers: u16,
     ) -> std::io::Result<Self> {
-        let worker =
-            |changes| Worker { token: Arc::clone(token), session: None, changes, took: Duration::MAX };
         let signatures = Arc::new(Signatures {
             out: Out::new(sign.try_clone()?),
             intake: Intake::new(sign)?,
             held_up: AtomicBool::new(false),
+            leaving: AtomicU16::new(0),
         });
         let lane = |name: &str, changes: bool| {
             let (sender, receiver) = flume::bounded::<Job>(SLOW_QUEUE);
-            let (mut worker, out, signatures) = (worker(changes), Arc::clone(out), Arc::clone(&signatures));
+            let (out, signatures) = (Arc::clone(out), Arc::clone(&signatures));
+            let mut worker = Worker::of(token, changes);
             std::thread::Builder::new().name(name.into()).spawn(move || {
                 while let Ok(Job { id, request, asked }) = receiver.recv() {
                     if changes {
@@ -96,14 +102,33 @@ impl Pool {
             Ok::<_, std::io::Error>(sender)
         };
         let (change, look) = (lane("change", true)?, lane("look", false)?);
-        for number in 0..workers.max(1) {
-            let (worker, signatures) = (worker(false), Arc::clone(&signatures));
-            let place = signatures.intake.place()?;
-            std::thread::Builder::new()
-                .name(format!("sign-{number}"))
-                .spawn(move || worker.sign(&signatures, &place))?;
+        let pool = Self { change, look, signatures, workers: Cell::new(0) };
+        pool.resize(token, workers)?;
+        Ok(pool)
+    }
+
+    /// From now on so many threads sign, at least one. Those that are too many leave when they have answered what they are
+    /// at, or come to next.
+    ///
+    /// # Errors
+    /// When the system has no more threads.
+    pub fn resize(&self, token: &Arc<Token>, workers: u16) -> std::io::Result<()> {
+        let workers = workers.max(1);
+        let leaving = &self.signatures.leaving;
+        leaving.fetch_add(self.workers.get().saturating_sub(workers), Ordering::Relaxed);
+        self.workers.set(self.workers.get().min(workers));
+        while self.workers.get() < workers {
+            // One that did not leave yet may stay.
+            if !self.signatures.one_leaves() {
+                let (worker, signatures) = (Worker::of(token, false), Arc::clone(&self.signatures));
+                let place = signatures.intake.place()?;
+                std::thread::Builder::new()
+                    .name("sign".into())
+                    .spawn(move || worker.sign(&signatures, &place))?;
+            }
+            self.workers.set(self.workers.get() + 1);
         }
-        Ok(Self { change, look, signatures })
+        Ok(())
     }
 
     /// Writes the signatures that wait for others to be written with.
@@ -116,7 +141,7 @@ impl Pool {
     /// # Errors
     /// `Busy` when the lane's queue is full.
     pub fn submit(&self, id: u64, request: Request) -> Result<(), HsmError> {
-        if matches!(request, Request::Open(_) | Request::Ping) {
+        if matches!(request, Request::Open(_) | Request::Ping | Request::Workers(_)) {
             return Err(HsmError::new(Kind::Invalid, "the token is open already"));
         }
         let lane = match request.lane() {
@@ -126,6 +151,14 @@ impl Pool {
         };
         lane.try_send(Job { id, request, asked: Instant::now() })
             .map_err(|_| HsmError::new(Kind::Busy, "too many requests wait for the token"))
+    }
+}
+
+impl Signatures {
+    /// Whether a thread is to leave; it is counted as gone.
+    fn one_leaves(&self) -> bool {
+        let less = |leaving: u16| leaving.checked_sub(1);
+        self.leaving.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 }
 
@@ -155,11 +188,15 @@ struct Worker {
 }
 
 impl Worker {
+    fn of(token: &Arc<Token>, changes: bool) -> Self {
+        Self { token: Arc::clone(token), session: None, changes, took: Duration::MAX }
+    }
+
     /// Signs what comes, one at a time. While all are busy requests wait unread: nobody is woken up for a request that
     /// nobody can take.
     fn sign(mut self, signatures: &Signatures, place: &Place) {
         let out = &signatures.out;
-        loop {
+        while !signatures.one_leaves() {
             match self.next(signatures, place) {
                 Ok(Some((id, request))) if request.lane() == Lane::Sign => {
                     let begun = Instant::now();
@@ -175,13 +212,16 @@ impl Worker {
                 }
             }
         }
+        out.flush();
+        let _inside = self.token.gate.read();
+        self.session = None;
     }
 
     /// The next request. The last answer waits for others only where the next request is here already and the last one
     /// was quick. Should the next one not be, the other threads write it, and at the latest a sign of life does.
     fn next(
         &self,
-        Signatures { intake, out, held_up }: &Signatures,
+        Signatures { intake, out, held_up, leaving: _ }: &Signatures,
         place: &Place,
     ) -> Result<Option<(u64, Request)>, super::Error> {
         let here = intake.next_at_once()?;
@@ -272,10 +312,15 @@ impl Worker {
             Request::GetCertificate(id) => self.alone(asked, |objects| {
                 Ok(Reply::Certificate(object::get_certificate(objects, id)?.map(Into::into)))
             }),
+            Request::Probe(Probe::Sessions) => {
+                self.attempt(None, |_| Ok(Reply::Findings(Box::new(probe::run(&token, Probe::Sessions)?))))
+            }
             Request::Probe(what) => {
                 self.alone(asked, |objects| Ok(Reply::Findings(Box::new(probe::run(objects.token, *what)?))))
             }
-            Request::Open(_) | Request::Ping => unreachable!("not for a worker, see submit"),
+            Request::Open(_) | Request::Ping | Request::Workers(_) => {
+                unreachable!("not for a worker, see submit")
+            }
         }
     }
 

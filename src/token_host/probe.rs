@@ -8,6 +8,7 @@ mod dsa;
 mod edwards;
 mod hmac;
 mod rsa;
+mod sessions;
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,8 @@ use crate::{
 /// What keys of probes are called.
 pub const LABEL: &str = "hsm-operator probe";
 
-/// Tries one thing. `Err` where the token did not even get so far.
+/// Tries one thing. `Err` where the token did not even get so far. Whoever asks has all objects to itself, except for
+/// [`Probe::Sessions`], which takes long and sees to that itself.
 pub fn run(token: &Token, probe: Probe) -> Result<Findings, HsmError> {
     match probe {
         Probe::Token => list(token),
@@ -39,6 +41,7 @@ pub fn run(token: &Token, probe: Probe) -> Result<Findings, HsmError> {
         Probe::Rsa => rsa::probe(token),
         Probe::Hmac => hmac::probe(token),
         Probe::Dsa => dsa::probe(token),
+        Probe::Sessions => sessions::probe(token),
     }
 }
 

@@ -196,6 +196,7 @@ impl Module {
         Ok(Limits {
             sessions: told(info.ulSessionCount),
             sessions_max: told(info.ulMaxSessionCount),
+            rw_sessions_max: told(info.ulMaxRwSessionCount),
             private_memory_free: told(info.ulFreePrivateMemory),
             private_memory: told(info.ulTotalPrivateMemory),
             pin_min: told(info.ulMinPinLen),
@@ -657,6 +658,11 @@ pub fn is_making() -> bool {
 thread_local! {
     /// Id of the request that the thread works on; 0 for none.
     static WORKING_ON: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The request that the calling thread works on; 0 for none.
+pub fn work() -> u64 {
+    WORKING_ON.get()
 }
 
 /// Where the last words go, and the frame that they are, up to the id.

@@ -24,6 +24,7 @@ mod resilience;
 mod rest;
 mod samples;
 mod secrecy;
+mod sessions;
 mod smoke;
 mod tools;
 mod world;

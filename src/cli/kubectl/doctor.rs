@@ -11,6 +11,7 @@ use super::client;
 use crate::api::{
     HsmPartition,
     partition::{HsmPartitionStatus, Probed, TokenLimits, TokenStatus},
+    sessions::{Sessions, SessionsMeasured, SessionsStatus},
 };
 
 /// Widest line of the report.
@@ -84,6 +85,7 @@ fn record(partition: &HsmPartition) -> serde_json::Value {
         "partition": partition.name_any(),
         "library": partition.spec.pkcs11.library,
         "token": status.token,
+        "sessions": { "spec": partition.spec.sessions, "now": partition.sessions(), "measured": status.sessions },
         "hsmKeys": status.key_count,
         "unclaimed": status.unclaimed.as_ref().map(|unclaimed| unclaimed.count),
         "conditions": status.conditions,
@@ -99,7 +101,7 @@ fn text(partition: &HsmPartition) -> String {
     page.line("Library", &partition.spec.pkcs11.library);
     match &status.token {
         None => page.line("Token", "it was never reached"),
-        Some(token) => page.token(token, status),
+        Some(token) => page.token(token, status, partition),
     }
     page.head("Conditions");
     for condition in &status.conditions {
@@ -136,7 +138,7 @@ impl Page {
         }
     }
 
-    fn token(&mut self, token: &TokenStatus, status: &HsmPartitionStatus) {
+    fn token(&mut self, token: &TokenStatus, status: &HsmPartitionStatus, partition: &HsmPartition) {
         let TokenStatus { label, manufacturer, model, serial, firmware, library, .. } = token;
         self.line("", library);
         self.line(
@@ -156,6 +158,7 @@ impl Page {
             }
             self.line("Limits", &limits(&probed.limits));
         }
+        self.sessions(partition, status.sessions.as_ref());
         let counted = |count: Option<i32>| count.map_or_else(|| "?".to_owned(), |count| count.to_string());
         let unclaimed = status.unclaimed.as_ref().map(|unclaimed| unclaimed.count);
         let objects = format!(
@@ -167,6 +170,24 @@ impl Page {
         match &token.probed {
             None => self.line("Quirks", "it was not tried yet"),
             Some(probed) => self.probed(probed),
+        }
+    }
+
+    fn sessions(&mut self, partition: &HsmPartition, status: Option<&SessionsStatus>) {
+        let count = partition.sessions();
+        match (partition.spec.sessions, status) {
+            (Sessions::Count(_), _) => self.line("Sessions", &format!("{count} in each token-host")),
+            (Sessions::Auto, None) => {
+                self.line("Sessions", &format!("{count} in each token-host, until it is measured"));
+            }
+            (Sessions::Auto, Some(status)) => {
+                self.line("Sessions", &format!("{count} in each token-host, chosen: {}", status.message));
+                for SessionsMeasured { sessions, speeds } in &status.measured {
+                    let speeds: Vec<_> =
+                        speeds.iter().map(|one| format!("{} {}", one.per_second, one.key)).collect();
+                    self.line("", &format!("with {sessions}: {} signatures/s", speeds.join(", ")));
+                }
+            }
         }
     }
 
@@ -302,6 +323,7 @@ Curves      P-256
 Signatures  EDDSA
 Speed       57 µs for one P-256 signature, in one session
 Limits      sessions: 9 open, no limit; memory: not told
+Sessions    4 in each token-host
 Objects     3 HsmKeys, 1 keys that no HsmKey claims
 Mechanisms  5: AES_GCM, RSA_PKCS, and 3 more
 
@@ -355,6 +377,29 @@ Conditions
             assert_eq!(sections, 1, "{reason}");
         }
         assert_eq!(section("DuplicateObject"), "duplicateobject-of-a-partition", "not that of an HsmKey");
+    }
+
+    #[test]
+    fn the_report_says_how_many_sessions_were_chosen_and_why() {
+        let mut partition = ready();
+        partition.spec.sessions = Sessions::Auto;
+        let lines = |partition: &HsmPartition| {
+            let text = text(partition);
+            let (_, rest) = text.split_once("Sessions    ").unwrap();
+            rest.split_once("\nObjects").unwrap().0.to_owned()
+        };
+        assert_eq!(lines(&partition), "4 in each token-host, until it is measured");
+        let speed = |key, speed| json!({"key": key, "perSecond": speed});
+        let measured = json!({
+            "chosen": 2, "reason": "Measured", "message": "more sign no faster",
+            "measured": [{"sessions": 1, "speeds": [speed("P-256", 900), speed("RSA-2048", 80)]}],
+        });
+        partition.status.as_mut().unwrap().sessions = serde_json::from_value(measured).unwrap();
+        let wanted = "\
+2 in each token-host, chosen: more sign no faster
+            with 1: 900 P-256, 80 RSA-2048 signatures/s";
+        assert_eq!(lines(&partition), wanted);
+        assert_eq!(record(&partition)["sessions"]["now"], json!(2));
     }
 
     #[test]

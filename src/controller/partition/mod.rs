@@ -25,9 +25,12 @@ use super::{
     inventory,
 };
 use crate::{
-    api::{HsmPartition, PARTITION_FINALIZER, TAKE_INVENTORY, condition, partition::AttestationMode},
+    api::{
+        HsmPartition, PARTITION_FINALIZER, TAKE_INVENTORY, condition,
+        partition::{AttestationMode, HsmPartitionStatus},
+    },
     hsm::{
-        HostState, Wanted,
+        HostState, Hsm, Wanted,
         protocol::{HsmError, Kind},
         registry::TokenConfig,
     },
@@ -59,7 +62,7 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
         ctx.inventories.forget(&partition.name_any()).await;
     }
     let plans = replicas::plan(partition, &ctx).await?;
-    let (mut outcome, action) = connect(partition, &plans, &ctx).await?;
+    let (mut outcome, mut action) = connect(partition, &plans, &ctx).await?;
     // Before the status, whose change wakes the keys.
     let reached = match &outcome {
         Outcome::Ready { .. } => Some(true),
@@ -75,6 +78,7 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
     let signing = (!replicas.is_empty()).then(|| Signing::of(handle.as_deref(), &replicas));
     let mut new = report(partition, &old, &outcome, signing.as_ref(), ctx.now());
     new.replicas = replicas;
+    new.sessions = ctx.sessions.status(partition, new.token.as_ref());
     if new != old {
         let api: Api<HsmPartition> = Api::all(ctx.client.clone());
         ctx.write_status(&api, partition, &new, false).await?;
@@ -103,18 +107,48 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
         amend(partition, &ctx, &answered).await?;
     }
     // After it is told that the token is there: nobody waits for this.
-    if let Outcome::Ready { token, findings: findings @ None, .. } = &mut outcome
+    if let Outcome::Ready { token, findings, .. } = &mut outcome
         && let Some(hsm) = ctx.registry.get(&partition.name_any())
     {
-        let spared = report::spared(&new, token);
-        *findings = ctx.probes.learn(&partition.name_any(), token, hsm.as_ref(), &spared).await;
-        let learned = report(partition, &new, &outcome, signing.as_ref(), ctx.now());
-        if learned != new {
-            let api: Api<HsmPartition> = Api::all(ctx.client.clone());
-            ctx.write_status(&api, partition, &learned, false).await?;
+        if findings.is_none() {
+            let spared = report::spared(&new, token);
+            *findings = ctx.probes.learn(&partition.name_any(), token, hsm.as_ref(), &spared).await;
+            let mut learned = report(partition, &new, &outcome, signing.as_ref(), ctx.now());
+            learned.sessions = ctx.sessions.status(partition, learned.token.as_ref());
+            if learned != new {
+                let api: Api<HsmPartition> = Api::all(ctx.client.clone());
+                ctx.write_status(&api, partition, &learned, false).await?;
+                new = learned;
+            }
+        }
+        if let Some(again) = measure(partition, new, hsm.as_ref(), &ctx).await? {
+            action = Action::requeue(super::jittered(again));
         }
     }
     Ok(action)
+}
+
+/// Measures how many sessions of the token are worth it, if that is wanted and not known. Returns when to try again.
+async fn measure(
+    partition: &HsmPartition,
+    mut status: HsmPartitionStatus,
+    hsm: &dyn Hsm,
+    ctx: &Context,
+) -> Result<Option<Duration>, Error> {
+    let Some(token) = &status.token else { return Ok(None) };
+    let Some((sessions, again)) = ctx.sessions.measure(partition, token, hsm, ctx.now()).await else {
+        return Ok(None);
+    };
+    if status.sessions.as_ref() != Some(&sessions) {
+        let note = format!("{} sessions: {}", sessions.chosen, sessions.message);
+        let (warning, reason) = (sessions.measured.is_empty(), sessions.reason.clone());
+        status.sessions = Some(sessions);
+        let api: Api<HsmPartition> = Api::all(ctx.client.clone());
+        ctx.write_status(&api, partition, &status, false).await?;
+        let reason = format!("Sessions{reason}");
+        ctx.event(partition, warning, &reason, "Measure", note).await;
+    }
+    Ok(again)
 }
 
 /// Reaches the token and sees what is on it.
@@ -271,6 +305,7 @@ async fn release(partition: &HsmPartition, ctx: &Context) -> Result<Action, Erro
     ctx.attestor.forget(&name);
     ctx.inventories.forget(&name).await;
     ctx.probes.forget(&name);
+    ctx.sessions.forget(&name);
     set_finalizer(partition, ctx, false).await?;
     Ok(Action::await_change())
 }

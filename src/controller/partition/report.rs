@@ -180,6 +180,7 @@ fn probed(findings: &Findings) -> Probed {
         limits: TokenLimits {
             sessions: number(limits.sessions),
             sessions_max: number(limits.sessions_max),
+            rw_sessions_max: number(limits.rw_sessions_max),
             private_memory_free: number(limits.private_memory_free),
             private_memory: number(limits.private_memory),
             pin_min: number(limits.pin_min),

@@ -38,7 +38,7 @@ pub fn probe(token: &Token) -> Result<Findings, HsmError> {
     Ok(findings)
 }
 
-fn specific(params: &[u8]) -> [Attribute; 2] {
+pub fn specific(params: &[u8]) -> [Attribute; 2] {
     [Attribute::number(CKA_KEY_TYPE, CKK_EC), Attribute::bytes(CKA_EC_PARAMS, params)]
 }
 

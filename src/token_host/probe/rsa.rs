@@ -11,12 +11,7 @@ pub fn probe(token: &Token) -> Result<Findings, HsmError> {
         return Ok(findings);
     }
     let session = token.session()?;
-    let specific = [
-        Attribute::number(CKA_KEY_TYPE, CKK_RSA),
-        Attribute::number(CKA_MODULUS_BITS, BITS as CK_ULONG),
-        Attribute::bytes(CKA_PUBLIC_EXPONENT, [1, 0, 1]),
-    ];
-    let pair = match Pair::make(&session, CKM_RSA_PKCS_KEY_PAIR_GEN, &specific) {
+    let pair = match Pair::make(&session, CKM_RSA_PKCS_KEY_PAIR_GEN, &specific()) {
         Ok(pair) => pair,
         Err(failure) => {
             let error = settled(failure)?;
@@ -35,6 +30,14 @@ pub fn probe(token: &Token) -> Result<Findings, HsmError> {
         findings.quirks.extend(pss(token, pair.private)?);
     }
     Ok(findings)
+}
+
+pub fn specific() -> [Attribute; 3] {
+    [
+        Attribute::number(CKA_KEY_TYPE, CKK_RSA),
+        Attribute::number(CKA_MODULUS_BITS, BITS as CK_ULONG),
+        Attribute::bytes(CKA_PUBLIC_EXPONENT, [1, 0, 1]),
+    ]
 }
 
 /// What of RSASSA-PSS there is beyond what the contract asks for.
