@@ -111,7 +111,7 @@ pub async fn gather(key: &HsmKey, ctx: &Context) -> Result<Seen, Error> {
             if recorded.is_none() && rival.is_none() {
                 claim = Some(ctx.labels.claim(name, &key.label()).await);
             }
-            ask(key, recorded, hsm.as_ref(), ctx).await?
+            ask(key, recorded, rival.is_none(), hsm.as_ref(), ctx).await?
         }
         _ => Presence::NotAsked,
     };
@@ -198,16 +198,24 @@ pub fn recorded(key: &HsmKey) -> Option<KeyId> {
     key.status.as_ref()?.key_id.clone().and_then(|id| KeyId::try_from(id).ok())
 }
 
-async fn ask(key: &HsmKey, recorded: Option<KeyId>, hsm: &dyn Hsm, ctx: &Context) -> Result<Presence, Error> {
+async fn ask(
+    key: &HsmKey,
+    recorded: Option<KeyId>,
+    first: bool,
+    hsm: &dyn Hsm,
+    ctx: &Context,
+) -> Result<Presence, Error> {
     let partition = &key.spec.partition_ref.name;
-    let by_label = async || match KeyLabel::new(key.label()) {
-        Ok(label) => find(hsm, Find::Label(label)).await,
+    let by_label = async |what: fn(KeyLabel) -> Find| match KeyLabel::new(key.label()) {
+        Ok(label) => find(hsm, what(label)).await,
         Err(_) => Ok(Vec::new()),
     };
     let Some(id) = recorded else {
         // One look is enough: what this object's interrupted making left has its label, and generation itself finds
-        // it by its identifier even where somebody changed the label.
-        let found = by_label().await?;
+        // it by its identifier even where somebody changed the label. That the label is free is proven by whoever
+        // makes the key; where none is made, it is proven here.
+        let will_make = first && !key.spec.adopt && !super::plan::was_generated(key);
+        let found = by_label(if will_make { Find::Known } else { Find::Label }).await?;
         let ours = super::derived_id(key)?;
         let mine: Vec<_> = found.iter().filter(|facts| facts.id.as_ref() == Some(&ours)).cloned().collect();
         return Ok(if mine.is_empty() { Presence::Labelled(found) } else { Presence::Ours(mine) });
@@ -228,7 +236,7 @@ async fn ask(key: &HsmKey, recorded: Option<KeyId>, hsm: &dyn Hsm, ctx: &Context
         }
         None => {
             ctx.inventories.missed(partition, &id).await;
-            Ok(Presence::Labelled(by_label().await?))
+            Ok(Presence::Labelled(by_label(Find::Label).await?))
         }
     }
 }
