@@ -63,6 +63,9 @@ pub enum Error {
         /// Why not.
         source: HsmError,
     },
+    /// Making a key: others have its label since the last look.
+    #[error("other keys have the label")]
+    LabelTaken,
     /// Making an attestation.
     #[error("cannot attest")]
     Attest(#[from] crate::service::attest::AttestError),

@@ -48,6 +48,8 @@ use crate::{
 
 /// Reconciles of one kind at the same time.
 const CONCURRENCY: u16 = 16;
+/// The same of keys: of those that wait for a token, all share one look at it, which costs more the more is on it.
+const KEYS_AT_ONCE: u16 = 64;
 
 /// What the controller is started with.
 pub struct Settings {
@@ -215,7 +217,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
                 })
             },
         )
-        .with_config(Config::default().concurrency(CONCURRENCY))
+        .with_config(Config::default().concurrency(KEYS_AT_ONCE))
         .graceful_shutdown_on(end.clone().cancelled_owned())
         .run(
             |object, ctx| observed("key", key::reconcile, object, ctx),

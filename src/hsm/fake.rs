@@ -156,10 +156,16 @@ impl Inner {
             Request::Ping => Ok(Reply::Alive { making: false }),
             Request::Workers(_) => Ok(Reply::Done),
             Request::Generate(template) => self.generate(template),
+            Request::Claim(template) => {
+                let labelled = |key: &&Stored| key.facts.label == template.label.as_str();
+                let found: Vec<_> = self.keys.iter().filter(labelled).map(|key| key.facts.clone()).collect();
+                let own = found.iter().any(|facts| facts.id.as_ref() == Some(&template.id));
+                if found.is_empty() || own { self.generate(template) } else { Ok(Reply::Keys(found)) }
+            }
             Request::Find(find) => {
                 let fits = |facts: &KeyFacts| match &find {
                     Find::Id(id) => facts.id.as_ref() == Some(id),
-                    Find::Label(label) => facts.label == label.as_str(),
+                    Find::Label(label) | Find::Known(label) => facts.label == label.as_str(),
                 };
                 let found = self.keys.iter().map(|key| &key.facts).filter(|facts| fits(facts));
                 Ok(Reply::Keys(found.take(FIND_MAX).cloned().collect()))

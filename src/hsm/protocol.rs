@@ -59,6 +59,9 @@ pub enum Request {
     Workers(u16),
     /// Make a key unless one with this id exists, which is then described. Answered by [`Reply::Key`].
     Generate(KeyTemplate),
+    /// The same, unless other keys have the label: then nothing is made, and they are described. One look tells of
+    /// both, and nobody makes anything meanwhile. Answered by [`Reply::Key`] or [`Reply::Keys`].
+    Claim(KeyTemplate),
     /// All keys with this id or label, at most [`FIND_MAX`]; several are the caller's problem to judge.
     /// Answered by [`Reply::Keys`], empty only under a proven login.
     Find(Find),
@@ -104,6 +107,8 @@ pub enum Find {
     Id(KeyId),
     /// By `CKA_LABEL`.
     Label(KeyLabel),
+    /// The same, as far as it is known without a look at the token: that nothing is found proves nothing.
+    Known(KeyLabel),
 }
 
 /// A key to make.
@@ -440,7 +445,9 @@ impl Request {
     pub const fn lane(&self) -> Lane {
         match self {
             Self::Sign { .. } | Self::Random(_) => Lane::Sign,
-            Self::Generate(_) | Self::Destroy(_) | Self::PutCertificate { .. } => Lane::Change,
+            Self::Generate(_) | Self::Claim(_) | Self::Destroy(_) | Self::PutCertificate { .. } => {
+                Lane::Change
+            }
             Self::Find(_)
             | Self::Inventory
             | Self::GetCertificate(_)
@@ -464,7 +471,11 @@ impl Request {
             | Self::GetCertificate(_)
             | Self::Destroy(_) => true,
             // A module that does not survive a probe shall not have it again.
-            Self::Open(_) | Self::Generate(_) | Self::PutCertificate { .. } | Self::Probe(_) => false,
+            Self::Open(_)
+            | Self::Generate(_)
+            | Self::Claim(_)
+            | Self::PutCertificate { .. }
+            | Self::Probe(_) => false,
         }
     }
 
@@ -476,6 +487,7 @@ impl Request {
             Self::Ping => "ping",
             Self::Workers(_) => "workers",
             Self::Generate(_) => "generate",
+            Self::Claim(_) => "claim",
             Self::Find(_) => "find",
             Self::Inventory => "inventory",
             Self::Sign { .. } => "sign",

@@ -11,7 +11,7 @@ use super::{
     token::{Canary, SignKey, Token},
 };
 use crate::{
-    hsm::protocol::{Capabilities, FIND_MAX, Find, HsmError, KeyFacts, KeyTemplate, Kind},
+    hsm::protocol::{Capabilities, FIND_MAX, Find, HsmError, KeyFacts, KeyTemplate, Kind, Reply},
     model::{KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, RequestedAttributes, SignatureAlgorithm, curve},
 };
 
@@ -292,8 +292,11 @@ pub fn find_keys(objects: &mut Objects<'_>, what: &Find) -> Result<Vec<KeyFacts>
             let facts = |key: Key| key.facts(objects.session, &public, twins);
             whole.into_iter().take(FIND_MAX).map(facts).collect()
         }
-        Find::Label(label) => {
-            let named = Group::find(objects, label)?.whole.into_iter().take(FIND_MAX);
+        Find::Label(label) | Find::Known(label) => {
+            let proven = matches!(what, Find::Label(_));
+            let named =
+                objects.named(label.into(), Group::read, |group| !proven || !group.whole.is_empty())?;
+            let named = named.whole.into_iter().take(FIND_MAX);
             // The halves of a key share its id, and need not share its label.
             let facts = named.map(|key| match &key.id {
                 Some(id) => {
@@ -358,6 +361,18 @@ pub fn generate(objects: &mut Objects<'_>, template: &KeyTemplate) -> Result<Key
         objects.made(object, &template.id, template.label.as_str());
     }
     one_of(Group::find(objects, &template.id)?, session, Some(made.private))
+}
+
+/// See [`crate::hsm::protocol::Request::Claim`].
+pub fn claim(objects: &mut Objects<'_>, template: &KeyTemplate) -> Result<Reply, HsmError> {
+    let found = find_keys(objects, &Find::Label(template.label.clone()))?;
+    // Its own key, made by whoever was interrupted before it told of it.
+    let own = |facts: &KeyFacts| facts.id.as_ref() == Some(&template.id);
+    if found.is_empty() || found.iter().any(own) {
+        Ok(Reply::Key(Box::new(generate(objects, template)?)))
+    } else {
+        Ok(Reply::Keys(found))
+    }
 }
 
 /// Reports a key of a group, this one or any, and how many there are.

@@ -297,6 +297,10 @@ impl Worker {
                 token.forget(&template.id);
                 Ok(Reply::Key(Box::new(object::generate(objects, template)?)))
             }),
+            Request::Claim(template) => self.alone(asked, |objects| {
+                token.forget(&template.id);
+                object::claim(objects, template)
+            }),
             Request::Find(what) => {
                 self.alone(asked, |objects| Ok(Reply::Keys(object::find_keys(objects, what)?)))
             }

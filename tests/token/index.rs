@@ -2,21 +2,23 @@
 
 use hsm_operator::{
     hsm::{
-        Supervisor,
-        protocol::{Find, Kind},
+        Hsm, Supervisor,
+        protocol::{Find, KeyFacts, KeyTemplate, Kind, Reply, Request},
     },
     model::{KeyLabel, SignatureAlgorithm},
 };
 
 use crate::{
     common::{faults::Faults, token::Token},
-    find, generate, id, on_both_tokens, p256, sign,
+    find, generate, id, inventory, on_both_tokens, p256, sign,
 };
 
 on_both_tokens! {
     one_search_finds_many_keys,
     one_search_proves_many_absent,
     what_others_make_is_found_at_once_and_what_they_destroy_is_not,
+    one_search_is_enough_to_claim_many_labels,
+    a_label_that_others_have_is_not_claimed,
 }
 
 /// Counts searches and does nothing else to them.
@@ -73,4 +75,43 @@ async fn what_others_make_is_found_at_once_and_what_they_destroy_is_not(token: T
     crate::destroy(&other, "k").await;
     let error = sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap_err();
     assert_eq!(error.kind, Kind::KeyNotFound);
+}
+
+async fn claim(hsm: &Supervisor, template: KeyTemplate) -> Result<KeyFacts, Vec<KeyFacts>> {
+    match hsm.call(Request::Claim(template)).await.unwrap() {
+        Reply::Key(made) => Ok(*made),
+        Reply::Keys(others) => Err(others),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// That label and identifier are free is proven by the search of whoever comes first, for all who wait.
+async fn one_search_is_enough_to_claim_many_labels(token: Token) {
+    let faults = Faults::new(&token);
+    let hsm = Supervisor::start(faults.config());
+    generate(&hsm, p256("k")).await.unwrap();
+    let counter = faults.set(&["C_FindObjectsInit delay=100"])[0];
+    let names: Vec<String> = (0..20).map(|number| format!("new-{number}")).collect();
+    let claims = names.iter().map(|name| claim(&hsm, p256(name)));
+    for (name, made) in names.iter().zip(futures::future::join_all(claims).await) {
+        let made = made.unwrap();
+        assert_eq!((made.id, made.twins), (Some(id(name)), 1));
+    }
+    let searches = faults.fired(counter);
+    assert!(searches <= 3, "{searches} searches");
+}
+
+async fn a_label_that_others_have_is_not_claimed(token: Token) {
+    let (hsm, other) = (token.supervisor().await, token.supervisor().await);
+    let known = Find::Known(KeyLabel::new("k").unwrap());
+    assert_eq!(find(&hsm, known.clone()).await, Ok(vec![]));
+    let theirs = generate(&other, KeyTemplate { id: id("theirs"), ..p256("k") }).await.unwrap();
+    assert_eq!(find(&hsm, known.clone()).await, Ok(vec![]), "nobody looked");
+    let before = inventory(&hsm).await.len();
+    assert_eq!(claim(&hsm, p256("k")).await, Err(vec![theirs.clone()]));
+    assert_eq!(inventory(&hsm).await.len(), before, "nothing was made");
+    assert_eq!(find(&hsm, known).await, Ok(vec![theirs]), "the claim looked");
+
+    let made = claim(&hsm, p256("mine")).await.unwrap();
+    assert_eq!(claim(&hsm, p256("mine")).await, Ok(made), "its own");
 }

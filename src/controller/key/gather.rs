@@ -141,7 +141,7 @@ async fn look(
         None => Some(ctx.labels.claim(&key.spec.partition_ref.name, &key.label()).await),
         Some(_) => None,
     };
-    let presence = ask(key, recorded, hsm, ctx).await?;
+    let presence = ask(key, recorded, rival.is_none(), hsm, ctx).await?;
     let mut holder = None;
     if let Presence::Labelled(found) | Presence::Ours(found) = &presence
         && let [KeyFacts { id: Some(id), .. }] = found.as_slice()
@@ -244,16 +244,24 @@ pub fn recorded(key: &HsmKey) -> Option<KeyId> {
     key.status.as_ref()?.key_id.clone().and_then(|id| KeyId::try_from(id).ok())
 }
 
-async fn ask(key: &HsmKey, recorded: Option<KeyId>, hsm: &dyn Hsm, ctx: &Context) -> Result<Presence, Error> {
+async fn ask(
+    key: &HsmKey,
+    recorded: Option<KeyId>,
+    first: bool,
+    hsm: &dyn Hsm,
+    ctx: &Context,
+) -> Result<Presence, Error> {
     let partition = &key.spec.partition_ref.name;
-    let by_label = async || match KeyLabel::new(key.label()) {
-        Ok(label) => find(hsm, Find::Label(label)).await,
+    let by_label = async |what: fn(KeyLabel) -> Find| match KeyLabel::new(key.label()) {
+        Ok(label) => find(hsm, what(label)).await,
         Err(_) => Ok(Vec::new()),
     };
     let Some(id) = recorded else {
         // One look is enough: what this object's interrupted making left has its label, and generation itself finds
-        // it by its identifier even where somebody changed the label.
-        let found = by_label().await?;
+        // it by its identifier even where somebody changed the label. That the label is free is proven by whoever
+        // makes the key; where none is made, it is proven here.
+        let will_make = first && !key.spec.adopt && !super::plan::was_generated(key);
+        let found = by_label(if will_make { Find::Known } else { Find::Label }).await?;
         let ours = super::derived_id(key)?;
         let mine: Vec<_> = found.iter().filter(|facts| facts.id.as_ref() == Some(&ours)).cloned().collect();
         return Ok(if mine.is_empty() { Presence::Labelled(found) } else { Presence::Ours(mine) });
@@ -274,7 +282,7 @@ async fn ask(key: &HsmKey, recorded: Option<KeyId>, hsm: &dyn Hsm, ctx: &Context
         }
         None => {
             ctx.inventories.missed(partition, &id).await;
-            Ok(Presence::Labelled(by_label().await?))
+            Ok(Presence::Labelled(by_label(Find::Label).await?))
         }
     }
 }

@@ -13,6 +13,7 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 pub use self::gather::{name_of, recorded};
 use self::{
@@ -26,10 +27,16 @@ use super::{
 };
 use crate::{
     api::{HsmKey, KEY_FINALIZER, MISSED, condition, key::DeletionPolicy},
-    hsm::protocol::{KeyFacts, KeyTemplate, Kind, Reply, Request},
-    model::{KeyId, KeyLabel, curve},
+    hsm::{
+        Hsm,
+        protocol::{KeyFacts, KeyTemplate, Kind, Reply, Request},
+    },
+    model::{KeyAlgorithm, KeyId, KeyLabel, curve},
     service::sign::unexpected,
 };
+
+/// Keys that take a token long are made a few at a time, so that none waits longer for its turn than a call may take.
+static SLOW: Semaphore = Semaphore::const_new(16);
 
 /// Brings one key to what its spec asks for.
 ///
@@ -61,6 +68,8 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
     }
     let done = match act(&step, key, &seen, &ctx).await {
         Ok(done) => done,
+        // The look that told so is remembered, so that the next one sees whose they are.
+        Err(Error::LabelTaken) => return Ok(Action::requeue(Duration::ZERO)),
         // What a token refuses for good is said on the object; everything else is tried again.
         Err(Error::Hsm { source, .. }) if matches!(source.kind, Kind::Unsupported | Kind::Invalid) => {
             Done::Refused(Refusal::hsm(&source))
@@ -124,13 +133,7 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
         Step::Generate => {
             let hsm = seen.hsm()?;
             let template = template(key)?;
-            let facts = match hsm.call(Request::Generate(template)).await {
-                Ok(Reply::Key(facts)) => *facts,
-                Ok(other) => {
-                    return Err(Error::Hsm { operation: "key generation", source: unexpected(&other) });
-                }
-                Err(source) => return Err(Error::Hsm { operation: "key generation", source }),
-            };
+            let facts = claim(hsm.as_ref(), template).await?;
             if facts.twins > 1 {
                 return Ok(Done::Refused(Refusal::duplicate(key)));
             }
@@ -158,6 +161,17 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
             ctx.event(key, false, "KeyRecovered", "Recover", note).await;
             complete(key, seen, ctx, facts, "Recovered").await
         }
+    }
+}
+
+async fn claim(hsm: &dyn Hsm, template: KeyTemplate) -> Result<KeyFacts, Error> {
+    let failed = |source| Error::Hsm { operation: "key generation", source };
+    let slow = template.algorithm == KeyAlgorithm::Rsa;
+    let _turn = if slow { SLOW.acquire().await.ok() } else { None };
+    match hsm.call(Request::Claim(template)).await.map_err(failed)? {
+        Reply::Key(facts) => Ok(*facts),
+        Reply::Keys(_) => Err(Error::LabelTaken),
+        other => Err(failed(unexpected(&other))),
     }
 }
 

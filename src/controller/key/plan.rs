@@ -114,10 +114,6 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             ),
         );
     }
-    let generated = key
-        .status
-        .as_ref()
-        .is_some_and(|status| condition::is_true(&status.conditions, condition::GENERATED));
     match &seen.presence {
         Presence::NotAsked => Step::Wait(
             "PartitionNotReady",
@@ -136,7 +132,7 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             Some(_) => Step::Generate,
             None => refuse("MissingOnToken", missing(key)),
         },
-        Presence::Labelled(_) if generated => refuse("MissingOnToken", missing(key)),
+        Presence::Labelled(_) if was_generated(key) => refuse("MissingOnToken", missing(key)),
         Presence::Labelled(keys) => match keys.first() {
             None if key.spec.adopt => refuse(
                 "NothingToAdopt",
@@ -208,10 +204,14 @@ fn recorded(key: &HsmKey) -> bool {
     key.status.as_ref().is_some_and(|status| status.key_id.is_some())
 }
 
+/// Whether the object says that its key was on the token.
+pub fn was_generated(key: &HsmKey) -> bool {
+    let status = key.status.as_ref();
+    status.is_some_and(|status| condition::is_true(&status.conditions, condition::GENERATED))
+}
+
 fn complete(key: &HsmKey) -> bool {
-    key.status.as_ref().is_some_and(|status| {
-        status.attestation.is_some() && condition::is_true(&status.conditions, condition::GENERATED)
-    })
+    key.status.as_ref().is_some_and(|status| status.attestation.is_some()) && was_generated(key)
 }
 
 fn missing(key: &HsmKey) -> String {

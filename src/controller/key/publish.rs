@@ -6,13 +6,14 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
     Api, Resource, ResourceExt,
-    api::{ObjectMeta, Patch, PatchParams},
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
     runtime::reflector::ObjectRef,
 };
+use serde_json::{Map, Value, json};
 
 use super::plan::Refusal;
 use crate::{
-    api::{HsmKey, KEY_LABEL, key::HsmKeyStatus},
+    api::{HsmKey, KEY_LABEL, condition, key::HsmKeyStatus},
     controller::{
         context::{Context, MANAGER},
         error::Error,
@@ -28,32 +29,58 @@ const PUBLISHED: [&str; 5] =
 pub async fn secret(key: &HsmKey, status: &HsmKeyStatus, ctx: &Context) -> Result<Option<Refusal>, Error> {
     let name = key.public_secret();
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &key.namespace().unwrap_or_default());
-    let read = |source| Error::ReadSecret { name: name.clone(), source: Box::new(source) };
-    let existing = api.get_opt(&name).await.map_err(read)?;
     let owner = key.controller_owner_ref(&()).ok_or(Error::Incomplete("uid"))?;
     let data = data(key, status, ctx);
-    if let Some(secret) = &existing {
-        let ours = secret.owner_references().iter().any(|one| one.uid == owner.uid);
-        if ours && secret.data.as_ref() == Some(&data) {
-            return Ok(None);
-        }
-        if !ours && !left_over(secret, key) {
-            return Ok(Some(Refusal::secret(&name)));
-        }
-        if !ours {
-            // Fields of two owners cannot be applied together.
-            let emptied = serde_json::json!({
-                "metadata": {"ownerReferences": [owner], "resourceVersion": secret.resource_version()},
-                "data": null,
-            });
-            let written = api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&emptied)).await;
-            written.map_err(|source| Error::WriteSecret { name: name.clone(), source: Box::new(source) })?;
-            ctx.metrics.wrote("Secret", "patch");
-        }
+    let read = |source| Error::ReadSecret { name: name.clone(), source: Box::new(source) };
+    let wrote = |source| Error::WriteSecret { name: name.clone(), source: Box::new(source) };
+    // Of a new key there is none, as a rule: it is not asked for first.
+    let published = condition::is_true(&status.conditions, condition::PUBLISHED);
+    let existing = if published { api.get_opt(&name).await.map_err(read)? } else { None };
+    let existing = match existing {
+        Some(existing) => existing,
+        None => match api.create(&manager(), &new(key, owner.clone(), data.clone())).await {
+            Ok(_) => {
+                ctx.metrics.wrote("Secret", "create");
+                return Ok(None);
+            }
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                api.get(&name).await.map_err(read)?
+            }
+            Err(source) => return Err(wrote(source)),
+        },
+    };
+    let ours = existing.owner_references().iter().any(|one| one.uid == owner.uid);
+    if ours && existing.data.as_ref() == Some(&data) {
+        return Ok(None);
     }
-    let secret = Secret {
+    if !ours && !left_over(&existing, key) {
+        return Ok(Some(Refusal::secret(&name)));
+    }
+    let gone = existing.data.iter().flatten().filter(|(name, _)| !data.contains_key(*name));
+    let gone: Map<String, Value> = gone.map(|(name, _)| (name.clone(), Value::Null)).collect();
+    let Secret { metadata, data, .. } = new(key, owner, data);
+    let mut change = json!({
+        "metadata": {"resourceVersion": existing.resource_version(), "labels": metadata.labels},
+        "data": data,
+    });
+    if !ours {
+        change["metadata"]["ownerReferences"] = json!(metadata.owner_references);
+    }
+    change["data"].as_object_mut().expect("it was just made").extend(gone);
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+    api.patch_metadata(&name, &params, &Patch::Merge(&change)).await.map_err(wrote)?;
+    ctx.metrics.wrote("Secret", "patch");
+    Ok(None)
+}
+
+fn manager() -> PostParams {
+    PostParams { field_manager: Some(MANAGER.into()), ..Default::default() }
+}
+
+fn new(key: &HsmKey, owner: OwnerReference, data: BTreeMap<String, ByteString>) -> Secret {
+    Secret {
         metadata: ObjectMeta {
-            name: Some(name.clone()),
+            name: Some(key.public_secret()),
             labels: Some([(KEY_LABEL.to_owned(), label_value(&key.name_any()))].into()),
             owner_references: Some(vec![owner]),
             ..Default::default()
@@ -61,11 +88,7 @@ pub async fn secret(key: &HsmKey, status: &HsmKeyStatus, ctx: &Context) -> Resul
         type_: Some("Opaque".into()),
         data: Some(data),
         ..Default::default()
-    };
-    let written = api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&secret)).await;
-    written.map_err(|source| Error::WriteSecret { name, source: Box::new(source) })?;
-    ctx.metrics.wrote("Secret", "apply");
-    Ok(None)
+    }
 }
 
 /// Whether a Secret was written for an earlier object of the key's name, from which a restore brought it or whose
@@ -126,12 +149,12 @@ mod tests {
         let owners: Vec<_> = owner
             .iter()
             .map(|(kind, name)| {
-                serde_json::json!({
+                json!({
                     "apiVersion": "hsm-operator.io/v1alpha1", "kind": kind, "name": name, "uid": "earlier"
                 })
             })
             .collect();
-        let secret = serde_json::json!({
+        let secret = json!({
             "metadata": {"name": "k-public", "labels": {KEY_LABEL: label}, "ownerReferences": owners},
             "data": {data: ""},
         });
@@ -140,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_secret_of_an_earlier_object_of_the_name_is_taken_and_nobody_elses() {
-        let spec = serde_json::json!({"partitionRef": {"name": "p"}, "algorithm": "ED"});
+        let spec = json!({"partitionRef": {"name": "p"}, "algorithm": "ED"});
         let key = HsmKey::new("k", serde_json::from_value(spec).unwrap());
         let taken = |label, owner, data| left_over(&secret(label, owner, data), &key);
         assert!(taken("k", Some(("HsmKey", "k")), "publicKey.pem"));
