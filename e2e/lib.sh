@@ -91,8 +91,30 @@ kryoptic_library() {
     "$(hash_of "$root"/e2e/kryoptic/{Cargo.toml,Cargo.lock,src/lib.rs})"
 }
 
-# test_binary NAME: the executable of a test target, built if need be.
-test_binary() {
-  cargo test --locked --no-run --test "$1" --message-format=json 2>/dev/null | jq -r --arg name "$1" \
+# executable test|bench NAME: of a target, built if need be.
+executable() {
+  cargo "$1" --locked --no-run "--$1" "$2" --message-format=json 2>/dev/null | jq -r --arg name "$2" \
     'select(.reason == "compiler-artifact" and .target.name == $name and .executable) | .executable'
+}
+
+# What a cluster with the operator takes; built where it is not there yet.
+build_all() {
+  "$root/e2e/setup.sh"
+  "$root/e2e/tools/build.sh"
+  "$root/e2e/kryoptic/build.sh" >/dev/null
+  "$root/e2e/build.sh"
+}
+
+# own_cluster NAME: what this script starts is a cluster of its own, which ends with it unless KEEP_CLUSTER is set.
+own_cluster() {
+  export CLUSTER_NAME=$1
+  trap '[[ -n ${KEEP_CLUSTER:-} ]] || "$root/e2e/cluster.sh" down' EXIT
+}
+
+# That cluster with the operator in it, and what its env file says.
+start_operator() {
+  "$root/e2e/cluster.sh" up
+  "$root/e2e/operator.sh" install
+  # shellcheck source=/dev/null
+  source "$root/target/cluster-$CLUSTER_NAME/env"
 }

@@ -56,12 +56,9 @@ tests cargo test --locked --no-fail-fast --doc
 
 "$here/build.sh"
 "$here/cluster.sh" down
-"$here/cluster.sh" up
-"$here/operator.sh" install
-# shellcheck source=/dev/null
-source "$root/target/cluster-test/env"
-binary=$(test_binary e2e)
-chaos=$(test_binary chaos)
+start_operator
+binary=$(executable test e2e)
+chaos=$(executable test chaos)
 [[ -x $binary && -x $chaos ]] || die 'no end-to-end test binaries' 'cargo test --no-run --test e2e --test chaos'
 KUBECTL="$IN_CLUSTER kubectl" IMAGE=localhost/hsm-operator:dev HSM_OPERATOR=$root/target/release/hsm-operator PULL_POLICY=Never \
   tests "$root/tests/policies/run.sh"

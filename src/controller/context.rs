@@ -10,13 +10,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{Patch, PatchParams},
+    api::{ObjectMeta, Patch, PatchParams},
     core::{DeserializeGuard, NamespaceResourceScope},
     runtime::{
         events::{Event, EventType, Recorder},
         reflector::Store,
     },
 };
+use moka::sync::Cache;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::sync::watch;
@@ -62,6 +63,34 @@ impl Reached {
     }
 }
 
+/// Failures in a row, by object.
+pub struct Failures(Cache<String, u32>);
+
+/// Far beyond the longest pause between two tries: an object that did not fail for so long is gone.
+const FORGIVEN: Duration = Duration::from_secs(3600);
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self(Cache::builder().time_to_live(FORGIVEN).build())
+    }
+}
+
+impl Failures {
+    /// Counts one more; how many there are.
+    pub fn count(&self, object: &ObjectMeta) -> u32 {
+        let uid = object.uid.clone().unwrap_or_default();
+        self.0
+            .entry(uid)
+            .and_upsert_with(|before| before.map_or(0, |before| before.into_value()) + 1)
+            .into_value()
+    }
+
+    /// It went well.
+    pub fn forget(&self, object: &ObjectMeta) {
+        self.0.invalidate(object.uid.as_deref().unwrap_or_default());
+    }
+}
+
 /// What every reconciler works with.
 pub struct Context {
     /// The API server.
@@ -98,8 +127,8 @@ pub struct Context {
     pub labels: Labels,
     /// How often an object is looked at when nothing happens.
     pub resync: Duration,
-    /// Failures in a row, by object.
-    pub failures: Mutex<HashMap<String, u32>>,
+    /// Failures in a row.
+    pub failures: Failures,
     /// Whether partitions, keys and namespaces were all read.
     pub filled: watch::Sender<bool>,
 }
@@ -197,5 +226,19 @@ pub fn kind_name(kind: &str) -> &'static str {
         "HsmPartition" => "HsmPartition",
         "SigningRequest" => "SigningRequest",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_in_a_row_are_counted_by_object() {
+        let object = |uid: &str| ObjectMeta { uid: Some(uid.into()), ..ObjectMeta::default() };
+        let (failures, one, other) = (Failures::default(), object("one"), object("other"));
+        assert_eq!([failures.count(&one), failures.count(&one), failures.count(&other)], [1, 2, 1]);
+        failures.forget(&one);
+        assert_eq!([failures.count(&one), failures.count(&other)], [1, 2]);
     }
 }

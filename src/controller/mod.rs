@@ -13,10 +13,8 @@ mod sessions;
 mod signing_request;
 
 use std::{
-    collections::HashMap,
     future::Future,
-    hash::Hash,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -32,6 +30,7 @@ use kube::{
         watcher,
     },
 };
+use moka::sync::Cache;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -100,7 +99,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         sessions: sessions::Measurements::default(),
         labels: inventory::Labels::default(),
         resync,
-        failures: Mutex::default(),
+        failures: context::Failures::default(),
         filled: watch::Sender::new(false),
     });
     // A store wakes only the last of those that wait for it, and the controllers wait, too: so nobody else may
@@ -133,18 +132,17 @@ pub async fn run(settings: Settings, end: CancellationToken) {
             let facts = (
                 key.status.as_ref().and_then(|status| status.key_id.clone()),
                 key.metadata.deletion_timestamp.is_some(),
-                // The last that is seen of an object is that its finalizers are gone.
-                key.finalizers().is_empty(),
                 partition::objects::says_missing(key),
             );
-            counted.see(key.uid()?, facts).then(|| ObjectRef::new(&key.spec.partition_ref.name))
+            let changed = counted.see(key, facts);
+            changed.then(|| ObjectRef::new(&key.spec.partition_ref.name))
         })
         .reconcile_all_on(states)
         .with_config(Config::default().concurrency(4).debounce(Duration::from_secs(1)))
         .graceful_shutdown_on(end.clone().cancelled_owned())
         .run(
             |object, ctx| observed("partition", partition::reconcile, object, ctx),
-            |object, error, ctx| retry("partition", &object, error, &ctx),
+            |object, _, ctx| retry(&object, &ctx),
             Arc::clone(&ctx),
         )
         .for_each(|_| std::future::ready(()));
@@ -172,8 +170,8 @@ pub async fn run(settings: Settings, end: CancellationToken) {
                         .and_then(|status| status.attestation.as_ref())
                         .map(|one| one.root_fingerprint.clone()),
                 );
-                let all = relevant.see(partition.uid(), facts);
-                let some = missing.see(partition.uid(), gone.cloned());
+                let all = relevant.see(partition, facts);
+                let some = missing.see(partition, gone.cloned());
                 if !all && !some {
                     return Vec::new();
                 }
@@ -184,7 +182,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
             },
         )
         .watches(Api::<Namespace>::all(client.clone()), config(), move |namespace: Namespace| {
-            if !labels.see(namespace.name_any(), namespace.labels().clone()) {
+            if !labels.see(&namespace, namespace.labels().clone()) {
                 return Vec::new();
             }
             let name = namespace.name_any();
@@ -221,7 +219,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         .graceful_shutdown_on(end.clone().cancelled_owned())
         .run(
             |object, ctx| observed("key", key::reconcile, object, ctx),
-            |object, error, ctx| retry("key", &object, error, &ctx),
+            |object, _, ctx| retry(&object, &ctx),
             Arc::clone(&ctx),
         )
         .for_each(|_| std::future::ready(()));
@@ -251,7 +249,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         .graceful_shutdown_on(end.clone().cancelled_owned())
         .run(
             |object, ctx| observed("signing_request", signing_request::reconcile, object, ctx),
-            |object, error, ctx| retry("signing_request", &object, error, &ctx),
+            |object, _, ctx| retry(&object, &ctx),
             ctx,
         )
         .for_each(|_| std::future::ready(()));
@@ -276,19 +274,30 @@ fn refs<K: Resource<DynamicType = ()>>(objects: &[Arc<K>]) -> Vec<ObjectRef<K>> 
 }
 
 /// Remembers what was seen of each object, to tell a change that matters from one that does not.
-struct Changed<K, V>(Mutex<HashMap<K, V>>);
+struct Changed<V>(Cache<String, V>);
 
-impl<K, V> Default for Changed<K, V> {
+/// An object whose end no watch has shown is forgotten when nothing was seen of it for so long. One that is forgotten and
+/// still there is looked at once too often.
+const UNSEEN: Duration = Duration::from_secs(24 * 3600);
+
+impl<V: Clone + Send + Sync + 'static> Default for Changed<V> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Cache::builder().time_to_idle(UNSEEN).build())
     }
 }
 
-impl<K: Hash + Eq, V: PartialEq> Changed<K, V> {
-    fn see(&self, key: K, value: V) -> bool {
-        let mut seen = self.0.lock().expect("no panic while it is held");
-        let changed = seen.get(&key) != Some(&value);
-        seen.insert(key, value);
+impl<V: PartialEq + Clone + Send + Sync + 'static> Changed<V> {
+    fn see<K: Resource>(&self, object: &K, facts: V) -> bool {
+        let uid = object.meta().uid.clone().unwrap_or_default();
+        // The last that is seen of an object is that its finalizers are gone.
+        if object.meta().deletion_timestamp.is_some() && object.finalizers().is_empty() {
+            self.0.invalidate(&uid);
+            return true;
+        }
+        let changed = self.0.get(&uid).as_ref() != Some(&facts);
+        if changed {
+            self.0.insert(uid, facts);
+        }
         changed
     }
 }
@@ -312,7 +321,7 @@ where
     ctx.metrics.reconciled(name, outcome, started.elapsed());
     match &result {
         Ok(_) => {
-            ctx.failures.lock().expect("no panic while it is held").remove(&failure_key(name, &*object));
+            ctx.failures.forget(object.meta());
             tracing::debug!(
                 kind = name,
                 namespace = object.namespace(),
@@ -333,23 +342,35 @@ where
     result
 }
 
-fn retry<K: Resource<DynamicType = ()>>(
-    name: &'static str,
-    object: &Arc<K>,
-    _: &Error,
-    ctx: &Arc<Context>,
-) -> Action {
-    let mut failures = ctx.failures.lock().expect("no panic while it is held");
-    let count = failures.entry(failure_key(name, &**object)).or_default();
-    *count += 1;
-    Action::requeue(error::backoff(*count))
-}
-
-fn failure_key<K: Resource<DynamicType = ()>>(name: &str, object: &K) -> String {
-    format!("{name}/{}", object.uid().unwrap_or_default())
+fn retry<K: Resource<DynamicType = ()>>(object: &Arc<K>, ctx: &Arc<Context>) -> Action {
+    Action::requeue(error::backoff(ctx.failures.count(object.meta())))
 }
 
 /// A duration with a tenth of jitter, so that many objects are not looked at in one moment.
 fn jittered(duration: Duration) -> Duration {
     duration.mul_f64(0.95 + 0.1 * rand::random::<f64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    #[test]
+    fn what_was_seen_of_an_object_is_forgotten_with_its_last_finalizer() {
+        let changed = Changed::default();
+        let mut object = Namespace::default();
+        (object.metadata.uid, object.metadata.finalizers) = (Some("u".into()), Some(vec!["f".into()]));
+        assert_eq!(
+            [changed.see(&object, 1), changed.see(&object, 1), changed.see(&object, 2)],
+            [true, false, true]
+        );
+        object.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        assert!(!changed.see(&object, 2));
+        object.metadata.finalizers = None;
+        assert!(changed.see(&object, 2));
+        changed.0.run_pending_tasks();
+        assert_eq!(changed.0.entry_count(), 0);
+    }
 }

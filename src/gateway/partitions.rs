@@ -59,6 +59,11 @@ impl Partitions {
         };
     }
 
+    /// Keeps only those namespaces that a new list of all has.
+    pub fn retain_namespaces(&self, is_there: impl Fn(&str) -> bool) {
+        self.namespaces.write().expect("no panic while it is held").retain(|name, _| is_there(name));
+    }
+
     /// The token of a partition.
     ///
     /// # Errors

@@ -126,7 +126,11 @@ impl View {
     fn key(&self, change: Change<DeserializeGuard<HsmKey>>) {
         match change {
             Change::Put(guarded) => match guarded.0 {
-                Ok(key) => self.directory.put(Arc::new(key)),
+                Ok(mut key) => {
+                    // Who wrote which field is much to remember of many keys, and nobody asks.
+                    key.managed_fields_mut().clear();
+                    self.directory.put(Arc::new(key));
+                }
                 Err(invalid) => {
                     tracing::warn!(name = invalid.metadata.name, error = invalid.error, "malformed HsmKey")
                 }
@@ -196,7 +200,12 @@ impl View {
             Change::Gone(_, name) => {
                 self.secrets.lock().expect("no panic while it is held").remove(&name);
             }
-            Change::Listed(_, first) => self.listed(first),
+            Change::Listed(named, first) => {
+                let mut secrets = self.secrets.lock().expect("no panic while it is held");
+                secrets.retain(|_, secret| named.contains(&key(secret)));
+                drop(secrets);
+                self.listed(first);
+            }
         }
     }
 
@@ -215,7 +224,10 @@ impl View {
                 self.partitions.namespace(&namespace.name_any(), Some(namespace.labels().clone()));
             }
             Change::Gone(_, name) => self.partitions.namespace(&name, None),
-            Change::Listed(_, first) => self.listed(first),
+            Change::Listed(named, first) => {
+                self.partitions.retain_namespaces(|name| named.contains(&(String::new(), name.to_owned())));
+                self.listed(first);
+            }
         }
     }
 
@@ -267,13 +279,16 @@ enum Change<K> {
     Listed(HashSet<(String, String)>, bool),
 }
 
+fn key<K: Resource>(object: &K) -> (String, String) {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
 async fn follow<K, S>(stream: S, mut apply: impl FnMut(Change<K>))
 where
     K: Resource,
     S: Stream<Item = Result<Event<K>, watcher::Error>>,
 {
     let (mut named, mut first) = (HashSet::new(), true);
-    let key = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
         match event {

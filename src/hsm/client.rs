@@ -191,6 +191,8 @@ struct Table {
     /// Why calls are refused instead of waiting for the next token-host.
     refusal: Option<HsmError>,
     last_done: [Option<Instant>; 3],
+    /// When the latest of the signatures that were answered was sent.
+    overtaking: Option<Instant>,
     /// When the last long piece of work other than signing ended.
     long_done: Option<Instant>,
     /// The module is making a key, as of the last sign of life.
@@ -286,7 +288,7 @@ impl Calls {
         if frame.len() > super::protocol::FRAME_MAX {
             return Err(HsmError::new(Kind::Invalid, "the request is too large for the token-host"));
         }
-        let (waiter, answer) = oneshot::channel();
+        let (waiter, mut answer) = oneshot::channel();
         let call = Call {
             lane,
             repeatable: request.repeatable(),
@@ -306,12 +308,36 @@ impl Calls {
             table.calls.insert(id, call);
             table.submit(id);
         }
-        let _ticket = Ticket { calls: self, id };
-        match tokio::time::timeout(limit, answer).await {
+        let mut ticket = Ticket { calls: self, id };
+        let first = if lane == Lane::Sign { limit / 2 } else { limit };
+        let mut answered = tokio::time::timeout(first, &mut answer).await;
+        if answered.is_err() && first < limit {
+            ticket.id = self.again(id);
+            answered = tokio::time::timeout(limit - first, answer).await;
+        }
+        match answered {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(HsmError::new(Kind::Unavailable, "the token-host is being shut down")),
-            Err(_) => Err(self.late(id, request.name(), limit)),
+            Err(_) => Err(self.late(ticket.id, request.name(), limit)),
         }
+    }
+
+    /// Has a signature made once more that others have overtaken: its thread hangs. Returns the number under which the
+    /// caller waits from now on; the old call stays, so that the hanging thread is told.
+    fn again(&self, id: u64) -> u64 {
+        let mut table = locked(&self.table);
+        let overtaking = table.overtaking;
+        let Some(call) = table.calls.get_mut(&id) else { return id };
+        if !call.repeatable || call.sent.is_none_or(|sent| overtaking.is_none_or(|other| other <= sent)) {
+            return id;
+        }
+        let id = self.next_id();
+        let mut frame = std::mem::take(&mut call.frame);
+        frame::renumber(&mut frame, id);
+        let copy = Call { frame, waiter: call.waiter.take(), sent: None, ..*call };
+        table.calls.insert(id, copy);
+        table.submit(id);
+        id
     }
 
     /// What to say of a call without an answer: whether it may have been done is what matters.
@@ -361,6 +387,7 @@ impl Calls {
                 table.trouble = None;
             }
             if call.lane == Lane::Sign {
+                table.overtaking = table.overtaking.max(call.sent);
                 table.next();
             }
             call.waiter
@@ -481,11 +508,11 @@ impl Calls {
         locked(&self.table).making = making;
     }
 
-    /// Whether a lane hangs: something is on its way, and for as long as the deadline no answer came; for half of it
-    /// where signatures wait, so that there is time to make them again. While other work takes long and is within its own
-    /// time, signing gets no verdict, and looking gets none while a key is made; afterwards they get their time from
-    /// there. A thread has all objects to itself meanwhile, and some modules hold a lock that everything waits for. A change
-    /// has the long time of a key only while the module is making one.
+    /// Whether a lane hangs: something is on its way, and for as long as the deadline no answer came; for a third of it
+    /// where signatures wait, so that there is time to make them again and the token is back in five seconds. While other
+    /// work takes long and is within its own time, signing gets no verdict, and looking gets none while a key is made;
+    /// afterwards they get their time from there. A thread has all objects to itself meanwhile, and some modules hold a
+    /// lock that everything waits for. A change has the long time of a key only while the module is making one.
     pub fn stuck(&self) -> Option<&'static str> {
         let table = locked(&self.table);
         let deadline = |lane: Lane, deadlines: &Deadlines| match lane {
@@ -509,7 +536,7 @@ impl Calls {
                 // One thread that hangs among busy ones is a thread less.
                 Lane::Sign => {
                     let single = since(&[freed, Some(oldest)])?;
-                    (hangs > limit / 2 || single > 2 * limit) && !busy(Lane::Change) && !busy(Lane::Look)
+                    (hangs > limit / 3 || single > 2 * limit) && !busy(Lane::Change) && !busy(Lane::Look)
                 }
                 Lane::Look => hangs > limit && !busy(Lane::Change),
                 Lane::Change => hangs > limit,
@@ -618,6 +645,29 @@ mod tests {
         assert_eq!(calls.stuck(), None);
         assert_eq!(second.await.unwrap_err().kind, Kind::Timeout);
         tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(calls.stuck(), Some("sign"));
+    }
+
+    #[tokio::test]
+    async fn a_signature_that_others_overtake_is_made_again_and_its_thread_is_told_to_hang() {
+        let calls = calls(8);
+        let (link, _theirs, _signs) = link();
+        calls.connect(&link);
+        let (first, second) = (sign(), sign());
+        let mut first = pin!(calls.call(&first));
+        assert!(futures::poll!(&mut first).is_pending());
+        let mut second = pin!(calls.call(&second));
+        assert!(futures::poll!(&mut second).is_pending());
+        calls.complete(2, Ok(Reply::Done));
+        second.await.unwrap();
+        let repeated = async {
+            tokio::time::sleep(calls.deadlines.sign * 3 / 4).await;
+            calls.complete(3, Ok(Reply::Done));
+        };
+        let (answer, ()) = tokio::join!(first, repeated);
+        answer.unwrap();
+        assert_eq!(calls.len(), 1);
+        tokio::time::sleep(calls.deadlines.sign * 3 / 2).await;
         assert_eq!(calls.stuck(), Some("sign"));
     }
 

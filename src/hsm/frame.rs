@@ -37,6 +37,11 @@ pub fn encode(id: u64, message: &impl Serialize) -> Vec<u8> {
     frame
 }
 
+/// Gives a frame another id.
+pub fn renumber(frame: &mut [u8], id: u64) {
+    frame[4..HEAD].copy_from_slice(&id.to_le_bytes());
+}
+
 /// Collects pieces of the stream and takes frames out of them. What was taken out is overwritten: one frame
 /// carries a PIN.
 #[derive(Default)]

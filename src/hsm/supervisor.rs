@@ -43,6 +43,9 @@ const STEADY: Duration = Duration::from_secs(10);
 /// A trouble that only a person can help with is told when so many token-hosts had it: a module that opens a
 /// token while another process logs in may see none for a moment (SoftHSM does).
 const BELIEVED: u32 = 3;
+/// A token that has been open is open again within so many times what it took, and no module is given less time than this
+/// before it is said to hang. The next one is given twice as much.
+const REOPEN: (u32, Duration) = (2, Duration::from_secs(2));
 /// So long after its death the state may go on saying that a token-host is ready: the next one usually is.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -174,6 +177,7 @@ impl Supervisor {
             troubled: 0,
             cause: String::new(),
             used: None,
+            patience: config.deadlines.open,
         };
         let driver = Mutex::new(Some(tokio::spawn(driver.run())));
         Arc::new(Self { shared, driver })
@@ -309,6 +313,8 @@ struct Driver {
     cause: String,
     /// When the token could be used last.
     used: Option<Instant>,
+    /// How long the next token-host may take until the token is open.
+    patience: Duration,
 }
 
 impl Driver {
@@ -348,7 +354,10 @@ impl Driver {
                     self.shared.calls.refuse(&stopped());
                     return;
                 }
-                End::Replaced => (failures, self.troubled, self.used) = (0, 0, None),
+                End::Replaced => {
+                    (failures, self.troubled, self.used) = (0, 0, None);
+                    self.patience = self.shared.calls.deadlines.open;
+                }
                 End::PinRefused(error) => {
                     tracing::error!(error = error.message, "the PIN is not tried again before it changes");
                     self.report(generation, HostState::Failed(error.clone()), |calls| calls.refuse(&error));
@@ -400,7 +409,7 @@ impl Driver {
     /// Starts a token-host and has it open the token.
     async fn open(&mut self, wanted: Wanted) -> Result<(Host, TokenFacts), End> {
         let Wanted { generation, open, environment } = wanted;
-        let limit = self.shared.calls.deadlines.open;
+        let (limit, begun) = (self.patience, Instant::now());
         let mut host = match self.spawn(&environment, generation, open.workers).await {
             Ok(host) => host,
             Err(error) => {
@@ -434,9 +443,17 @@ impl Driver {
                 }
             }
         };
+        let longest = self.shared.calls.deadlines.open;
         match answer {
-            Ok(Ok(facts)) => Ok((host, facts)),
+            Ok(Ok(facts)) => {
+                let (times, least) = REOPEN;
+                self.patience = (begun.elapsed() * times).max(least).min(longest);
+                Ok((host, facts))
+            }
             Ok(Err(error)) => {
+                if error.kind == Kind::Timeout {
+                    self.patience = (limit * 2).min(longest);
+                }
                 host.end(&self.shared).await;
                 Err(self.not_opened(generation, error))
             }

@@ -85,7 +85,9 @@ impl Token {
                 raw::exit(EXIT_RESTART);
             }
         });
+        let request = raw::working_on(raw::NO_REQUEST);
         let outcome = self.reopen();
+        raw::working_on(request);
         drop(done);
         outcome.inspect_err(|_| {
             if self.refused().is_none() {

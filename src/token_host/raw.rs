@@ -668,9 +668,12 @@ pub fn work() -> u64 {
 /// Where the last words go, and the frame that they are, up to the id.
 static LAST_WORDS: OnceLock<(std::os::fd::RawFd, [u8; 22])> = OnceLock::new();
 
-/// Notes which request the calling thread works on, for [`on_crash_tell`]; 0 for none.
-pub fn working_on(id: u64) {
-    WORKING_ON.set(id);
+/// What a thread works on that starts the module over: no request has this id, and none is to blame for a crash.
+pub const NO_REQUEST: u64 = u64::MAX;
+
+/// Notes which request the calling thread works on, for [`on_crash_tell`]; 0 for none. Returns the one before.
+pub fn working_on(id: u64) -> u64 {
+    WORKING_ON.replace(id)
 }
 
 /// Has a crash written to `socket` before it ends the process: `frame`, whose last eight bytes become the id of the

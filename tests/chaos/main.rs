@@ -1,7 +1,7 @@
 //! What callers and objects notice of modules that go wrong: sixteen callers of the gateways and a stream of HsmKeys and
 //! SigningRequests, while faults are played on a real cluster. One line for each fault; not successful unless every
-//! line is as expected. `e2e/chaos.sh` starts it: `all`, `short` or `soak`. `FAULTS` chooses by parts of names, and `TOKEN` one
-//! of the two tokens.
+//! line is as expected. `e2e/chaos.sh` starts it: `all`, `short` or `soak`. `FAULTS` chooses by parts of names, and so does
+//! `TOKEN`.
 
 #[path = "../e2e/caller.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use the rest of it")]
@@ -33,10 +33,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stage::Stage;
+use stage::{Scene, Stage};
 use table::{FAULTS, Fault};
 use tokio::sync::Mutex;
-use world::{Token, World};
+use world::World;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -60,16 +60,16 @@ async fn soak() -> [usize; 2] {
     let time = Duration::from_secs(60 * number("MINUTES").unwrap_or(60));
     let world = World::new().await;
     let mut stages = Vec::new();
-    for token in tokens() {
-        stages.push(Stage::new(&world, token).await);
+    for scene in scenes().filter(|scene| !scene.replica) {
+        stages.push(Stage::new(&world, scene).await);
     }
     soak::run(&stages, time, number("SEED").unwrap_or_else(|| rand::random::<u32>().into())).await
 }
 
 /// Those that the environment chooses.
-fn tokens() -> Vec<Token> {
-    let chosen = std::env::var("TOKEN").unwrap_or_default().to_lowercase();
-    Token::BOTH.into_iter().filter(|token| format!("{token:?}").to_lowercase().contains(&chosen)).collect()
+fn scenes() -> impl Iterator<Item = Scene> {
+    let chosen = std::env::var("TOKEN").unwrap_or_default();
+    Scene::ALL.into_iter().filter(move |scene| scene.to_string().contains(&chosen))
 }
 
 fn chosen(short: bool) -> Vec<&'static Fault> {
@@ -81,19 +81,19 @@ fn chosen(short: bool) -> Vec<&'static Fault> {
     FAULTS.iter().filter(is).collect()
 }
 
-/// Plays faults on both tokens side by side: one is struck while objects of the other settle. How many lines were as
+/// Plays faults on all scenes side by side: one is struck while objects of the others settle. How many lines were as
 /// expected, and how many were not.
 async fn faults(short: bool) -> [usize; 2] {
     let world = World::new().await;
     let light = Mutex::new(());
-    let (chosen, tokens) = (chosen(short), tokens());
+    let chosen = chosen(short);
     report::head();
-    let each = tokens.into_iter().map(async |token| {
-        let stage = Stage::new(&world, token).await;
+    let each = scenes().map(async |scene| {
+        let stage = Stage::new(&world, scene).await;
         let mut count = [0, 0];
-        for (number, fault) in chosen.iter().enumerate() {
+        for (number, fault) in chosen.iter().enumerate().filter(|(_, fault)| scene.shows(fault)) {
             let played = stage.play(fault, number, &light).await;
-            count[usize::from(!report::line(token, fault, &played))] += 1;
+            count[usize::from(!report::line(scene, fault, &played))] += 1;
         }
         stage.end();
         count

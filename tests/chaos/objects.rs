@@ -12,7 +12,7 @@ use hsm_operator::api::{HsmKey, SigningRequest, condition, signing_request};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::PostParams,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt, watcher},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -143,7 +143,7 @@ impl Objects {
             "partitionRef": { "name": self.partition },
             "label": label(&self.namespace, name),
             "algorithm": "EC", "curveOid": "1.2.840.10045.3.1.7",
-            "attributes": { "sign": true },
+            "attributes": { "sign": true, "destroyable": true },
         });
         self.make(&HsmKey::new(name, serde_json::from_value(spec).expect("a spec"))).await;
     }
@@ -156,23 +156,39 @@ impl Objects {
         self.make(&SigningRequest::new(name, serde_json::from_value(spec).expect("a spec"))).await;
     }
 
-    /// Once, however often the API server goes away meanwhile.
-    async fn make<K>(&self, object: &K)
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-        K: Clone + std::fmt::Debug + Serialize + DeserializeOwned,
-    {
+    async fn make<K: Namespaced + Serialize>(&self, object: &K) {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+        // A try before may have been heard, although its answer was not.
+        until_heard(409, async || api.create(&PostParams::default(), object).await).await;
+    }
+
+    /// Deletes them, and their keys on the token.
+    pub async fn remove(&self, batch: &Batch) {
+        let keys: Api<HsmKey> = Api::namespaced(self.client.clone(), &self.namespace);
+        let destroy = Patch::Merge(json!({"spec": {"deletionPolicy": "Destroy"}}));
+        for name in &batch.keys {
+            until_heard(404, async || keys.patch(name, &PatchParams::default(), &destroy).await).await;
+            until_heard(404, async || keys.delete(name, &DeleteParams::default()).await).await;
+        }
+        let requests: Api<SigningRequest> = Api::namespaced(self.client.clone(), &self.namespace);
+        for name in &batch.requests {
+            until_heard(404, async || requests.delete(name, &DeleteParams::default()).await).await;
+        }
+    }
+
+    /// Waits for the key that is signed with to be the only one, for so long. What is there beside it.
+    pub async fn removed(&self, patience: Duration) -> Vec<String> {
+        let keys: Api<HsmKey> = Api::namespaced(self.client.clone(), &self.namespace);
+        let begun = Instant::now();
         loop {
-            match api.create(&PostParams::default(), object).await {
-                Ok(_) => return,
-                // A try before was heard, although its answer was not.
-                Err(kube::Error::Api(status)) if status.code == 409 => return,
-                Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
-                    panic!("{}: {status:?}", object.name_any())
+            if let Ok(all) = keys.list(&ListParams::default()).await {
+                let left = all.iter().map(ResourceExt::name_any).filter(|name| name != LOAD_KEY);
+                let left: Vec<_> = left.map(|name| format!("HsmKey {name} is not gone")).collect();
+                if left.is_empty() || begun.elapsed() > patience {
+                    return left;
                 }
-                Err(_) => tokio::time::sleep(AGAIN).await,
             }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -240,6 +256,34 @@ impl Objects {
             }
         }
         ended
+    }
+}
+
+/// Kinds of which there are objects in a namespace.
+trait Namespaced:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned
+{
+}
+
+impl<K> Namespaced for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned
+{
+}
+
+/// Asks the API server, however often it goes away meanwhile. One answer beside success says that there is nothing to do.
+async fn until_heard<T>(nothing: u16, ask: impl AsyncFn() -> kube::Result<T>) {
+    loop {
+        match ask().await {
+            Ok(_) => return,
+            Err(kube::Error::Api(status)) if status.code == nothing => return,
+            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
+                panic!("{status:?}")
+            }
+            Err(_) => tokio::time::sleep(AGAIN).await,
+        }
     }
 }
 

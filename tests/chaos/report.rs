@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use crate::{
-    stage::Played,
+    stage::{Played, Scene},
     table::{Callers, Fault},
-    world::Token,
 };
 
 /// What the columns are.
 pub fn head() {
     println!(
-        "{:<8} {:<33} {:>6} {:>8} {:>5} {:>4} {:>7} {:>6} {:>8} {:>8} {:>7} {:>8}",
+        "{:<10} {:<33} {:>6} {:>8} {:>5} {:>4} {:>7} {:>6} {:>8} {:>8} {:>7} {:>8}",
         "token",
         "fault",
         "sent",
@@ -28,17 +27,16 @@ pub fn head() {
 }
 
 /// A line; whether all is as expected.
-pub fn line(token: Token, fault: &Fault, played: &Played) -> bool {
+pub fn line(scene: Scene, fault: &Fault, played: &Played) -> bool {
     let Played { calls, objects, recovery, settled, wrong } = played;
-    let token = format!("{token:?}").to_lowercase();
     let recovery = recovery.map_or_else(|| "never".into(), millis);
-    let errors = match fault.callers {
+    let errors = match scene.callers(fault) {
         Callers::NoticeNothing => "",
         Callers::GetErrorsMeanwhile => " (errors while it lasts)",
     };
     let verdict = if wrong.is_empty() { "as expected".into() } else { format!("NOT: {}", wrong.join("; ")) };
     println!(
-        "{token:<8} {:<33} {:>6} {:>8} {:>5} {:>4} {:>7} {:>6} {:>8} {recovery:>8} {:>7} {:>8}  {verdict}{errors}",
+        "{scene:<10} {:<33} {:>6} {:>8} {:>5} {:>4} {:>7} {:>6} {:>8} {recovery:>8} {:>7} {:>8}  {verdict}{errors}",
         fault.name,
         calls.sent,
         calls.answered,

@@ -194,14 +194,20 @@ async fn minutes(
         }
     }
     all.add(judge(stages, &before, SETTLED).await);
+    for stage in stages {
+        all.why.extend(stage.left(SETTLED).await);
+    }
     all
 }
 
+/// What became of objects; and they are removed, so that there are as many at the end as at the beginning: what memory
+/// grows by is not theirs.
 async fn judge(stages: &[Stage], batches: &[Batch], patience: Duration) -> Ended {
     let mut all = Ended::default();
     for (stage, batch) in stages.iter().zip(batches) {
         stage.objects.settle(batch, patience).await;
         all.add(stage.judge(batch).await);
+        stage.objects.remove(batch).await;
     }
     all
 }

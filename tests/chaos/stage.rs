@@ -1,6 +1,7 @@
 //! A token of its own behind the fault module, a partition on it, and what is done there while faults are played.
 
 use std::{
+    fmt::{Display, Formatter},
     os::unix::fs::PermissionsExt,
     time::{Duration, Instant},
 };
@@ -8,7 +9,10 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hsm_operator::api::HsmPartition;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, api::PostParams};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -16,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     caller,
     common::faults::{self, Rules, rule::Rule},
-    host::{self, Place},
+    host::{self, Object, Place},
     http::Gateways,
     load::{Load, Manner, Sum, Target},
     objects::{Batch, Ended, LOAD_KEY, Objects, label},
     table::{Callers, Fault, Lasts},
-    tools::kubectl,
+    tools::{self, kubectl},
     world::{OPERATOR, Token, World},
 };
 
@@ -39,9 +43,44 @@ pub const SETTLED: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(100);
 const PIN: &str = "12345678";
 
+/// What a partition is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scene {
+    pub token: Token,
+    /// Beside the token that is struck there is a copy that is not.
+    pub replica: bool,
+}
+
+impl Scene {
+    pub const ALL: [Self; 4] = [
+        Self { token: Token::SoftHsm, replica: false },
+        Self { token: Token::Kryoptic, replica: false },
+        Self { token: Token::SoftHsm, replica: true },
+        Self { token: Token::Kryoptic, replica: true },
+    ];
+
+    /// What callers may notice of a fault: nothing, where another token signs.
+    pub fn callers(self, fault: &Fault) -> Callers {
+        if self.replica { Callers::NoticeNothing } else { fault.callers }
+    }
+
+    /// With a copy beside it, only what is not borne without.
+    pub fn shows(self, fault: &Fault) -> bool {
+        !self.replica || fault.callers == Callers::GetErrorsMeanwhile
+    }
+}
+
+impl Display for Scene {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let token = format!("{:?}", self.token).to_lowercase();
+        f.pad(&if self.replica { format!("{token}+1") } else { token })
+    }
+}
+
 /// A partition and its callers.
 pub struct Stage {
     pub name: String,
+    scene: Scene,
     pub target: Target,
     pub objects: Objects,
     place: Place,
@@ -60,7 +99,8 @@ pub struct Played {
 }
 
 impl Stage {
-    pub async fn new(world: &World, token: Token) -> Self {
+    pub async fn new(world: &World, scene: Scene) -> Self {
+        let token = scene.token;
         let name = world.namespace("chaos").await;
         let place = world.place(token, &name);
         place.initialise(&name, PIN);
@@ -101,8 +141,11 @@ impl Stage {
             label: label(&name, LOAD_KEY),
             point: spki[spki.len() - 65..].to_vec(),
         };
+        if scene.replica {
+            replicate(world, &place, &name).await;
+        }
         let rules = Rules::new(place.path("faults"));
-        Self { name, target, objects, place, rules }
+        Self { name, scene, target, objects, place, rules }
     }
 
     /// Plays one fault. Whoever has the `light` has the machine's attention; while objects settle, others may have it.
@@ -130,6 +173,8 @@ impl Stage {
         drop(lit);
         self.objects.settle(&batch, SETTLED).await;
         let objects = self.judge(&batch).await;
+        // A token that grew with every fault would have the last ones struck under other conditions than the first.
+        self.objects.remove(&batch).await;
         let settled = objects.last.map_or(Duration::ZERO, |last| last.saturating_duration_since(end));
         if recovery.is_none_or(|took| took > RECOVERY) {
             wrong.push(format!("not well again within {RECOVERY:?}"));
@@ -145,7 +190,7 @@ impl Stage {
             }
         }
         let failed = calls.failed + objects.failed;
-        if failed > 0 && fault.callers == Callers::NoticeNothing {
+        if failed > 0 && self.scene.callers(fault) == Callers::NoticeNothing {
             wrong.push(format!("{failed} failed"));
         }
         wrong.extend(objects.why.iter().cloned());
@@ -158,12 +203,25 @@ impl Stage {
 
     /// What became of objects, on the token too.
     pub async fn judge(&self, batch: &Batch) -> Ended {
+        self.objects.judge(batch, &self.target, &self.keys_on_token().await)
+    }
+
+    /// What is still there of objects that were removed, all of them.
+    pub async fn left(&self, patience: Duration) -> Vec<String> {
+        let mut left = self.objects.removed(patience).await;
+        let (ours, load) = (label(&self.name, ""), label(&self.name, LOAD_KEY));
+        let on_token = self.keys_on_token().await;
+        let keys = on_token.iter().filter(|key| key.label.starts_with(&ours) && key.label != load);
+        left.extend(keys.map(|key| format!("{} {} is still on the token", key.class, key.label)));
+        left
+    }
+
+    async fn keys_on_token(&self) -> Vec<Object> {
         let (place, name) = (self.place.clone(), self.name.clone());
         // Somebody else may be playing meanwhile.
         let list = move |kind: &str| place.pkcs11(&name, PIN, &["--list-objects", "--type", kind]);
         let listing = tokio::task::spawn_blocking(move || list("privkey") + &list("pubkey"));
-        let token = host::parse(&listing.await.expect("the token can be listed"));
-        self.objects.judge(batch, &self.target, &token)
+        host::parse(&listing.await.expect("the token can be listed"))
     }
 
     /// Has a fault come, and go; whether it did.
@@ -193,6 +251,26 @@ impl Stage {
     pub fn end(&self) {
         for kind in ["namespace", "hsmpartition"] {
             kubectl(&["delete", kind, &self.name, "--wait=false"]);
+        }
+    }
+}
+
+/// Puts a copy of the token beside it, behind the library itself, and waits until everybody signs with it.
+async fn replicate(world: &World, place: &Place, name: &str) {
+    let copy = world.place(place.token, &format!("{name}-b"));
+    place.copy_to(&copy);
+    let pkcs11 = json!({"library": copy.library(), "environment": copy.environment()});
+    let change = Patch::Merge(json!({"spec": {"replicas": [{"name": "b", "pkcs11": pkcs11}]}}));
+    let partitions: Api<HsmPartition> = Api::all(world.client.clone());
+    partitions.patch(name, &PatchParams::default(), &change).await.expect("a spec with a replica");
+    let in_use = format!(r#"hsm_operator_replica_healthy{{partition="{name}",replica="b"}} 1"#);
+    let begun = Instant::now();
+    for pod in world.pods("gateway").await {
+        let address = pod.status.and_then(|status| status.pod_ip).expect("it runs");
+        let metrics = format!("http://{address}:8080/metrics");
+        while !tools::output("curl", &["-sf", &metrics], b"").contains(&in_use) {
+            assert!(begun.elapsed() < PATIENCE, "a gateway does not sign with the copy of {name}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }

@@ -99,6 +99,9 @@ pub const FAULTS: &[Fault] = &[
         &["C_SignInit close-sessions", "C_OpenSession return=CKR_SESSION_COUNT"],
     ),
     one("stale-find-segv", &["C_SignInit stale", "C_FindObjects segv"]),
+    one("segv-initialize-hang", &["C_Sign segv", "C_Initialize hang"]),
+    one("segv-login-hang", &["C_Sign segv", "C_Login hang"]),
+    one("lost-login-login-hang", &["C_SignInit logout", "C_Login hang"]),
     // While a key is made; those who sign have nothing to do with it.
     one("generate-general-error", &["C_GenerateKeyPair return=CKR_GENERAL_ERROR"]),
     one("generate-device-error", &["C_GenerateKeyPair return=CKR_DEVICE_ERROR"]),
@@ -129,7 +132,16 @@ pub const FAULTS: &[Fault] = &[
     short(lasting("token-gone", 2000, &["* gone"])),
     short(lasting("wrong-signatures", 1500, &["C_Sign flip"])),
     some("wrong-signature", &["C_Sign flip"]),
-    // A call that hangs keeps its caller until the deadline of signatures; nobody else.
+    // The module is started over, and that goes wrong.
+    lasting(
+        "start-over-finalize-error",
+        1500,
+        &["C_Sign return=CKR_GENERAL_ERROR", "C_Finalize return=CKR_GENERAL_ERROR"],
+    ),
+    lasting("start-over-finalize-segv", 1500, &["C_Sign return=CKR_GENERAL_ERROR", "C_Finalize segv"]),
+    lasting("start-over-finalize-hang", 1500, &["C_Sign return=CKR_GENERAL_ERROR", "C_Finalize hang"]),
+    // One call that never returns, and all of them.
+    one("hang-once", &["C_Sign hang"]),
     lasting("hang", 2000, &["C_Sign hang"]),
 ];
 

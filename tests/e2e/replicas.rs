@@ -6,10 +6,9 @@ use std::{
 };
 
 use hsm_operator::api::{HsmKey, HsmPartition, condition, replica::ReplicaStatus};
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
     ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 
@@ -29,16 +28,10 @@ const PIN: &str = "12345678";
 const WELL: &[(&str, &str)] = &[("Ready", "True"), ("Creatable", "True"), ("Signable", "True")];
 const AWAY: &[(&str, &str)] = &[("Ready", "False"), ("Creatable", "False"), ("Signable", "True")];
 
-/// Pods of a component.
-async fn pods(world: &World, component: &str) -> Vec<Pod> {
-    let of = ListParams::default().labels(&format!("app.kubernetes.io/component={component}"));
-    world.api::<Pod>(OPERATOR).list(&of).await.unwrap().items
-}
-
 /// Kills the token-hosts of every pod whose environment says this: some modules do not notice that their files are gone.
 async fn kill_hosts(world: &World, text: &str) {
     for component in ["controller", "gateway"] {
-        for pod in pods(world, component).await {
+        for pod in world.pods(component).await {
             for id in processes::all_of_pod(&pod.name_any(), OPERATOR, "token-host") {
                 let environment = std::fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
                 if String::from_utf8_lossy(&environment).contains(text) {
@@ -56,7 +49,7 @@ async fn everywhere(world: &World, partition: &str, count: u32) -> Duration {
     let label = format!("partition=\"{partition}\"");
     loop {
         let mut all = vec![world.metrics().await];
-        for pod in pods(world, "gateway").await {
+        for pod in world.pods("gateway").await {
             let address = pod.status.unwrap().pod_ip.unwrap();
             all.push(tools::output("curl", &["-sf", &format!("http://{address}:8080/metrics")], b""));
         }

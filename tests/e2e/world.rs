@@ -4,10 +4,13 @@ use std::{fmt::Debug, path::PathBuf, time::Duration};
 
 use futures::{StreamExt, TryStreamExt};
 use hsm_operator::api::HsmKey;
-use k8s_openapi::api::{core::v1::Namespace, events::v1::Event};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Pod},
+    events::v1::Event,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
     core::NamespaceResourceScope,
     runtime::{WatchStreamExt, wait::await_condition, watcher},
 };
@@ -121,6 +124,12 @@ impl World {
         let found = async { while !about(&seen.try_next().await.unwrap().expect("a watch does not end")) {} };
         let in_time = tokio::time::timeout(PATIENCE, found).await.is_ok();
         assert!(in_time, "no event {reason} of {namespace}/{name}");
+    }
+
+    /// Pods of a component of the operator.
+    pub async fn pods(&self, component: &str) -> Vec<Pod> {
+        let of = ListParams::default().labels(&format!("app.kubernetes.io/component={component}"));
+        self.api::<Pod>(OPERATOR).list(&of).await.unwrap().items
     }
 
     /// The API of a kind in a namespace.

@@ -48,8 +48,9 @@ pub enum Action {
 }
 
 /// Functions that the module wraps: those that the token-host calls.
-pub const FUNCTIONS: [&str; 22] = [
+pub const FUNCTIONS: [&str; 25] = [
     "C_Initialize",
+    "C_Finalize",
     "C_GetInfo",
     "C_GetSlotList",
     "C_GetTokenInfo",
@@ -70,6 +71,8 @@ pub const FUNCTIONS: [&str; 22] = [
     "C_GenerateKeyPair",
     "C_SignInit",
     "C_Sign",
+    "C_SignUpdate",
+    "C_SignFinal",
     "C_GenerateRandom",
 ];
 
@@ -90,7 +93,7 @@ impl Action {
                 "C_GetAttributeValue" | "C_SetAttributeValue" | "C_DestroyObject" | "C_SignInit"
             ),
             Self::Spoilt(_) => function == "C_GetAttributeValue",
-            Self::Gone => !matches!(function, "C_Initialize" | "C_GetInfo"),
+            Self::Gone => !matches!(function, "C_Initialize" | "C_Finalize" | "C_GetInfo"),
             Self::Full => matches!(function, "C_GenerateKey" | "C_GenerateKeyPair" | "C_CreateObject"),
         }
     }

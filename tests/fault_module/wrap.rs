@@ -105,6 +105,7 @@ macro_rules! plain {
 
 plain! {
     C_Initialize(arguments: *mut c_void);
+    C_Finalize(reserved: *mut c_void);
     C_GetInfo(info: *mut CK_INFO);
     C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO);
     C_GetMechanismInfo(slot: CK_SLOT_ID, mechanism: CK_MECHANISM_TYPE, info: *mut CK_MECHANISM_INFO);
@@ -157,6 +158,8 @@ plain! {
         private: *mut CK_OBJECT_HANDLE
     ) of session;
     C_SignInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) of session with key;
+    C_SignUpdate(session: CK_SESSION_HANDLE, part: *mut CK_BYTE, length: CK_ULONG) of session;
+    C_SignFinal(session: CK_SESSION_HANDLE, signature: *mut CK_BYTE, length: *mut CK_ULONG) of session;
     C_GenerateRandom(session: CK_SESSION_HANDLE, bytes: *mut CK_BYTE, length: CK_ULONG) of session;
 }
 

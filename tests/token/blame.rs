@@ -10,6 +10,7 @@ use crate::{
 
 on_both_tokens! {
     a_request_that_crashes_the_module_fails_and_no_other_does,
+    a_crash_while_the_module_is_started_over_is_no_requests_fault,
 }
 
 async fn a_request_that_crashes_the_module_fails_and_no_other_does(token: Token) {
@@ -31,4 +32,12 @@ async fn a_request_that_crashes_the_module_fails_and_no_other_does(token: Token)
     assert_eq!((tally.failures(), tally.wrong), (0, 0), "{:?}", tally.said);
     assert_eq!(stage.hsm.counters().restarts - before, 2 * POISONED as u64);
     sign(&stage.hsm, "k", SignatureAlgorithm::Sha1WithEcdsa, b"x").await.unwrap();
+}
+
+async fn a_crash_while_the_module_is_started_over_is_no_requests_fault(token: Token) {
+    let stage = Stage::new(token, PATIENCE).await;
+    // With a new session, and as a canary: each process starts its module over, and two of them crash of that.
+    let numbers = stage.faults.set(&["C_Sign times=6 return=CKR_FUNCTION_FAILED", "C_Finalize times=2 segv"]);
+    sign(&stage.hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+    assert_eq!(numbers.iter().map(|one| stage.faults.fired(*one)).collect::<Vec<_>>(), [6, 2]);
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hsm_operator::{
-    hsm::{HostState, Supervisor, protocol::Kind},
+    hsm::{HostState, Supervisor, protocol::Kind, supervisor::Deadlines},
     model::SignatureAlgorithm,
 };
 
@@ -16,6 +16,7 @@ use crate::{
 on_both_tokens! {
     trouble_at_the_start_passes_by_itself,
     a_module_that_hangs_at_the_start_is_replaced,
+    one_that_was_open_before_is_not_waited_for_so_long,
     a_refused_pin_is_not_tried_again_after_a_lost_login_either,
 }
 
@@ -67,6 +68,17 @@ async fn a_module_that_hangs_at_the_start_is_replaced(token: Token) {
     println!("chaos {:?} | open | C_Login times=1 hang | open after {} ms", token.module, took.as_millis());
     assert!(took >= faults.config().deadlines.open);
     assert_eq!(faults.fired(numbers[0]), 1);
+}
+
+async fn one_that_was_open_before_is_not_waited_for_so_long(token: Token) {
+    let faults = Faults::new(&token);
+    let mut config = faults.config();
+    config.deadlines = Deadlines::default();
+    let hsm = Supervisor::start(config);
+    generate(&hsm, p256("k")).await.unwrap();
+    let numbers = faults.set(&["C_Sign times=1 segv", "C_Login times=1 hang"]);
+    sign(&hsm, "k", ALGORITHM, b"x").await.expect("the next one is there before the deadline of a signature");
+    assert_eq!(faults.fired(numbers[1]), 1);
 }
 
 async fn a_refused_pin_is_not_tried_again_after_a_lost_login_either(token: Token) {
