@@ -417,7 +417,7 @@ impl Calls {
 
     /// The token-host has so many sessions that sign from now on.
     pub fn resize(&self, link: &Link, workers: u16) {
-        link.main.send(&frame::encode(self.next_id(), &Request::Workers(workers)));
+        link.main.send(&frame::encode(self.next_id(), &Request::Workers(workers)), false);
         let mut table = locked(&self.table);
         link.widen(workers);
         table.fill();

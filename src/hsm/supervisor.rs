@@ -577,7 +577,10 @@ impl Driver {
                         return End::Died("it gave no sign of life".into());
                     }
                     if let Some(lane) = self.shared.calls.stuck() {
-                        return End::Died(format!("the library hangs ({lane})"));
+                        let cause = format!("the library hangs ({lane})");
+                        // No request is to blame, and each may be made again until its own time is over.
+                        self.shared.calls.token_is_ill(cause.clone());
+                        return End::Died(cause);
                     }
                     if owed.is_none() {
                         let id = self.shared.calls.next_id();

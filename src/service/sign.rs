@@ -80,9 +80,9 @@ impl Signer {
     /// A signer that counts wrong signatures.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let lasting = |hours: u64| {
+        fn lasting<K: std::hash::Hash + Eq + Send + Sync + 'static>(hours: u64) -> Cache<K, ()> {
             Cache::builder().max_capacity(100_000).time_to_live(Duration::from_secs(hours * 3600)).build()
-        };
+        }
         Self { right: lasting(24), suspect: lasting(1), metrics }
     }
 

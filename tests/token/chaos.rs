@@ -136,15 +136,14 @@ async fn a_token_that_goes_is_used_again_when_it_is_back(token: Token) {
     play(token, &[(&["* gone"], Millis(300), &[]), (&["* gone"], Millis(1500), &[])]).await;
 }
 
-/// Where the others go on, only the caller of that call waits in vain.
+/// Another thread makes the signature, or the next token-host where there is no other thread.
 async fn a_call_that_hangs_is_one_that_is_late(token: Token) {
     let others = token.open().workers > 1;
     let stage = Stage::new(token, HANG).await;
-    let (tally, wrong) = stage.play((&["C_Sign times=1 hang"], Once, &[Kind::Timeout, Kind::Busy])).await;
+    let (tally, wrong) = stage.play((&["C_Sign times=1 hang"], Once, &[])).await;
     assert!(wrong.is_empty(), "{wrong:?}");
     assert_eq!(tally.wrong, 0);
     if others {
-        assert_eq!(tally.failures(), 1, "{:?}", tally.failed);
         assert!(tally.stall < HANG / 2, "{:?}", tally.stall);
     }
 }

@@ -359,9 +359,10 @@ mod tests {
                 attestor: Default::default(),
                 inventories: Default::default(),
                 probes: Default::default(),
+                sessions: Default::default(),
                 labels: Default::default(),
                 resync: Duration::from_secs(600),
-                failures: Mutex::default(),
+                failures: Default::default(),
                 filled: watch::Sender::new(true),
             };
             let hsm = Fake::default();
@@ -381,7 +382,7 @@ mod tests {
         fn apply(&mut self, name: &str, second: u8) -> HsmKey {
             let key = json!({
                 "apiVersion": "hsm-operator.io/v1alpha1", "kind": "HsmKey",
-                "metadata": {"name": name, "namespace": "ns", "uid": uuid::Uuid::from_u128(second.into()),
+                "metadata": {"name": name, "namespace": "ns", "uid": uuid::Uuid::from_u128(second.into()).to_string(),
                     "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z")},
                 "spec": {"partitionRef": {"name": "p"}, "label": "l", "algorithm": "ED", "adopt": true},
             });
