@@ -1,5 +1,6 @@
 //! Keys behind PKCS#11 as gateway and controller see them.
 
+mod answers;
 pub mod canary;
 mod client;
 #[doc(hidden)]
@@ -10,6 +11,7 @@ pub mod hosts;
 pub mod knee;
 mod member;
 pub mod probe;
+mod process;
 pub mod protocol;
 pub mod recovery;
 pub mod registry;

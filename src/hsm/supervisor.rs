@@ -3,11 +3,10 @@
 use std::{
     os::fd::OwnedFd,
     path::PathBuf,
-    process::{Command, ExitStatus},
+    process::Command,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
-        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -16,7 +15,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use tokio::{
     net::UnixStream,
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, watch},
     task::JoinHandle,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -25,8 +24,10 @@ use zeroize::Zeroizing;
 pub use super::client::Deadlines;
 use super::{
     Hsm, OnRecovery, Recovery, Rung,
+    answers::{Answer, Answers, Gone},
     client::{Calls, Link, Pipe},
     frame::{self, Frames, PIECE},
+    process::{Process, Spawner},
     protocol::{HsmError, Kind, Open, Reply, Request, TokenFacts},
     recovery::Recoveries,
 };
@@ -640,67 +641,6 @@ impl Driver {
     }
 }
 
-type Answer = (u64, Result<Reply, HsmError>);
-
-/// A socket of a token-host ended, or makes no sense any more.
-struct Gone;
-
-/// What comes out of one socket of a token-host.
-struct Answers<'a> {
-    socket: &'a UnixStream,
-    frames: Frames,
-    piece: Vec<u8>,
-}
-
-impl<'a> Answers<'a> {
-    fn of(pipe: &'a Pipe) -> Self {
-        Self { socket: &pipe.socket, frames: Frames::default(), piece: vec![0; PIECE] }
-    }
-
-    /// Waits for at least one answer. Whoever stops waiting loses none.
-    async fn next(&mut self) -> Result<Vec<Answer>, Gone> {
-        loop {
-            self.socket.readable().await.map_err(|_| Gone)?;
-            match self.socket.try_read(&mut self.piece) {
-                Ok(0) => return Err(Gone),
-                Ok(length) => self.frames.push(&self.piece[..length]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-                Err(_) => return Err(Gone),
-            }
-            let answers = self.taken()?;
-            if !answers.is_empty() {
-                return Ok(answers);
-            }
-        }
-    }
-
-    /// What is there already and makes sense.
-    fn rest(&mut self) -> Vec<Answer> {
-        while let Ok(length @ 1..) = self.socket.try_read(&mut self.piece) {
-            self.frames.push(&self.piece[..length]);
-        }
-        let mut answers = Vec::new();
-        while let Ok(Some(answer)) = self.frames.take() {
-            answers.push(answer);
-        }
-        answers
-    }
-
-    fn taken(&mut self) -> Result<Vec<Answer>, Gone> {
-        let mut answers = Vec::new();
-        loop {
-            match self.frames.take() {
-                Ok(Some(answer)) => answers.push(answer),
-                Ok(None) => return Ok(answers),
-                Err(error) => {
-                    tracing::error!(error = error.to_string(), "the token-host talks nonsense");
-                    return Err(Gone);
-                }
-            }
-        }
-    }
-}
-
 fn stopped() -> HsmError {
     HsmError::new(Kind::Unavailable, "the token-host is being shut down")
 }
@@ -793,70 +733,5 @@ impl Host {
         // The thread that reaps ends only with the program.
         let _ = self.process.exited.wait_for(Option::is_some).await;
         shared.pid.store(0, Ordering::Relaxed);
-    }
-}
-
-/// A process; killed when `kill` is dropped.
-struct Process {
-    pid: u32,
-    kill: mpsc::Sender<std::convert::Infallible>,
-    exited: watch::Receiver<Option<ExitStatus>>,
-}
-
-/// What the thread gets: a program to start and where to say what came of it.
-type Order = (Command, oneshot::Sender<std::io::Result<Process>>);
-
-/// A thread that starts processes, waits for them and reaps them. One that lives as long as they do: a process
-/// that asked to die with its parent dies with the *thread* that started it.
-struct Spawner(mpsc::Sender<Order>);
-
-impl Spawner {
-    fn start() -> Self {
-        let (orders, inbox) = mpsc::channel::<Order>();
-        std::thread::Builder::new()
-            .name("token-host".into())
-            .spawn(move || {
-                for (mut command, answer) in inbox {
-                    let spawned = command.spawn();
-                    // It holds the child's end of the socket.
-                    drop(command);
-                    let mut child = match spawned {
-                        Ok(child) => child,
-                        Err(error) => {
-                            let _ = answer.send(Err(error));
-                            continue;
-                        }
-                    };
-                    let (kill, killed) = mpsc::channel();
-                    let exited = watch::Sender::new(None);
-                    let process = Process { pid: child.id(), kill, exited: exited.subscribe() };
-                    // Whoever does not wait for it any more drops it, and so kills it.
-                    let _ = answer.send(Ok(process));
-                    let status = loop {
-                        match killed.recv_timeout(Duration::from_millis(100)) {
-                            Ok(never) => match never {},
-                            Err(mpsc::RecvTimeoutError::Timeout) => match child.try_wait() {
-                                Ok(None) => {}
-                                Ok(Some(status)) => break status,
-                                Err(_) => break ExitStatus::default(),
-                            },
-                            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                                let _ = child.kill();
-                                break child.wait().unwrap_or_default();
-                            }
-                        }
-                    };
-                    exited.send_replace(Some(status));
-                }
-            })
-            .expect("a thread can be started");
-        Self(orders)
-    }
-
-    async fn spawn(&self, command: Command) -> std::io::Result<Process> {
-        let (answer, process) = oneshot::channel();
-        let gone = || std::io::Error::other("the thread that starts processes is gone");
-        self.0.send((command, answer)).map_err(|_| gone())?;
-        process.await.map_err(|_| gone())?
     }
 }

@@ -1,0 +1,71 @@
+//! What comes out of the sockets of a token-host.
+
+use tokio::net::UnixStream;
+
+use super::{
+    client::Pipe,
+    frame::{Frames, PIECE},
+    protocol::{HsmError, Reply},
+};
+
+/// The id of a request and what came of it.
+pub(super) type Answer = (u64, Result<Reply, HsmError>);
+
+/// A socket of a token-host ended, or makes no sense any more.
+pub(super) struct Gone;
+
+/// What comes out of one socket of a token-host.
+pub(super) struct Answers<'a> {
+    socket: &'a UnixStream,
+    frames: Frames,
+    piece: Vec<u8>,
+}
+
+impl<'a> Answers<'a> {
+    pub fn of(pipe: &'a Pipe) -> Self {
+        Self { socket: &pipe.socket, frames: Frames::default(), piece: vec![0; PIECE] }
+    }
+
+    /// Waits for at least one answer. Whoever stops waiting loses none.
+    pub async fn next(&mut self) -> Result<Vec<Answer>, Gone> {
+        loop {
+            self.socket.readable().await.map_err(|_| Gone)?;
+            match self.socket.try_read(&mut self.piece) {
+                Ok(0) => return Err(Gone),
+                Ok(length) => self.frames.push(&self.piece[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                Err(_) => return Err(Gone),
+            }
+            let answers = self.taken()?;
+            if !answers.is_empty() {
+                return Ok(answers);
+            }
+        }
+    }
+
+    /// What is there already and makes sense.
+    pub fn rest(&mut self) -> Vec<Answer> {
+        while let Ok(length @ 1..) = self.socket.try_read(&mut self.piece) {
+            self.frames.push(&self.piece[..length]);
+        }
+        let mut answers = Vec::new();
+        while let Ok(Some(answer)) = self.frames.take() {
+            answers.push(answer);
+        }
+        answers
+    }
+
+    fn taken(&mut self) -> Result<Vec<Answer>, Gone> {
+        let mut answers = Vec::new();
+        loop {
+            match self.frames.take() {
+                Ok(Some(answer)) => answers.push(answer),
+                Ok(None) => return Ok(answers),
+                Err(error) => {
+                    tracing::error!(error = error.to_string(), "the token-host talks nonsense");
+                    return Err(Gone);
+                }
+            }
+        }
+    }
+}
