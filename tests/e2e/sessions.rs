@@ -114,8 +114,9 @@ async fn the_number_of_sessions_is_measured_shown_and_used() {
 async fn sessions_that_make_no_sense_are_refused_and_explained() {
     let world = World::new().await;
     let name = world.namespace("bad-sessions").await;
+    let spec = world.place(Token::SoftHsm, &name).partition("x", "x");
     let apply = |sessions: Value| {
-        let mut spec = world.place(Token::SoftHsm, &name).partition("x", "x");
+        let mut spec = spec.clone();
         spec["sessions"] = sessions;
         let partition = json!({
             "apiVersion": "hsm-operator.io/v1alpha1", "kind": "HsmPartition", "metadata": {"name": name}, "spec": spec
