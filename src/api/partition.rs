@@ -134,8 +134,7 @@ impl Pkcs11 {
     #[must_use]
     pub fn accepted(&self, version: &str) -> String {
         let way = Hash::Sha256.digest(&serde_json::to_vec(self).expect("plain data"));
-        let way: String = way.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        format!("{version}-{way}")
+        format!("{version}-{}", hex::encode(&way[..4]))
     }
 }
 
