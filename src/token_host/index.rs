@@ -286,6 +286,18 @@ impl<'a> Objects<'a> {
         self.index.put(object, names);
     }
 
+    /// Destroys an object, by the token's word.
+    pub fn destroy(&mut self, object: Object) -> Result<(), HsmError> {
+        self.session.destroy(object)?;
+        self.gone(object);
+        Ok(())
+    }
+
+    /// What was seen before now is no longer enough.
+    pub fn ask_again(&mut self) {
+        self.asked = Instant::now();
+    }
+
     /// An object is not there any more, or has other names.
     pub fn gone(&mut self, object: Object) {
         self.index.remove(object);

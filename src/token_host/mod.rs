@@ -17,6 +17,7 @@ mod probe;
 mod public;
 mod quirk;
 mod raw;
+mod removal;
 mod socket;
 mod token;
 

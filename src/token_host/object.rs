@@ -8,6 +8,7 @@ use super::{
     mechanism::KeyShape,
     public,
     raw::{Attribute, Mechanism, Object, Session},
+    removal,
     token::{Canary, SignKey, Token},
 };
 use crate::{
@@ -19,10 +20,6 @@ use crate::{
 pub const EDWARDS25519: &[u8] = b"\x13\x0cedwards25519";
 
 const KEY_CLASSES: [CK_OBJECT_CLASS; 2] = [CKO_PRIVATE_KEY, CKO_SECRET_KEY];
-
-fn by_id(id: &KeyId) -> Attribute {
-    Attribute::bytes(CKA_ID, id.as_bytes())
-}
 
 pub(super) fn flag(value: &Option<Vec<u8>>) -> Option<bool> {
     match value.as_deref() {
@@ -65,8 +62,8 @@ pub(super) fn algorithm(key_type: Option<CK_KEY_TYPE>, curve: Option<&str>) -> O
 }
 
 /// A private or secret key as it was read.
-struct Key {
-    object: Object,
+pub(super) struct Key {
+    pub object: Object,
     class: CK_OBJECT_CLASS,
     key_type: Option<CK_KEY_TYPE>,
     id: Option<KeyId>,
@@ -78,7 +75,7 @@ struct Key {
     public_key_info: Option<Vec<u8>>,
     local: Option<bool>,
     check_value: Option<Vec<u8>>,
-    attributes: KeyAttributes,
+    pub attributes: KeyAttributes,
 }
 
 impl Key {
@@ -178,29 +175,47 @@ impl Key {
     }
 
     /// SubjectPublicKeyInfo, from wherever the token has it: the public half first, because a private half may
-    /// have an empty one or none.
+    /// have an empty one or none. Of several halves that differ it is the one of which the private half tells.
     fn public_key(&self, session: &Session, halves: &[Object]) -> Result<Option<Vec<u8>>, HsmError> {
         if self.class != CKO_PRIVATE_KEY {
             return Ok(None);
         }
+        let mut known = Vec::new();
         for object in halves {
-            if let Some(spki) = public_half(session, *object, self.key_type)? {
-                return Ok(Some(spki));
-            }
+            known.extend(public_half(session, *object, self.key_type)?);
         }
-        if let Some(info) = &self.public_key_info {
-            return Ok(Some(info.clone()));
-        }
-        Ok(match (&self.modulus, &self.exponent) {
-            (Some(modulus), Some(exponent)) => Some(public::rsa(modulus, exponent)),
+        known.sort_unstable();
+        known.dedup();
+        let own = || match (&self.public_key_info, &self.modulus, &self.exponent) {
+            (Some(info), ..) => Some(info.clone()),
+            (None, Some(modulus), Some(exponent)) => Some(public::rsa(modulus, exponent)),
             _ => None,
-        })
+        };
+        match known.len() {
+            0 => Ok(own()),
+            1 => Ok(known.pop()),
+            different => match own().filter(|own| known.contains(own)) {
+                Some(own) => Ok(Some(own)),
+                None => Err(HsmError::new(
+                    Kind::Ambiguous,
+                    format!(
+                        "there are {different} different public keys with the id of {:?}, and the token does not tell \
+                         which is its own: destroy the others",
+                        self.label
+                    ),
+                )),
+            },
+        }
     }
 
     /// What is reported of a key, given the public halves under its id and the number of keys there.
     fn facts(self, session: &Session, halves: &[Object], twins: usize) -> Result<KeyFacts, HsmError> {
         let algorithm = self.algorithm();
-        let public_key = self.public_key(session, halves)?;
+        let public_key = match self.public_key(session, halves) {
+            // Two keys are refused for that alone, whichever half belongs to which.
+            Err(error) if twins > 1 && error.kind == Kind::Ambiguous => None,
+            known => known?,
+        };
         let key_size = match self.key_type {
             Some(CKK_RSA) => u32::try_from(modulus_len(self.modulus.as_deref()) * 8).ok(),
             Some(CKK_AES) => self.value_len.and_then(|bytes| u32::try_from(bytes * 8).ok()),
@@ -246,23 +261,34 @@ fn public_half(
 
 /// What is on the token under an id or a label.
 #[derive(Default)]
-struct Group {
+pub(super) struct Group {
     /// Complete private and secret keys.
-    whole: Vec<Key>,
+    pub whole: Vec<Key>,
     /// Private and secret keys that are not complete.
-    broken: Vec<Key>,
+    pub broken: Vec<Key>,
     /// Public halves.
-    public: Vec<Object>,
+    pub public: Vec<Object>,
     /// Certificates.
-    certificates: Vec<Object>,
+    pub certificates: Vec<Object>,
     /// Anything else.
-    others: Vec<Object>,
+    pub others: Vec<Object>,
 }
 
 impl Group {
+    /// All of it, also what others made or left under the name since the last look; proven.
+    pub fn now<'a>(objects: &mut Objects<'_>, name: impl Into<Name<'a>>) -> Result<Self, HsmError> {
+        objects.named(name.into(), Self::read, |_| false)
+    }
+
     /// All of it, with a key at least; that there is none is proven.
     fn find<'a>(objects: &mut Objects<'_>, name: impl Into<Name<'a>>) -> Result<Self, HsmError> {
         objects.named(name.into(), Self::read, |group| !group.whole.is_empty())
+    }
+
+    /// Whether there is nothing at all.
+    pub fn is_empty(&self) -> bool {
+        let Self { whole, broken, public, certificates, others } = self;
+        whole.is_empty() && broken.is_empty() && [public, certificates, others].into_iter().all(Vec::is_empty)
     }
 
     fn read(session: &Session, objects: &[Object]) -> Result<Self, HsmError> {
@@ -328,34 +354,19 @@ pub fn sign_key(objects: &mut Objects<'_>, id: &KeyId) -> Result<SignKey, HsmErr
 pub fn generate(objects: &mut Objects<'_>, template: &KeyTemplate) -> Result<KeyFacts, HsmError> {
     let (token, session) = (objects.token, objects.session);
     // Also where there is one: others may have made a second one since the last look.
-    let mut before = objects.named((&template.id).into(), Group::read, |_| false)?;
+    let mut before = Group::now(objects, &template.id)?;
     if let [key] = before.whole.as_slice()
         && key.doubtful()
     {
-        // Not ours to destroy; under another id it is neither used nor lost, and the inventory shows it.
-        let aside = KeyId::for_purpose(&format!("set-aside/{}", template.id));
-        session.set(key.object, &[by_id(&aside)]).map_err(HsmError::from).map_err(|error| {
-            match error.kind {
-                Kind::Lost => error,
-                _ => {
-                    let message = format!(
-                        "a secret key with the id {} on token {} may be empty and cannot be set aside: {}",
-                        template.id, token.facts.label, error.message
-                    );
-                    HsmError { kind: Kind::Ambiguous, message, ..error }
-                }
-            }
-        })?;
-        objects.gone(key.object);
+        // Not ours to destroy.
+        removal::set_aside(objects, &template.id, key.object, "a secret key that may be empty")?;
         before.whole.clear();
     }
     if !before.whole.is_empty() {
         return one_of(before, session, None);
     }
     // Whatever is there under this id was left by a process that was killed while it made the same key.
-    for object in before.broken.iter().map(|key| key.object).chain(before.public) {
-        discard(objects, object);
-    }
+    removal::clear(objects, &template.id, before)?;
     let made = make(token, session, template)?;
     for object in [Some(made.private), made.public].into_iter().flatten() {
         objects.made(object, &template.id, template.label.as_str());
@@ -387,17 +398,6 @@ fn one_of(mut all: Group, session: &Session, object: Option<Object>) -> Result<K
         ));
     }
     all.whole.swap_remove(at).facts(session, &all.public, twins)
-}
-
-/// Removes a leftover as well as the token allows: what cannot be destroyed is made destroyable first, and what
-/// stays is skipped by every look-up because it is not complete.
-fn discard(objects: &mut Objects<'_>, object: Object) {
-    let session = objects.session;
-    if session.destroy(object).is_err() {
-        let _ = session.set(object, &[Attribute::bool(CKA_DESTROYABLE, true)]);
-        let _ = session.destroy(object);
-    }
-    objects.gone(object);
 }
 
 /// A key that was made.
@@ -652,32 +652,6 @@ fn attempt(
     Ok(Made { private, public: Some(public) })
 }
 
-/// See [`crate::hsm::protocol::Request::Destroy`].
-pub fn destroy(objects: &mut Objects<'_>, id: &KeyId) -> Result<(), HsmError> {
-    let (token, session) = (objects.token, objects.session);
-    // What others made under the id since the last look is to go, too.
-    let all = objects.named(id.into(), Group::read, |_| false)?;
-    let Group { whole, broken, public, certificates, others } = all;
-    if whole.iter().any(|key| key.attributes.destroyable == Some(false)) {
-        let message = format!("key {id} on token {} is not destroyable", token.facts.label);
-        return Err(HsmError::new(Kind::Forbidden, message));
-    }
-    token.forget(id);
-    // Private halves first: what is left after a crash is harmless and found again by its id.
-    for key in whole {
-        session.destroy(key.object)?;
-        objects.gone(key.object);
-    }
-    for key in broken {
-        discard(objects, key.object);
-    }
-    for object in public.into_iter().chain(certificates).chain(others) {
-        session.destroy(object)?;
-        objects.gone(object);
-    }
-    Ok(())
-}
-
 /// Certificates under an id.
 fn certificates(objects: &mut Objects<'_>, id: &KeyId) -> Result<Vec<Object>, HsmError> {
     Ok(objects.named(id.into(), Group::read, |group| !group.certificates.is_empty())?.certificates)
@@ -719,11 +693,7 @@ pub fn put_certificate(
         ])?;
         objects.made(made, id, label.as_str());
     }
-    for object in earlier.into_iter().filter(|object| Some(*object) != kept) {
-        session.destroy(object)?;
-        objects.gone(object);
-    }
-    Ok(())
+    earlier.into_iter().filter(|object| Some(*object) != kept).try_for_each(|object| objects.destroy(object))
 }
 
 /// See [`crate::hsm::protocol::Request::GetCertificate`].

@@ -16,6 +16,7 @@ use super::{
     intake::{Intake, Place},
     inventory, mechanism, object, probe, raw,
     raw::Session,
+    removal,
     socket::Out,
     token::{SignKey, Token},
 };
@@ -308,7 +309,7 @@ impl Worker {
                 Ok(Reply::Inventory(inventory::inventory(objects.token, objects.session)?))
             }),
             Request::Destroy(id) => {
-                self.alone(asked, |objects| object::destroy(objects, id).map(|()| Reply::Done))
+                self.alone(asked, |objects| removal::destroy(objects, id).map(|()| Reply::Done))
             }
             Request::PutCertificate { key, label, der } => self.alone(asked, |objects| {
                 object::put_certificate(objects, key, label, der).map(|()| Reply::Done)

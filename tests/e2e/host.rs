@@ -16,6 +16,11 @@ use crate::{
 /// User and group of the operator's containers.
 const USER: u32 = 65532;
 
+/// pkcs11-tool's words for the halves of a pair.
+pub const PRIVATE: &str = "Private Key Object";
+/// See [`PRIVATE`].
+pub const PUBLIC: &str = "Public Key Object";
+
 /// An object on a token, as pkcs11-tool lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
@@ -68,6 +73,19 @@ impl World {
         said(&tool.output().unwrap(), args)
     }
 
+    /// Deletes both halves of a key. kryoptic says that it did also where it could not, because another process was
+    /// writing.
+    pub async fn delete_pair(&self, token: Token, id: &str) {
+        for (kind, class) in [("privkey", PRIVATE), ("pubkey", PUBLIC)] {
+            let there = async || {
+                self.objects(token).await.iter().any(|object| object.id == id && object.class == class)
+            };
+            while there().await {
+                self.pkcs11(token, &["--delete-object", "--type", kind, "--id", id]).await;
+            }
+        }
+    }
+
     /// Everything on a token.
     pub async fn objects(&self, token: Token) -> Vec<Object> {
         parse(&self.pkcs11(token, &["--list-objects"]).await)
@@ -92,7 +110,10 @@ pub fn parse(listing: &str) -> Vec<Object> {
     let mut all: Vec<Object> = Vec::new();
     for line in listing.lines() {
         let value = |name: &str| line.trim().strip_prefix(name).map(|rest| rest.trim().to_owned());
-        if let Some((class, _)) = line.split_once("Object; ").or_else(|| line.split_once("Object:")) {
+        // What is deleted while it is listed appears as a data object of no label, and in other letters.
+        let class =
+            line.split_once("Object; ").or_else(|| line.split_once("Object:")).map(|(class, _)| class);
+        if let Some(class) = class.or_else(|| line.starts_with("Data object").then_some("Data ")) {
             let class = format!("{class}Object");
             all.push(Object { class, label: String::new(), id: String::new() });
         } else if let (Some(label), Some(last)) = (value("label:"), all.last_mut()) {

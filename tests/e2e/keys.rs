@@ -10,12 +10,11 @@ use serde_json::{Value, json};
 
 use crate::{
     caller::{GATEWAYS, caller},
+    host::{PRIVATE, PUBLIC},
     tools,
     world::{OPERATOR, Token, World, ready_reason},
 };
 
-const PRIVATE: &str = "Private Key Object";
-const PUBLIC: &str = "Public Key Object";
 const P256: &str = "1.2.840.10045.3.1.7";
 
 fn message(key: &HsmKey) -> String {
@@ -381,9 +380,7 @@ async fn a_key_that_is_gone_is_said_to_be_missing_and_never_made_again() {
             let status = request.status.unwrap();
             if name == "before" {
                 assert_eq!(status.state, Some(State::Executed), "{token:?} {:?}", status.conditions);
-                for kind in ["privkey", "pubkey"] {
-                    world.pkcs11(token, &["--delete-object", "--type", kind, "--id", &id]).await;
-                }
+                world.delete_pair(token, &id).await;
             } else {
                 assert_eq!(status.state, Some(State::Failed), "{token:?}");
                 let stalled = condition::find(&status.conditions, condition::STALLED).unwrap();
@@ -401,7 +398,7 @@ async fn a_key_that_is_gone_is_said_to_be_missing_and_never_made_again() {
         let still = world.api::<HsmKey>(&namespace).get("k").await.unwrap();
         assert_ne!(still.resource_version(), seen);
         assert_eq!(ready_reason(&still), Some("MissingOnToken"), "{token:?}");
-        assert!(world.classes(token, &label).await.is_empty(), "{token:?}");
+        assert_eq!(world.classes(token, &label).await, [""; 0], "{token:?} {id}");
     }
 }
 
@@ -418,9 +415,7 @@ async fn a_key_that_a_rest_caller_misses_is_said_to_be_missing() {
             "payload": "aGVsbG8=", "signKeyName": format!("{namespace}.k"), "signatureAlgorithm": "SHA256_WITH_ECDSA"
         }});
         assert_eq!(app.post("/v1/synchronousSign", sign.clone()).await.status, 200, "{token:?}");
-        for kind in ["privkey", "pubkey"] {
-            world.pkcs11(token, &["--delete-object", "--type", kind, "--id", &id]).await;
-        }
+        world.delete_pair(token, &id).await;
         app.post("/v1/synchronousSign", sign).await.is_error(404, 650, "key.not.existent");
         let missing = world.key_with_reason(&namespace, "k", "MissingOnToken").await;
         assert!(is_stalled(&missing) && message(&missing).contains(&id), "{}", message(&missing));

@@ -22,6 +22,7 @@ on_both_tokens! {
     a_pair_is_made_once_whatever_goes_wrong,
     a_secret_key_is_made_once_whatever_goes_wrong,
     a_key_is_destroyed_whatever_goes_wrong,
+    a_key_that_stays_is_not_said_to_be_destroyed,
     a_full_token_says_so_and_takes_keys_again,
 }
 
@@ -146,6 +147,9 @@ async fn a_key_is_destroyed_whatever_goes_wrong(token: Token) {
         "C_DestroyObject times=1 stale",
         "C_DestroyObject after=1 times=1 logout",
         "C_DestroyObject times=1 return=CKR_GENERAL_ERROR",
+        // It says that it did, and the object stays.
+        "C_DestroyObject times=1 return=0x0",
+        "C_DestroyObject after=1 times=1 return=0x0",
     ];
     for (number, rule) in rules.into_iter().enumerate() {
         let name = format!("k{number}");
@@ -167,6 +171,17 @@ async fn a_key_is_destroyed_whatever_goes_wrong(token: Token) {
         let others = find(&hsm, Find::Id(id("other"))).await.unwrap();
         assert_eq!(others.len(), 1, "{rule}");
     }
+}
+
+async fn a_key_that_stays_is_not_said_to_be_destroyed(token: Token) {
+    let (faults, hsm) = stage(&token).await;
+    generate(&hsm, p256("k")).await.unwrap();
+    faults.set(&["C_DestroyObject return=0x0"]);
+    let error = hsm.call(Request::Destroy(id("k"))).await.unwrap_err();
+    assert!(error.kind == Kind::Device && error.message.contains("still shows it"), "{error}");
+    faults.clear();
+    hsm.call(Request::Destroy(id("k"))).await.unwrap();
+    assert!(inventory(&hsm).await.iter().all(|entry| entry.id != id("k").as_bytes()));
 }
 
 async fn a_full_token_says_so_and_takes_keys_again(token: Token) {

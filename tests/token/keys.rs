@@ -7,11 +7,15 @@ use hsm_operator::{
         protocol::{Find, Kind, Reply, Request},
     },
     model::{KeyAlgorithm, KeyLabel, SignatureAlgorithm},
+    public_key::PublicKey,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    common::token::{Token, run},
+    common::{
+        faults::Faults,
+        token::{Token, run},
+    },
     find, generate, id, inventory, on_both_tokens, p256, sign, template,
 };
 
@@ -24,6 +28,8 @@ on_both_tokens! {
     a_key_deleted_by_somebody_else_is_not_found,
     two_keys_with_one_id_are_never_used,
     the_public_half_alone_is_not_a_key,
+    a_leftover_that_stays_is_not_taken_for_the_public_key,
+    of_two_public_halves_none_is_guessed,
     a_secret_key_of_doubtful_origin_is_never_destroyed,
     random_bytes_differ,
     keys_made_while_others_look_and_sign_are_whole,
@@ -188,22 +194,68 @@ async fn two_keys_with_one_id_are_never_used(token: Token) {
     assert_eq!(error.kind, Kind::Ambiguous, "{error}");
 }
 
+/// Deletes an object of a key by another program.
+fn delete(token: &Token, name: &str, class: &str) {
+    run(token
+        .tool()
+        .envs(token.environment.clone())
+        .args(["--token-label", &token.label, "--login", "--pin", "env:TOKEN_PIN"])
+        .args(["--delete-object", "--type", class, "--id", &id(name).to_string()]));
+}
+
+/// Leaves the public half of a key that was never finished.
+fn leave_public_half(token: &Token, name: &str) {
+    make_twin(token, name);
+    delete(token, name, "privkey");
+}
+
+async fn a_leftover_that_stays_is_not_taken_for_the_public_key(token: Token) {
+    let faults = Faults::new(&token);
+    let hsm = Supervisor::start(faults.config());
+    leave_public_half(&token, "k");
+    // The token says that it destroyed it, and did nothing.
+    faults.set(&["C_DestroyObject return=0x0", "C_SetAttributeValue return=0x10"]);
+    let refused = generate(&hsm, p256("k")).await.unwrap_err();
+    assert!(refused.kind == Kind::Ambiguous && refused.message.contains(&id("k").to_string()), "{refused}");
+    assert_eq!(find(&hsm, Find::Id(id("k"))).await.unwrap(), [], "no key was made");
+
+    faults.set(&["C_DestroyObject return=0x0"]);
+    let made = generate(&hsm, p256("k")).await.unwrap();
+    let algorithm = SignatureAlgorithm::Sha256WithEcdsa;
+    let signature = sign(&hsm, "k", algorithm, b"x").await.unwrap();
+    let public = PublicKey::from_spki(&made.public_key.unwrap()).unwrap();
+    public.verify(algorithm, b"x", &signature).unwrap();
+    faults.clear();
+    assert_eq!(inventory(&hsm).await.len(), 3, "the leftover is there under another id");
+    assert_eq!(generate(&hsm, p256("k")).await.unwrap().twins, 1);
+}
+
+async fn of_two_public_halves_none_is_guessed(token: Token) {
+    let hsm = token.supervisor().await;
+    generate(&hsm, p256("k")).await.unwrap();
+    leave_public_half(&token, "k");
+    match find(&hsm, Find::Id(id("k"))).await {
+        Err(refused) => {
+            assert!(refused.kind == Kind::Ambiguous && refused.message.contains("2 different"), "{refused}");
+        }
+        // Some tokens have the public key with the private half, too.
+        Ok(found) => {
+            let algorithm = SignatureAlgorithm::Sha256WithEcdsa;
+            let signature = sign(&hsm, "k", algorithm, b"x").await.unwrap();
+            let public = PublicKey::from_spki(found[0].public_key.as_ref().unwrap()).unwrap();
+            public.verify(algorithm, b"x", &signature).unwrap();
+        }
+    }
+}
+
 async fn the_public_half_alone_is_not_a_key(token: Token) {
     let hsm = token.supervisor().await;
-    make_twin(&token, "k");
-    let delete = |class: &str| {
-        run(token
-            .tool()
-            .envs(token.environment.clone())
-            .args(["--token-label", &token.label, "--login", "--pin", "env:TOKEN_PIN"])
-            .args(["--delete-object", "--type", class, "--id", &id("k").to_string()]));
-    };
-    delete("privkey");
+    leave_public_half(&token, "k");
     assert_eq!(find(&hsm, Find::Id(id("k"))).await.unwrap(), []);
     let made = generate(&hsm, p256("k")).await.unwrap();
     assert_eq!(inventory(&hsm).await.len(), 2);
     // The other way round the key still signs, and says what its public key is where its token tells.
-    delete("pubkey");
+    delete(&token, "k", "pubkey");
     sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
     let left = generate(&hsm, p256("k")).await.unwrap();
     assert!(left.public_key.is_none() || left.public_key == made.public_key);
