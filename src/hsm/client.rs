@@ -161,6 +161,9 @@ impl Link {
     }
 }
 
+/// No answer for so long is a token-host that hangs, whatever it says.
+const FOREVER: Duration = Duration::from_secs(600);
+
 /// No request has this number.
 const NOBODY: u64 = 0;
 
@@ -197,6 +200,8 @@ struct Table {
     long_done: Option<Instant>,
     /// The module is making a key, as of the last sign of life.
     making: bool,
+    /// How long the longest of its other calls had taken by then.
+    longest: Duration,
     answered: u64,
 }
 
@@ -448,7 +453,8 @@ impl Calls {
             table.link = None;
             table.signing = 0;
             table.queue.clear();
-            (table.last_done, table.long_done, table.making) = ([None; 3], None, false);
+            (table.last_done, table.long_done) = ([None; 3], None);
+            (table.making, table.longest) = (false, Duration::ZERO);
             let culprit = table.culprit.take();
             table.calls.retain(|id, call| {
                 if call.sent.is_none() {
@@ -503,16 +509,26 @@ impl Calls {
         locked(&self.table).refusal = None;
     }
 
-    /// Whether the module is making a key.
-    pub fn making(&self, making: bool) {
-        locked(&self.table).making = making;
+    /// A sign of life: whether the module is making a key, and how long the longest of its other calls has taken.
+    pub fn alive(&self, making: bool, longest: Duration) {
+        let mut table = locked(&self.table);
+        (table.making, table.longest) = (making, longest);
     }
 
-    /// Whether a lane hangs: something is on its way, and for as long as the deadline no answer came; for a third of it
-    /// where signatures wait, so that there is time to make them again and the token is back in five seconds. While other
-    /// work takes long and is within its own time, signing gets no verdict, and looking gets none while a key is made;
-    /// afterwards they get their time from there. A thread has all objects to itself meanwhile, and some modules hold a
-    /// lock that everything waits for. A change has the long time of a key only while the module is making one.
+    /// Whether the module is making a key, as of the last sign of life.
+    pub fn is_making(&self) -> bool {
+        locked(&self.table).making
+    }
+
+    /// Whether a lane hangs: something is on its way, for as long as the deadline no answer came, and a call into the
+    /// module does not return. Where calls return and answers do not come, a thread has much to do, like reading the
+    /// names of all objects of a full token.
+    ///
+    /// Where signatures wait, a third of their deadline is enough, so that there is time to make them again and the token
+    /// is back in five seconds. While other work takes long and is within its own time, signing gets no verdict, and
+    /// looking gets none while a key is made; afterwards they get their time from there. A thread has all objects to
+    /// itself meanwhile, and some modules hold a lock that everything waits for. But only the making of a key holds up
+    /// signatures with one call for as long as they may take.
     pub fn stuck(&self) -> Option<&'static str> {
         let table = locked(&self.table);
         let deadline = |lane: Lane, deadlines: &Deadlines| match lane {
@@ -525,6 +541,9 @@ impl Calls {
                 sent.elapsed() > self.long() && sent.elapsed() <= limit
             })
         };
+        let blocked = |limit: Duration| table.longest > limit;
+        // Keys are made to look how a token makes them, too.
+        let inside = |limit: Duration| table.making || blocked(limit);
         Lane::ALL.into_iter().find_map(|lane| {
             let of_lane = table.calls.values().filter(|call| call.lane == lane);
             let oldest = of_lane.filter_map(|call| call.sent).min()?;
@@ -536,11 +555,13 @@ impl Calls {
                 // One thread that hangs among busy ones is a thread less.
                 Lane::Sign => {
                     let single = since(&[freed, Some(oldest)])?;
-                    (hangs > limit / 3 || single > 2 * limit) && !busy(Lane::Change) && !busy(Lane::Look)
+                    let overdue = hangs > limit / 3 || single > 2 * limit;
+                    let held_up = busy(Lane::Change) || busy(Lane::Look);
+                    overdue && if held_up { !table.making && blocked(limit) } else { blocked(limit / 3) }
                 }
-                Lane::Look => hangs > limit && !busy(Lane::Change),
-                Lane::Change => hangs > limit,
-            };
+                Lane::Look => hangs > limit && !busy(Lane::Change) && inside(limit / 3),
+                Lane::Change => hangs > limit && inside(limit / 3),
+            } || hangs > FOREVER;
             hangs.then_some(lane.into())
         })
     }
@@ -581,6 +602,9 @@ mod tests {
         });
         (link, theirs, signs)
     }
+
+    /// A call that took so long does not return.
+    const BLOCKED: Duration = Duration::from_secs(1);
 
     fn calls(room: usize) -> Calls {
         let deadlines = Deadlines { sign: Duration::from_millis(50), ..Default::default() };
@@ -626,9 +650,26 @@ mod tests {
         calls.connect(&link);
         assert_eq!(calls.call(&sign()).await.unwrap_err().kind, Kind::Timeout);
         tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(calls.stuck(), None, "its calls into the module return");
+        calls.alive(false, BLOCKED);
         assert_eq!(calls.stuck(), Some("sign"));
         calls.complete(1, Ok(Reply::Done));
         assert_eq!(calls.stuck(), None);
+    }
+
+    #[tokio::test]
+    async fn a_look_excuses_signatures_that_wait_only_while_its_calls_return() {
+        let calls = calls(8);
+        let (link, _theirs, _signs) = link();
+        calls.connect(&link);
+        let look = Request::Inventory;
+        let mut look = pin!(calls.call(&look));
+        assert!(futures::poll!(&mut look).is_pending());
+        assert_eq!(calls.call(&sign()).await.unwrap_err().kind, Kind::Timeout);
+        calls.alive(false, calls.deadlines.sign / 2);
+        assert_eq!(calls.stuck(), None);
+        calls.alive(false, BLOCKED);
+        assert_eq!(calls.stuck(), Some("sign"));
     }
 
     #[tokio::test]
@@ -645,6 +686,7 @@ mod tests {
         assert_eq!(calls.stuck(), None);
         assert_eq!(second.await.unwrap_err().kind, Kind::Timeout);
         tokio::time::sleep(Duration::from_millis(10)).await;
+        calls.alive(false, BLOCKED);
         assert_eq!(calls.stuck(), Some("sign"));
     }
 
@@ -668,6 +710,7 @@ mod tests {
         answer.unwrap();
         assert_eq!(calls.len(), 1);
         tokio::time::sleep(calls.deadlines.sign * 3 / 2).await;
+        calls.alive(false, BLOCKED);
         assert_eq!(calls.stuck(), Some("sign"));
     }
 
@@ -683,6 +726,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(60)).await;
         assert_eq!(calls.stuck(), None);
         calls.complete(1, Ok(Reply::Inventory(Vec::new())));
+        calls.alive(false, BLOCKED);
         look.await.unwrap();
         assert_eq!(calls.stuck(), None);
         tokio::time::sleep(Duration::from_millis(30)).await;
@@ -700,9 +744,9 @@ mod tests {
         assert!(futures::poll!(&mut change).is_pending());
         assert_eq!(calls.call(&sign()).await.unwrap_err().kind, Kind::Timeout);
         tokio::time::sleep(look).await;
-        calls.making(true);
+        calls.alive(true, sign_limit * 2);
         assert_eq!(calls.stuck(), None);
-        calls.making(false);
+        calls.alive(false, sign_limit * 2);
         assert_eq!(calls.stuck(), Some("sign"));
     }
 

@@ -6,6 +6,7 @@ mod keys;
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -153,7 +154,7 @@ impl Inner {
     fn answer(&mut self, request: Request, token: &TokenFacts) -> Result<Reply, HsmError> {
         match request {
             Request::Open(_) => Ok(Reply::Opened(Box::new(token.clone()))),
-            Request::Ping => Ok(Reply::Alive { making: false }),
+            Request::Ping => Ok(Reply::Alive { making: false, longest: Duration::ZERO }),
             Request::Workers(_) => Ok(Reply::Done),
             Request::Generate(template) => self.generate(template),
             Request::Claim(template) => {

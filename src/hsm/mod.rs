@@ -10,6 +10,7 @@ pub mod health;
 pub mod hosts;
 pub mod knee;
 mod member;
+mod memory;
 pub mod probe;
 mod process;
 pub mod protocol;

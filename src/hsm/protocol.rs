@@ -7,6 +7,8 @@
 //!
 //! There are two sockets, so that neither kind of work waits behind the other; [`Lane`] says what goes where.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +141,8 @@ pub enum Reply {
     Alive {
         /// The module is making a key, the one thing that may take it minutes.
         making: bool,
+        /// How long the longest of the other calls into the module that are under way has taken.
+        longest: Duration,
     },
     /// See [`Request::Generate`].
     Key(Box<KeyFacts>),

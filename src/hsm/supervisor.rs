@@ -27,6 +27,7 @@ use super::{
     answers::{Answer, Answers, Gone},
     client::{Calls, Link, Pipe},
     frame::{self, Frames, PIECE},
+    memory,
     process::{Process, Spawner},
     protocol::{HsmError, Kind, Open, Reply, Request, TokenFacts},
     recovery::Recoveries,
@@ -71,6 +72,9 @@ pub struct SupervisorConfig {
     pub ping: (Duration, Duration),
     /// Most requests in flight.
     pub in_flight: usize,
+    /// Most resident memory of the token-host, in bytes; with more of it, it is started again. Default: half of what the
+    /// container may have.
+    pub memory: Option<u64>,
     /// Told of every finished request.
     pub observer: Option<Observer>,
     /// Told of every step of recovery.
@@ -88,6 +92,7 @@ impl SupervisorConfig {
             deadlines: Deadlines::default(),
             ping: (Duration::from_secs(1), Duration::from_secs(3)),
             in_flight: 1024,
+            memory: *memory::MOST,
             observer: None,
             on_recovery: None,
         }
@@ -174,6 +179,7 @@ impl Supervisor {
             shared: Arc::clone(&shared),
             exe: config.exe,
             ping: config.ping,
+            memory: config.memory,
             spawner: Spawner::start(),
             troubled: 0,
             cause: String::new(),
@@ -307,6 +313,7 @@ struct Driver {
     shared: Arc<Shared>,
     exe: PathBuf,
     ping: (Duration, Duration),
+    memory: Option<u64>,
     spawner: Spawner,
     /// Token-hosts since the last good one whose trouble only a person can help with.
     troubled: u32,
@@ -577,8 +584,7 @@ impl Driver {
                     if owed.is_some_and(|(_, since)| since.elapsed() >= self.ping.1) {
                         return End::Died("it gave no sign of life".into());
                     }
-                    if let Some(lane) = self.shared.calls.stuck() {
-                        let cause = format!("the library hangs ({lane})");
+                    if let Some(cause) = self.illness(host) {
                         // No request is to blame, and each may be made again until its own time is over.
                         self.shared.calls.token_is_ill(cause.clone());
                         return End::Died(cause);
@@ -599,6 +605,19 @@ impl Driver {
         }
     }
 
+    /// What is wrong with a token-host that gives signs of life.
+    fn illness(&self, host: &Host) -> Option<String> {
+        if let Some(lane) = self.shared.calls.stuck() {
+            return Some(format!("the library hangs ({lane})"));
+        }
+        // A key that takes long to make is worth some more.
+        let most = self.memory? / 2 * if self.shared.calls.is_making() { 3 } else { 2 };
+        let mib = |bytes: u64| bytes / (1024 * 1024);
+        memory::resident(host.process.pid).filter(|taken| *taken > most).map(|taken| {
+            format!("the library has taken {} MiB of memory, more than {}", mib(taken), mib(most))
+        })
+    }
+
     /// Gives answers to those who wait for them.
     fn hand_out(
         &self,
@@ -608,7 +627,9 @@ impl Driver {
         for (id, answer) in answers.map_err(|Gone| End::Died(GONE.into()))? {
             if owed.is_some_and(|(ping, _)| ping == id) {
                 *owed = None;
-                self.shared.calls.making(matches!(answer, Ok(Reply::Alive { making: true })));
+                if let Ok(Reply::Alive { making, longest }) = answer {
+                    self.shared.calls.alive(making, longest);
+                }
                 continue;
             }
             match answer {

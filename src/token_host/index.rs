@@ -22,6 +22,8 @@ use crate::{
 const LASTS: Duration = Duration::from_secs(30);
 /// For how long an object is believed to have the name that was read: others may give it another.
 const NAME_LASTS: Duration = Duration::from_secs(60);
+/// And at least so many times what it took to read them all.
+const NAME_WORTH: u32 = 20;
 
 /// Objects that say that they are the token's: the only ones whose attributes may be read.
 ///
@@ -82,6 +84,8 @@ pub struct Index {
     looked: Option<Instant>,
     /// When the last look began that read every object's names.
     read: Option<Instant>,
+    /// For how long those are believed.
+    names_last: Duration,
     names: HashMap<Object, Names>,
     /// What could not be read when it was last tried, and why.
     unreadable: HashMap<Object, HsmError>,
@@ -155,7 +159,7 @@ impl Index {
     /// A look costs a token more, the more it holds; of SoftHSM, some 17 us for each object.
     fn look(&mut self, token: &Token, session: &Session) -> Result<(), HsmError> {
         let (began, epoch) = (Instant::now(), token.epoch());
-        if self.epoch != epoch || self.read.is_none_or(|read| read.elapsed() > NAME_LASTS) {
+        if self.epoch != epoch || self.read.is_none_or(|read| read.elapsed() > self.names_last) {
             self.clear();
             self.epoch = epoch;
         }
@@ -182,7 +186,10 @@ impl Index {
         // A logged-out session finds the public objects only.
         token.prove(session, epoch)?;
         (self.looked, self.unreadable) = (Some(began), unread);
-        self.read.get_or_insert(began);
+        if self.read.is_none() {
+            self.read = Some(began);
+            self.names_last = NAME_LASTS.max(began.elapsed() * NAME_WORTH);
+        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use std::{sync::mpsc, time::Duration};
 
 use super::{
-    mechanism, object,
+    inside, mechanism, object,
     pool::EXIT_RESTART,
     raw,
     token::{Canary, Token},
@@ -44,7 +44,7 @@ impl Token {
         // No search may see that key. Who holds the objects for long is making one, or hangs.
         alone = self.objects_within(LEAVE);
         if alone.is_none() {
-            return raw::is_making();
+            return inside::is_making();
         }
         match object::passing_key(self, &session) {
             Ok(Some(passing)) => signs(passing),
@@ -60,7 +60,7 @@ impl Token {
         let gone = || HsmError::new(Kind::Device, "the module has to be started in a new process");
         let Some(_alone) = self.gate.try_write_for(LEAVE) else {
             // A key that takes long to make is worth more than this request.
-            if !raw::is_making() {
+            if !inside::is_making() {
                 self.give_up();
             }
             return Err(gone());

@@ -6,6 +6,7 @@
 mod capability;
 mod error;
 mod index;
+mod inside;
 mod intake;
 mod inventory;
 mod ladder;
@@ -94,7 +95,7 @@ fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u
             if let State::Open { pool, .. } = state {
                 pool.flush();
             }
-            out.send(id, &Ok(Reply::Alive { making: raw::is_making() }));
+            out.send(id, &Ok(Reply::Alive { making: inside::is_making(), longest: inside::longest() }));
         }
         (State::Fresh, Request::Open(open)) => {
             let workers = open.workers;

@@ -10,12 +10,13 @@ use std::{
     ptr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use cryptoki_sys::*;
 
+use super::inside;
 use crate::hsm::probe::Limits;
 
 /// Enough for every signature but the hash-based ones: one call into the module instead of two.
@@ -47,7 +48,11 @@ impl Object {
 
 /// Calls a function of the module's list, if the module has it.
 macro_rules! call {
-    ($module:expr, $function:ident($($argument:expr),* $(,)?)) => {{
+    ($module:expr, $function:ident($($argument:expr),* $(,)?)) => {
+        call!(inside::Call::begin(), $module, $function($($argument),*))
+    };
+    ($inside:expr, $module:expr, $function:ident($($argument:expr),* $(,)?)) => {{
+        let _inside = $inside;
         let failed = |code| Failure { code, function: stringify!($function) };
         match $module.functions().$function {
             None => Err(failed(CKR_FUNCTION_NOT_SUPPORTED)),
@@ -503,12 +508,12 @@ impl Session {
 
     /// Makes a secret key.
     pub fn generate_key(&self, mechanism: &Mechanism, key: &[Attribute]) -> Result<Object, Failure> {
-        let _making = Making::begin();
         let mut key = template(key);
         let mut handle: CK_OBJECT_HANDLE = 0;
         let length = key.len() as CK_ULONG;
         mechanism.with(|mechanism| {
             call!(
+                inside::Call::to_make_a_key(),
                 self.module,
                 C_GenerateKey(self.handle, mechanism, key.as_mut_ptr(), length, &raw mut handle)
             )
@@ -523,12 +528,12 @@ impl Session {
         public: &[Attribute],
         private: &[Attribute],
     ) -> Result<(Object, Object), Failure> {
-        let _making = Making::begin();
         let (mut public, mut private) = (template(public), template(private));
         let (mut public_handle, mut private_handle): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE) = (0, 0);
         let (publics, privates) = (public.len() as CK_ULONG, private.len() as CK_ULONG);
         mechanism.with(|mechanism| {
             call!(
+                inside::Call::to_make_a_key(),
                 self.module,
                 C_GenerateKeyPair(
                     self.handle,
@@ -629,30 +634,6 @@ impl Session {
         call!(self.module, C_GenerateRandom(self.handle, bytes.as_mut_ptr(), count as CK_ULONG))?;
         Ok(bytes)
     }
-}
-
-/// How many keys the module is making.
-static MAKING: AtomicUsize = AtomicUsize::new(0);
-
-/// Counts while it lives.
-struct Making;
-
-impl Making {
-    fn begin() -> Self {
-        MAKING.fetch_add(1, Ordering::Relaxed);
-        Self
-    }
-}
-
-impl Drop for Making {
-    fn drop(&mut self) {
-        MAKING.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Whether the module is making a key, the one thing that may take it minutes.
-pub fn is_making() -> bool {
-    MAKING.load(Ordering::Relaxed) > 0
 }
 
 thread_local! {

@@ -1,11 +1,16 @@
 //! A module that goes wrong while sixteen callers sign: who notices, and for how long.
 
-use hsm_operator::hsm::protocol::Kind;
+use std::time::{Duration, Instant};
+
+use hsm_operator::{
+    hsm::{Supervisor, protocol::Kind},
+    model::SignatureAlgorithm,
+};
 
 use crate::{
-    common::token::Token,
-    on_both_tokens,
-    stage::{HANG, Millis, Once, PATIENCE, Row, Stage, play, unnoticed},
+    common::{faults::Faults, token::Token},
+    generate, on_both_tokens, p256, sign,
+    stage::{HANG, Millis, Once, PATIENCE, RECOVERY, Row, Stage, play, unnoticed},
 };
 
 on_both_tokens! {
@@ -18,6 +23,8 @@ on_both_tokens! {
     a_token_that_goes_is_used_again_when_it_is_back,
     a_call_that_hangs_is_one_that_is_late,
     a_module_that_hangs_is_replaced,
+    a_module_that_is_slow_and_has_much_to_do_is_not_taken_for_one_that_hangs,
+    a_module_that_leaks_is_replaced_before_it_takes_all_memory,
     a_wrong_signature_is_passed_on,
 }
 
@@ -130,6 +137,47 @@ async fn a_module_that_keeps_failing_is_used_again_when_it_stops(token: Token) {
         ],
     )
     .await;
+}
+
+async fn a_module_that_is_slow_and_has_much_to_do_is_not_taken_for_one_that_hangs(token: Token) {
+    let faults = Faults::new(&token);
+    let maker = Supervisor::start(faults.config());
+    for number in 0..20 {
+        generate(&maker, p256(&format!("k{number}"))).await.unwrap();
+    }
+    maker.shutdown().await;
+    let mut config = faults.config();
+    config.deadlines.sign = PATIENCE;
+    let hsm = Supervisor::start(config);
+    hsm.ready().await.unwrap();
+    // The first signature reads the names of all objects, one call each, and takes half of its time.
+    let numbers = faults.set(&["C_GetAttributeValue delay=50"]);
+    sign(&hsm, "k7", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
+    assert!(faults.fired(numbers[0]) > 40);
+    assert_eq!(hsm.counters().restarts, 0);
+}
+
+async fn a_module_that_leaks_is_replaced_before_it_takes_all_memory(token: Token) {
+    const MOST: u64 = 128 * 1024 * 1024;
+    let mut stage = Stage::new(token, PATIENCE).await;
+    let mut config = stage.faults.config();
+    config.memory = Some(MOST);
+    config.ping.0 = Duration::from_millis(50);
+    stage.hsm.shutdown().await;
+    stage.hsm = Supervisor::start(config);
+    let load = stage.load();
+    stage.faults.set(&["C_Sign leak=65536"]);
+    let begun = Instant::now();
+    while stage.hsm.counters().restarts < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", stage.hsm.counters());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stage.faults.clear();
+    assert!(load.proven(RECOVERY).await.is_some());
+    let tally = load.stop().await;
+    assert_eq!((tally.failures(), tally.wrong), (0, 0), "{tally:?}");
+    let recovery = stage.hsm.recovery().unwrap();
+    assert!(recovery.cause.contains("MiB of memory"), "{recovery:?}");
 }
 
 async fn a_token_that_goes_is_used_again_when_it_is_back(token: Token) {
