@@ -5,6 +5,7 @@ mod calm;
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod crowd;
+mod floor;
 mod pool;
 #[path = "../raw.rs"]
 mod raw;
@@ -101,7 +102,7 @@ impl Side {
 }
 
 fn main() {
-    if crowd::be_child() {
+    if floor::be_child() || crowd::be_child() {
         return;
     }
     // `cargo bench` passes flags of its own; `FIGURES` chooses.
@@ -154,6 +155,8 @@ fn hosts(runtime: &tokio::runtime::Runtime) -> Vec<Row> {
         }
         let (ours, theirs) = in_turn(runtime, name, (&one, &pool), async |side| side.latency().await);
         rows.push(Row::less("host/p256/1 p50", "us", &ours, &theirs).must(Some(Must::MoreByAtMost(25.0))));
+        let bare: Vec<f64> = theirs.iter().map(|work| floor::round_trip(*work, TIME)).collect();
+        rows.push(Row::less("bare sockets there and back p50", "us", &bare, &[]));
         let two = hosts(2);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 0..=REPEATS {

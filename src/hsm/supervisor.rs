@@ -37,7 +37,7 @@ use super::{
 const INHERITED: &[&str] = &["PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "TZ", "RUST_LOG"];
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// A token that can be used again is found within this time and what opening it takes.
-const BACKOFF_MAX: Duration = Duration::from_secs(3);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// Once a token-host has answered something, the next one waits for at most `BACKOFF_MIN` this often doubled, and
 /// after `STEADY` nothing is held against it any more.
 const USEFUL_FAILURES: u32 = 4;

@@ -38,7 +38,7 @@ const COMES: Duration = Duration::from_secs(10);
 /// For so long nothing may fail after the recovery.
 const QUIET: Duration = Duration::from_millis(500);
 /// How soon every object has to be done: objects are tried again more and more slowly.
-pub const SETTLED: Duration = Duration::from_secs(30);
+pub const SETTLED: Duration = Duration::from_secs(15);
 /// From one object to the next.
 const STEP: Duration = Duration::from_millis(100);
 const PIN: &str = "12345678";
@@ -64,9 +64,9 @@ impl Scene {
         if self.replica { Callers::NoticeNothing } else { fault.callers }
     }
 
-    /// With a copy beside it, only what is not borne without.
+    /// With a copy beside it, only what lasts.
     pub fn shows(self, fault: &Fault) -> bool {
-        !self.replica || fault.callers == Callers::GetErrorsMeanwhile
+        !self.replica || matches!(fault.lasts, Lasts::Millis(_))
     }
 }
 

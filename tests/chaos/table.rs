@@ -43,12 +43,14 @@ const fn some(name: &'static str, rules: &'static [&'static str]) -> Fault {
     Fault { lasts: Spread, ..one(name, rules) }
 }
 
-/// One that callers can be spared although it lasts.
+/// One that lasts, for less time than callers wait.
 const fn borne(name: &'static str, time: u64, rules: &'static [&'static str]) -> Fault {
     Fault { lasts: Millis(time), ..one(name, rules) }
 }
 
-const fn lasting(name: &'static str, time: u64, rules: &'static [&'static str]) -> Fault {
+/// One that lasts and gives callers no chance: their own call is what the process dies of, or the answer is wrong each
+/// time.
+const fn fatal(name: &'static str, time: u64, rules: &'static [&'static str]) -> Fault {
     Fault { callers: GetErrorsMeanwhile, ..borne(name, time, rules) }
 }
 
@@ -121,28 +123,28 @@ pub const FAULTS: &[Fault] = &[
     borne("delay", 1500, &["C_Sign delay=5"]),
     borne("leak", 1000, &["* leak=4096"]),
     borne("size-lies", 1500, &["* size-lie"]),
-    // It lasts, and whoever calls meanwhile gets an error.
-    lasting("lasting-sign-general-error", 1500, &["C_Sign return=CKR_GENERAL_ERROR"]),
-    lasting("lasting-signinit-device-error", 1500, &["C_SignInit return=CKR_DEVICE_ERROR"]),
-    lasting("lasting-login-refused", 1500, &["C_SignInit logout", "C_Login return=CKR_DEVICE_ERROR"]),
-    lasting("lasting-lost-login", 1500, &["C_SignInit logout"]),
-    lasting("lasting-lost-sessions", 1500, &["C_SignInit close-sessions"]),
-    lasting("lasting-stale-handles", 1500, &["C_SignInit stale"]),
-    lasting("lasting-segv", 1500, &["C_Sign segv"]),
-    short(lasting("token-gone", 2000, &["* gone"])),
-    short(lasting("wrong-signatures", 1500, &["C_Sign flip"])),
+    // It lasts, for less than callers wait.
+    borne("lasting-sign-general-error", 1500, &["C_Sign return=CKR_GENERAL_ERROR"]),
+    borne("lasting-signinit-device-error", 1500, &["C_SignInit return=CKR_DEVICE_ERROR"]),
+    borne("lasting-login-refused", 1500, &["C_SignInit logout", "C_Login return=CKR_DEVICE_ERROR"]),
+    borne("lasting-lost-login", 1500, &["C_SignInit logout"]),
+    borne("lasting-lost-sessions", 1500, &["C_SignInit close-sessions"]),
+    borne("lasting-stale-handles", 1500, &["C_SignInit stale"]),
+    fatal("lasting-segv", 1500, &["C_Sign segv"]),
+    short(borne("token-gone", 2000, &["* gone"])),
+    short(fatal("wrong-signatures", 1500, &["C_Sign flip"])),
     some("wrong-signature", &["C_Sign flip"]),
     // The module is started over, and that goes wrong.
-    lasting(
+    borne(
         "start-over-finalize-error",
         1500,
         &["C_Sign return=CKR_GENERAL_ERROR", "C_Finalize return=CKR_GENERAL_ERROR"],
     ),
-    lasting("start-over-finalize-segv", 1500, &["C_Sign return=CKR_GENERAL_ERROR", "C_Finalize segv"]),
-    lasting("start-over-finalize-hang", 1500, &["C_Sign return=CKR_GENERAL_ERROR", "C_Finalize hang"]),
+    borne("start-over-finalize-segv", 1500, &["C_Sign return=CKR_GENERAL_ERROR", "C_Finalize segv"]),
+    borne("start-over-finalize-hang", 1500, &["C_Sign return=CKR_GENERAL_ERROR", "C_Finalize hang"]),
     // One call that never returns, and all of them.
     one("hang-once", &["C_Sign hang"]),
-    lasting("hang", 2000, &["C_Sign hang"]),
+    borne("hang", 2000, &["C_Sign hang"]),
 ];
 
 impl Fault {
