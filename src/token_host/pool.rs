@@ -388,16 +388,27 @@ impl Worker {
             return Err(error);
         }
         let _inside = token.gate.read();
-        let third = self.once(&mut act);
-        if let Err(error) = &third
-            && matches!(error.kind, Kind::Lost | Kind::Device)
-        {
-            self.session = None;
-            if !well && !token.is_well(key, &error.message) {
+        let third = self.last(&mut act);
+        match &third {
+            Err(error) if matches!(error.kind, Kind::Lost | Kind::Device) && !well => {
+                if token.is_well(key, &error.message) {
+                    // What it failed of may have ended since.
+                    return self.last(&mut act);
+                }
                 token.give_up();
             }
+            _ => {}
         }
         third
+    }
+
+    /// The same as [`Worker::once`]; a session that is of no use is given up.
+    fn last<T>(&mut self, act: &mut impl FnMut(&Session) -> Result<T, HsmError>) -> Result<T, HsmError> {
+        let outcome = self.once(act);
+        if outcome.as_ref().is_err_and(|error| matches!(error.kind, Kind::Lost | Kind::Device)) {
+            self.session = None;
+        }
+        outcome
     }
 
     fn once<T>(&mut self, act: &mut impl FnMut(&Session) -> Result<T, HsmError>) -> Result<T, HsmError> {
