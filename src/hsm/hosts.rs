@@ -41,7 +41,20 @@ impl Hosts {
     /// Outside of a tokio runtime, and when the system has no more threads.
     #[must_use]
     pub fn start(config: SupervisorConfig, count: usize) -> Self {
-        let first = Supervisor::start(config.clone());
+        Self::start_after(std::future::ready(()), config, count)
+    }
+
+    /// The same, once `ready` is.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[must_use]
+    pub fn start_after(
+        ready: impl Future<Output = ()> + Send + 'static,
+        config: SupervisorConfig,
+        count: usize,
+    ) -> Self {
+        let first = Supervisor::start_after(ready, config.clone());
         let further = Arc::default();
         let wanted = watch::Sender::new(Wanted { config, further: count.saturating_sub(1) });
         let recruiting = recruit(first.state(), wanted.subscribe(), Arc::clone(&further));

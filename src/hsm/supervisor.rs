@@ -158,6 +158,18 @@ impl Supervisor {
     /// Outside of a tokio runtime, and when the system has no more threads.
     #[must_use]
     pub fn start(config: SupervisorConfig) -> Arc<Self> {
+        Self::start_after(std::future::ready(()), config)
+    }
+
+    /// The same, once `ready` is.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[must_use]
+    pub fn start_after(
+        ready: impl Future<Output = ()> + Send + 'static,
+        config: SupervisorConfig,
+    ) -> Arc<Self> {
         let shared = Arc::new(Shared {
             calls: Calls::new(config.in_flight, config.deadlines),
             state: watch::Sender::new(HostState::Starting),
@@ -180,7 +192,10 @@ impl Supervisor {
             used: None,
             patience: config.deadlines.open,
         };
-        let driver = Mutex::new(Some(tokio::spawn(driver.run())));
+        let driver = Mutex::new(Some(tokio::spawn(async {
+            ready.await;
+            driver.run().await;
+        })));
         Arc::new(Self { shared, driver })
     }
 
