@@ -19,7 +19,6 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::task::AbortOnDropHandle;
-use zeroize::Zeroizing;
 
 pub use super::client::Deadlines;
 use super::{
@@ -206,7 +205,7 @@ impl Supervisor {
     pub fn replace(&self, open: Open, environment: Vec<(String, String)>) -> bool {
         {
             let mut wanted = self.shared.wanted();
-            let form = |open: &Open| Zeroizing::new(frame::encode(0, &Open { workers: 0, ..open.clone() }));
+            let form = |open: &Open| frame::encode_secret(0, &Open { workers: 0, ..open.clone() });
             let same = form(&wanted.open) == form(&open) && wanted.environment == environment;
             if same && !matches!(*self.shared.state.borrow(), HostState::Failed(_)) {
                 if wanted.open.workers != open.workers {
@@ -703,7 +702,7 @@ impl Host {
             HsmError::new(Kind::Crashed, format!("the token-host ended while it opened the token: {why}"))
         };
         {
-            let frame = Zeroizing::new(frame::encode(0, &Request::Open(open)));
+            let frame = frame::encode_secret(0, &Request::Open(open));
             let mut rest = frame.as_slice();
             while !rest.is_empty() {
                 self.link.main.socket.writable().await.map_err(|e| ended(&e))?;
