@@ -83,10 +83,12 @@ impl Hosts {
         self.first.state()
     }
 
-    /// The last step of recovery of the first.
+    /// The last step of recovery of any of them.
     #[must_use]
     pub fn recovery(&self) -> Option<Recovery> {
-        self.first.recovery()
+        let further = self.further.load();
+        let all = std::iter::once(&self.first).chain(further.iter());
+        all.filter_map(|one| one.recovery()).max_by_key(|recovery| recovery.at)
     }
 
     /// What is counted, of each; the first one first.

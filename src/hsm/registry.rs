@@ -156,10 +156,16 @@ impl Handle {
         primary.iter().chain(replicas.values()).map(|one| Arc::clone(&one.hosts)).collect()
     }
 
-    /// The last step that was taken to bring its token back into use.
+    /// The last step that was taken to bring the partition's own token back into use.
     #[must_use]
     pub fn recovery(&self) -> Option<Recovery> {
         locked(&self.primary).as_ref().and_then(|one| one.hosts.recovery())
+    }
+
+    /// The same of a replica.
+    #[must_use]
+    pub fn replica_recovery(&self, name: &str) -> Option<Recovery> {
+        locked(&self.replicas).get(name).and_then(|one| one.hosts.recovery())
     }
 }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
+use super::report::with_recovery;
 use crate::{
     api::{
         HsmPartition,
@@ -122,7 +123,10 @@ pub fn status(
         let (healthy, reason, message) = match (&plan.refused, cause) {
             // It signs on with the login that it has.
             (Some((reason, message)), cause) => (matches!(cause, Some(None)), *reason, message.clone()),
-            (None, Some(None)) => (true, "Healthy", "it signs".to_owned()),
+            (None, Some(None)) => {
+                let recovery = handle.and_then(|handle| handle.replica_recovery(&plan.name));
+                (true, "Healthy", with_recovery("it signs", recovery.as_ref()))
+            }
             // A controller that was just started does not know better than the one before.
             (None, None | Some(Some(Cause::Unproven | Cause::Starting)))
                 if before.is_some_and(|one| one.healthy) =>
@@ -139,6 +143,9 @@ pub fn status(
         if before.is_none() || status.healthy != healthy || status.reason != reason {
             (status.healthy, status.reason, status.message) = (healthy, reason.to_owned(), message);
             status.last_change = now.to_string();
+        } else if healthy && plan.refused.is_none() {
+            // It may have been brought back before anybody saw it out.
+            status.message = message;
         }
         all.push(status);
     }
