@@ -8,6 +8,7 @@
 pub mod condition;
 pub mod key;
 pub mod partition;
+pub mod pins;
 pub mod replica;
 pub mod sessions;
 pub mod signing_request;

@@ -224,7 +224,7 @@ vocabulary! {
     #[derive(Default)]
     VerifySignatures {
         /// Every one of an RSA key, where that costs little beside signing. Of other keys the first with each algorithm
-        /// and one of 32 of the rest; all for an hour after a wrong one.
+        /// and one of 32 of the rest; all of a token for an hour after one of it was wrong, with whatever key.
         #[default]
         Auto = "Auto",
         /// Every one.

@@ -19,9 +19,8 @@ use tokio::sync::watch;
 
 use super::partitions::{Known, Partitions};
 use crate::{
-    api::{HsmKey, HsmPartition, partition::Pkcs11},
+    api::{HsmKey, HsmPartition, partition::Pkcs11, pins::Pins},
     hsm::{Canary, PartitionConfig, Registry, Wanted, registry::TokenConfig},
-    model::secret::Pin,
     server::https::Certificate,
     service::directory::Directory,
 };
@@ -39,7 +38,7 @@ pub struct View {
     /// Name of the Secret with it.
     pub tls_secret: String,
     objects: Mutex<BTreeMap<String, Arc<HsmPartition>>>,
-    secrets: Mutex<BTreeMap<String, Secret>>,
+    pins: Mutex<BTreeMap<String, Pins>>,
     /// Lists that were read to their end at least once.
     complete: watch::Sender<usize>,
 }
@@ -64,7 +63,7 @@ impl View {
             certificate,
             tls_secret,
             objects: Mutex::default(),
-            secrets: Mutex::default(),
+            pins: Mutex::default(),
             complete: watch::Sender::new(0),
         }
     }
@@ -188,7 +187,7 @@ impl View {
                     self.certificate(&secret);
                     return;
                 }
-                self.secrets.lock().expect("no panic while it is held").insert(name.clone(), secret);
+                self.pins.lock().expect("no panic while it is held").insert(name.clone(), Pins::of(secret));
                 let objects = self.objects.lock().expect("no panic while it is held").clone();
                 for partition in objects.into_values() {
                     if partition.has_pin_in(&name) {
@@ -198,12 +197,12 @@ impl View {
             }
             // A token that is logged in stays so: a Secret that is deleted by mistake stops nothing.
             Change::Gone(_, name) => {
-                self.secrets.lock().expect("no panic while it is held").remove(&name);
+                self.pins.lock().expect("no panic while it is held").remove(&name);
             }
             Change::Listed(named, first) => {
-                let mut secrets = self.secrets.lock().expect("no panic while it is held");
-                secrets.retain(|_, secret| named.contains(&key(secret)));
-                drop(secrets);
+                // All of one namespace.
+                let named: HashSet<String> = named.into_iter().map(|(_, name)| name).collect();
+                self.pins.lock().expect("no panic while it is held").retain(|name, _| named.contains(name));
                 self.listed(first);
             }
         }
@@ -258,13 +257,12 @@ impl View {
     /// way than it was accepted may be another token.
     fn wanted(&self, partition: &HsmPartition, pkcs11: &Pkcs11, accepted: Option<&String>) -> Wanted {
         let pin_ref = &pkcs11.pin_secret_ref;
-        let secret = self.secrets.lock().expect("no panic while it is held").get(&pin_ref.name).cloned();
-        if let (Some(accepted), Some(secret)) = (accepted, secret)
-            && secret.resource_version().is_some_and(|version| pkcs11.accepted(&version) == *accepted)
-            && let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(&pin_ref.key))
-            && let Ok(text) = std::str::from_utf8(&bytes.0)
+        let pins = self.pins.lock().expect("no panic while it is held");
+        if let (Some(accepted), Some(pins)) = (accepted, pins.get(&pin_ref.name))
+            && pkcs11.accepted(pins.version()) == *accepted
+            && let Some(pin) = pins.get(&pin_ref.key)
         {
-            let config = TokenConfig::of(partition, pkcs11, Pin::new(text), accepted.clone());
+            let config = TokenConfig::of(partition, pkcs11, pin.clone(), accepted.clone());
             return Wanted::Open(config.with_hosts(partition));
         }
         Wanted::Keep

@@ -1,7 +1,8 @@
 //! Frames on the socket pair, for both of its ends.
 
+use postcard::ser_flavors::Size;
 use serde::{Serialize, de::DeserializeOwned};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::protocol::FRAME_MAX;
 
@@ -28,7 +29,21 @@ pub enum Broken {
 /// # Panics
 /// Never: messages consist of what the format can write, and of less than 4 GiB.
 pub fn encode(id: u64, message: &impl Serialize) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(USUAL);
+    written(Vec::with_capacity(USUAL), id, message)
+}
+
+/// The same of a message that carries a PIN. It is measured first: a frame that grew would leave a copy of what it was
+/// behind, which nobody overwrites.
+///
+/// # Panics
+/// As [`encode`].
+pub fn encode_secret(id: u64, message: &impl Serialize) -> Zeroizing<Vec<u8>> {
+    let length =
+        postcard::serialize_with_flavor(message, Size::default()).expect("every message can be written");
+    Zeroizing::new(written(Vec::with_capacity(HEAD + length), id, message))
+}
+
+fn written(mut frame: Vec<u8>, id: u64, message: &impl Serialize) -> Vec<u8> {
     frame.resize(HEAD, 0);
     frame = postcard::to_extend(message, frame).expect("every message can be written");
     let length = u32::try_from(frame.len() - 4).expect("messages are small");
@@ -125,6 +140,21 @@ mod tests {
             assert_eq!(seen, [(1, "open"), (2, "ping")]);
             assert!(!frames.buffer.windows(11).any(|window| window == b"very-secret"));
         }
+    }
+
+    #[test]
+    fn a_frame_with_a_pin_never_grows() {
+        let open = Request::Open(Open {
+            library: "/".repeat(1024),
+            token: TokenSelector::Label("t".into()),
+            pin: Pin::new("very-secret-pin"),
+            init_args: Some("x".repeat(4096)),
+            workers: 4,
+        });
+        let frame = encode_secret(1, &open);
+        assert_eq!(*frame, encode(1, &open));
+        // One that grew has room for as much again.
+        assert_eq!(frame.capacity(), frame.len());
     }
 
     #[test]

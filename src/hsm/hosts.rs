@@ -41,7 +41,20 @@ impl Hosts {
     /// Outside of a tokio runtime, and when the system has no more threads.
     #[must_use]
     pub fn start(config: SupervisorConfig, count: usize) -> Self {
-        let first = Supervisor::start(config.clone());
+        Self::start_after(std::future::ready(()), config, count)
+    }
+
+    /// The same, once `ready` is.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[must_use]
+    pub fn start_after(
+        ready: impl Future<Output = ()> + Send + 'static,
+        config: SupervisorConfig,
+        count: usize,
+    ) -> Self {
+        let first = Supervisor::start_after(ready, config.clone());
         let further = Arc::default();
         let wanted = watch::Sender::new(Wanted { config, further: count.saturating_sub(1) });
         let recruiting = recruit(first.state(), wanted.subscribe(), Arc::clone(&further));
@@ -70,10 +83,12 @@ impl Hosts {
         self.first.state()
     }
 
-    /// The last step of recovery of the first.
+    /// The last step of recovery of any of them.
     #[must_use]
     pub fn recovery(&self) -> Option<Recovery> {
-        self.first.recovery()
+        let further = self.further.load();
+        let all = std::iter::once(&self.first).chain(further.iter());
+        all.filter_map(|one| one.recovery()).max_by_key(|recovery| recovery.at)
     }
 
     /// What is counted, of each; the first one first.

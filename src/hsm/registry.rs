@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -67,10 +68,11 @@ impl TokenConfig {
     }
 
     fn same(&self, other: &Self) -> bool {
-        self.same_token(other) && (self.open.workers, self.hosts) == (other.open.workers, other.hosts)
+        let rest = |config: &Self| (config.open.workers, config.hosts, config.pin_version.clone());
+        self.same_token(other) && rest(self) == rest(other)
     }
 
-    /// The same but for how many sign.
+    /// The same but for how many sign, and for the version of the PIN: that of a Secret changes with its labels, too.
     fn same_token(&self, other: &Self) -> bool {
         let plain = |config: &Self| {
             (
@@ -78,7 +80,6 @@ impl TokenConfig {
                 config.open.token.clone(),
                 config.open.init_args.clone(),
                 config.environment.clone(),
-                config.pin_version.clone(),
             )
         };
         plain(self) == plain(other)
@@ -155,10 +156,16 @@ impl Handle {
         primary.iter().chain(replicas.values()).map(|one| Arc::clone(&one.hosts)).collect()
     }
 
-    /// The last step that was taken to bring its token back into use.
+    /// The last step that was taken to bring the partition's own token back into use.
     #[must_use]
     pub fn recovery(&self) -> Option<Recovery> {
         locked(&self.primary).as_ref().and_then(|one| one.hosts.recovery())
+    }
+
+    /// The same of a replica.
+    #[must_use]
+    pub fn replica_recovery(&self, name: &str) -> Option<Recovery> {
+        locked(&self.replicas).get(name).and_then(|one| one.hosts.recovery())
     }
 }
 
@@ -175,13 +182,15 @@ pub struct Registry {
     entries: Mutex<HashMap<String, Arc<Handle>>>,
     changes: watch::Sender<u64>,
     metrics: Arc<Metrics>,
+    /// A program that token-hosts are, other than this one, for tests.
+    program: Option<PathBuf>,
 }
 
 impl Registry {
     /// An empty registry.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { entries: Mutex::default(), changes: watch::Sender::new(0), metrics }
+        Self { entries: Mutex::default(), changes: watch::Sender::new(0), metrics, program: None }
     }
 
     /// Changes whenever the state of a token does.
@@ -257,7 +266,7 @@ impl Registry {
             (_, Wanted::Close) => *primary = None,
             (Some(opened), Wanted::Open(config)) => opened.change(config),
             (None, Wanted::Open(config)) => {
-                let hosts = self.start(partition, &config);
+                let hosts = self.start(partition, &config, None);
                 self.follow(hosts.state(), Some(partition));
                 *primary = Some(Opened { config, hosts });
             }
@@ -275,8 +284,8 @@ impl Registry {
                     replicas.insert(name, opened);
                 }
                 // Another configuration may be another token, whose keys are not proven.
-                (_, Wanted::Open(config)) => {
-                    let hosts = self.start(partition, &config);
+                (opened, Wanted::Open(config)) => {
+                    let hosts = self.start(partition, &config, opened);
                     self.follow(hosts.state(), None);
                     replicas.insert(name, Opened { config, hosts });
                 }
@@ -292,7 +301,9 @@ impl Registry {
         }
     }
 
-    fn start(&self, partition: &str, config: &TokenConfig) -> Arc<Hosts> {
+    /// Starts token-hosts; after those `before` are gone, whom a call in flight may keep: it may be the same token, and
+    /// two with one login do not know of each other.
+    fn start(&self, partition: &str, config: &TokenConfig, before: Option<Opened>) -> Arc<Hosts> {
         let (metrics, name) = (Arc::clone(&self.metrics), partition.to_owned());
         let observer = move |function: &'static str, result: &'static str, elapsed: Duration| {
             metrics.hsm_calls.get_or_create(&Call { partition: name.clone(), function, result }).inc();
@@ -305,13 +316,21 @@ impl Registry {
             metrics.recoveries.get_or_create(&Step { partition: name.clone(), rung: rung.into() }).inc();
             changes.send_modify(|count| *count += 1);
         };
-        let settings = SupervisorConfig {
+        let mut settings = SupervisorConfig {
             environment: config.environment.clone(),
             observer: Some(Arc::new(observer)),
             on_recovery: Some(Arc::new(on_recovery)),
             ..SupervisorConfig::new(config.open.clone())
         };
-        Arc::new(Hosts::start(settings, config.hosts))
+        if let Some(program) = &self.program {
+            settings.exe.clone_from(program);
+        }
+        let gone = async move {
+            if let Some(before) = before {
+                before.hosts.shutdown().await;
+            }
+        };
+        Arc::new(Hosts::start_after(gone, settings, config.hosts))
     }
 
     /// Passes on changes of a token's state until it is dropped; of a partition's own token to its metric, too.
@@ -355,6 +374,56 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A registry of token-hosts that never say anything.
+    fn silent() -> Registry {
+        Registry { program: Some("yes".into()), ..Registry::new(Arc::default()) }
+    }
+
+    fn replica(registry: &Registry, label: &str, pin_version: &str) -> Arc<Hosts> {
+        let spec = serde_json::json!({
+            "pkcs11": {"library": "/x", "tokenLabel": label, "pinSecretRef": {"name": "s"}}, "allowedNamespaces": {}
+        });
+        let partition = HsmPartition::new("p", serde_json::from_value(spec).unwrap());
+        let config =
+            TokenConfig::of(&partition, &partition.spec.pkcs11, Pin::new("1234"), pin_version.into());
+        let replicas = vec![("b".to_owned(), Wanted::Open(config))];
+        let config = PartitionConfig { primary: Wanted::Close, replicas, canary: None };
+        let handle = registry.ensure("p", config);
+        Arc::clone(&locked(&handle.replicas)["b"].hosts)
+    }
+
+    async fn process(hosts: &Hosts) -> u32 {
+        loop {
+            if let Some(id) = hosts.counters()[0].pid {
+                return id;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replica_of_another_configuration_starts_when_the_one_before_is_gone() {
+        let registry = silent();
+        // As a call in flight does, it keeps the old one.
+        let old = replica(&registry, "t", "1");
+        process(&old).await;
+        let new = replica(&registry, "u", "1");
+        process(&new).await;
+        assert_eq!(old.counters()[0].pid, None);
+        registry.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_replica_goes_on_when_nothing_but_the_labels_of_its_secret_changed() {
+        let registry = silent();
+        let old = replica(&registry, "t", "1");
+        let before = process(&old).await;
+        let new = replica(&registry, "t", "2");
+        assert!(Arc::ptr_eq(&old, &new));
+        assert_eq!(process(&new).await, before);
+        registry.shutdown().await;
+    }
 
     #[test]
     fn a_token_that_is_alone_has_no_health_among_others() {

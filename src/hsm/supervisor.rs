@@ -19,7 +19,6 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::task::AbortOnDropHandle;
-use zeroize::Zeroizing;
 
 pub use super::client::Deadlines;
 use super::{
@@ -163,6 +162,18 @@ impl Supervisor {
     /// Outside of a tokio runtime, and when the system has no more threads.
     #[must_use]
     pub fn start(config: SupervisorConfig) -> Arc<Self> {
+        Self::start_after(std::future::ready(()), config)
+    }
+
+    /// The same, once `ready` is.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[must_use]
+    pub fn start_after(
+        ready: impl Future<Output = ()> + Send + 'static,
+        config: SupervisorConfig,
+    ) -> Arc<Self> {
         let shared = Arc::new(Shared {
             calls: Calls::new(config.in_flight, config.deadlines),
             state: watch::Sender::new(HostState::Starting),
@@ -186,7 +197,10 @@ impl Supervisor {
             used: None,
             patience: config.deadlines.open,
         };
-        let driver = Mutex::new(Some(tokio::spawn(driver.run())));
+        let driver = Mutex::new(Some(tokio::spawn(async {
+            ready.await;
+            driver.run().await;
+        })));
         Arc::new(Self { shared, driver })
     }
 
@@ -197,7 +211,7 @@ impl Supervisor {
     pub fn replace(&self, open: Open, environment: Vec<(String, String)>) -> bool {
         {
             let mut wanted = self.shared.wanted();
-            let form = |open: &Open| Zeroizing::new(frame::encode(0, &Open { workers: 0, ..open.clone() }));
+            let form = |open: &Open| frame::encode_secret(0, &Open { workers: 0, ..open.clone() });
             let same = form(&wanted.open) == form(&open) && wanted.environment == environment;
             if same && !matches!(*self.shared.state.borrow(), HostState::Failed(_)) {
                 if wanted.open.workers != open.workers {
@@ -709,7 +723,7 @@ impl Host {
             HsmError::new(Kind::Crashed, format!("the token-host ended while it opened the token: {why}"))
         };
         {
-            let frame = Zeroizing::new(frame::encode(0, &Request::Open(open)));
+            let frame = frame::encode_secret(0, &Request::Open(open));
             let mut rest = frame.as_slice();
             while !rest.is_empty() {
                 self.link.main.socket.writable().await.map_err(|e| ended(&e))?;

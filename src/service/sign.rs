@@ -71,8 +71,9 @@ type Way = (String, Source, KeyId, SignatureAlgorithm);
 pub struct Signer {
     /// What was right at its last check. By partition too: two tokens may have adopted keys of the same id; and by token.
     right: Cache<Way, ()>,
-    /// Keys that were wrong on a token a while ago, in whatever way: all their signatures there are checked.
-    suspect: Cache<(String, Source, KeyId), ()>,
+    /// Tokens of a partition that were wrong a while ago, with whatever key: all their signatures are checked. A token
+    /// that begins to break does so with every key, and each by itself would be found out by chance.
+    suspect: Cache<(String, Source), ()>,
     metrics: Arc<Metrics>,
 }
 
@@ -139,11 +140,9 @@ impl Signer {
     }
 
     fn is_due(&self, verify: VerifySignatures, way: &Way, public: &PublicKey) -> bool {
-        let (partition, source, id, _) = way;
-        let first = || {
-            !self.right.contains_key(way)
-                || self.suspect.contains_key(&(partition.clone(), *source, id.clone()))
-        };
+        let (partition, source, ..) = way;
+        let first =
+            || !self.right.contains_key(way) || self.suspect.contains_key(&(partition.clone(), *source));
         let sampled = || public.algorithm() == KeyAlgorithm::Rsa || rand::random_ratio(1, SAMPLE);
         match verify {
             VerifySignatures::Always => true,
@@ -156,7 +155,7 @@ impl Signer {
     fn wrong(&self, hsm: &dyn Hsm, source: Source, key: &Usable, algorithm: SignatureAlgorithm) -> String {
         let token = hsm.wrong(source, &key.id);
         tracing::error!(key_id = %key.id, %algorithm, token, "the token answered with a wrong signature");
-        self.suspect.insert((key.partition.clone(), source, key.id.clone()), ());
+        self.suspect.insert((key.partition.clone(), source), ());
         let labels = Partition { partition: key.partition.clone() };
         self.metrics.wrong_signatures.get_or_create(&labels).inc();
         token

@@ -159,7 +159,9 @@ impl Index {
     /// A look costs a token more, the more it holds; of SoftHSM, some 17 us for each object.
     fn look(&mut self, token: &Token, session: &Session) -> Result<(), HsmError> {
         let (began, epoch) = (Instant::now(), token.epoch());
+        let mut before = HashMap::new();
         if self.epoch != epoch || self.read.is_none_or(|read| read.elapsed() > self.names_last) {
+            before = std::mem::take(&mut self.names);
             self.clear();
             self.epoch = epoch;
         }
@@ -170,13 +172,20 @@ impl Index {
         for object in gone {
             self.remove(object);
         }
-        let mut unread = HashMap::new();
+        let (mut unread, mut new) = (HashMap::new(), Vec::new());
         for object in found {
             if self.names.get(&object).is_some_and(Names::complete) {
                 continue;
             }
             match session.attributes(object, [CKA_ID, CKA_LABEL]) {
-                Ok(names) => self.put(object, Names::of(names)),
+                Ok(names) => {
+                    let names = Names::of(names);
+                    let was = self.names.get(&object).or_else(|| before.get(&object));
+                    if was.is_none_or(|was| was.id != names.id) {
+                        new.extend(KeyId::from_bytes(&*names.id));
+                    }
+                    self.put(object, names);
+                }
                 Err(failure) => match unreadable(failure)? {
                     Some(error) => drop(unread.insert(object, error)),
                     None => self.remove(object),
@@ -185,6 +194,8 @@ impl Index {
         }
         // A logged-out session finds the public objects only.
         token.prove(session, epoch)?;
+        // Whoever signs with a key of such an id looks again, and refuses where it is one of two now.
+        token.forget_all(&new);
         (self.looked, self.unreadable) = (Some(began), unread);
         if self.read.is_none() {
             self.read = Some(began);
@@ -303,6 +314,14 @@ impl<'a> Objects<'a> {
     /// What was seen before now is no longer enough.
     pub fn ask_again(&mut self) {
         self.asked = Instant::now();
+    }
+
+    /// There is more than the last look showed under these ids, or may be.
+    pub fn more_than_known(&mut self, ids: &[KeyId]) {
+        if !ids.is_empty() {
+            self.index.looked = None;
+            self.token.forget_all(ids);
+        }
     }
 
     /// An object is not there any more, or has other names.

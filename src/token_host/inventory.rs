@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use cryptoki_sys::*;
 
 use super::{
-    index,
+    index::{self, Objects},
     object::{algorithm, complete, flag, modulus_len, number},
     public,
     raw::{Attribute, Failure, Object, Session},
@@ -13,14 +13,31 @@ use super::{
 };
 use crate::{
     hsm::protocol::{HsmError, InventoryEntry, ObjectClass},
-    model::KeyAlgorithm,
+    model::{KeyAlgorithm, KeyId},
 };
 
 /// Who makes an object has long finished it after this time.
 const MAKING: Duration = Duration::from_millis(300);
 
 /// See [`crate::hsm::protocol::Request::Inventory`].
-pub fn inventory(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>, HsmError> {
+pub fn inventory(objects: &mut Objects<'_>) -> Result<Vec<InventoryEntry>, HsmError> {
+    let entries = all(objects.token, objects.session)?;
+    objects.more_than_known(&twins(&entries));
+    Ok(entries)
+}
+
+/// Ids that several keys have.
+fn twins(entries: &[InventoryEntry]) -> Vec<KeyId> {
+    let (mut seen, mut twins) = (HashSet::new(), HashSet::new());
+    for entry in entries.iter().filter(|entry| entry.is_key() && !entry.ghost) {
+        if !seen.insert(&entry.id) {
+            twins.insert(&entry.id);
+        }
+    }
+    twins.into_iter().filter_map(|id| KeyId::from_bytes(id.clone()).ok()).collect()
+}
+
+fn all(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>, HsmError> {
     let since = token.epoch();
     let mut entries = Vec::new();
     for object in index::of_token(session)? {

@@ -315,6 +315,9 @@ pub fn find_keys(objects: &mut Objects<'_>, what: &Find) -> Result<Vec<KeyFacts>
         Find::Id(id) => {
             let Group { whole, public, .. } = Group::find(objects, id)?;
             let twins = whole.len();
+            if twins > 1 {
+                objects.token.forget(id);
+            }
             let facts = |key: Key| key.facts(objects.session, &public, twins);
             whole.into_iter().take(FIND_MAX).map(facts).collect()
         }

@@ -305,9 +305,9 @@ impl Worker {
             Request::Find(what) => {
                 self.alone(asked, |objects| Ok(Reply::Keys(object::find_keys(objects, what)?)))
             }
-            Request::Inventory => self.alone(asked, |objects| {
-                Ok(Reply::Inventory(inventory::inventory(objects.token, objects.session)?))
-            }),
+            Request::Inventory => {
+                self.alone(asked, |objects| Ok(Reply::Inventory(inventory::inventory(objects)?)))
+            }
             Request::Destroy(id) => {
                 self.alone(asked, |objects| removal::destroy(objects, id).map(|()| Reply::Done))
             }

@@ -319,6 +319,17 @@ impl Token {
         self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(id, (epoch, key));
     }
 
+    /// Forgets keys whose ids others may have, too, since they were looked up.
+    pub fn forget_all(&self, ids: &[KeyId]) {
+        if ids.is_empty() {
+            return;
+        }
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        for id in ids {
+            keys.remove(id);
+        }
+    }
+
     /// Forgets a key whose handle is not good any more.
     pub fn forget(&self, id: &KeyId) {
         self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(id);

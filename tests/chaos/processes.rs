@@ -78,7 +78,7 @@ pub fn restart(daemon: &str) {
     tools::output(script.to_str().expect("a plain path"), &["restart", daemon], b"");
 }
 
-/// Memory of gateways and controllers over their lives.
+/// Memory of gateways, controllers and token-hosts over their lives.
 #[derive(Default)]
 pub struct Weights(BTreeMap<u32, Life>);
 
@@ -92,9 +92,9 @@ struct Life {
 }
 
 impl Weights {
-    /// Weighs all that live. From the age of `warm` on, nothing may be added.
+    /// Weighs all that live; most token-hosts do so for a few troubles only. From the age of `warm` on, nothing may be added.
     pub fn weigh(&mut self, warm: std::time::Duration) {
-        for process in all().into_iter().filter(|process| process.component != "token-host") {
+        for process in all() {
             let Some(resident) = process.resident() else { continue };
             let life = self.0.entry(process.id).or_insert_with(|| Life {
                 component: process.component.clone(),
@@ -109,6 +109,11 @@ impl Weights {
                 life.warm.get_or_insert(resident);
             }
         }
+    }
+
+    /// Begins anew with the processes of a component: something made them grow that is no fault of theirs.
+    pub fn excuse(&mut self, component: &str) {
+        self.0.retain(|_, life| life.component != component);
     }
 
     /// The most that a process of a component has grown, as a share, and how much it had.

@@ -62,7 +62,8 @@ impl World {
     }
 }
 
-fn pod_of(leader: &str) -> &str {
+/// The pod of who leads.
+pub fn pod_of(leader: &str) -> &str {
     leader.split_once('_').expect("pod_uuid").0
 }
 

@@ -1,5 +1,7 @@
 //! HsmPartitions: every way in which a token is not reached, and back.
 
+use std::process::Command;
+
 use hsm_operator::api::{HsmKey, HsmPartition, condition};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
@@ -9,7 +11,8 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    tools,
+    controller::{pod_of, sum},
+    processes, tools,
     world::{OPERATOR, Token, World},
 };
 
@@ -188,6 +191,39 @@ async fn a_token_that_is_not_there_is_looked_for_among_those_that_are() {
         let said = reason(&world, &name, "Ready").await;
         assert!(said.contains(&name) && said.contains("RSA"), "{said}");
         world.delete(&partitions(&world), &name).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_step_that_brought_a_token_back_is_told_and_counted() {
+    // What is killed is there for every partition.
+    let world = World::alone().await;
+    let said = |partition: &HsmPartition| {
+        let conditions = &partition.status.as_ref().unwrap().conditions;
+        condition::find(conditions, condition::REACHABLE).unwrap().message.clone()
+    };
+    let counted = async |token: Token| {
+        let label = format!("partition=\"{}\"", token.partition());
+        sum(&world.metrics().await, "hsm_operator_recoveries_total", &[&label, "rung=\"process\""])
+    };
+    let mut before = Vec::new();
+    for token in Token::BOTH {
+        let partition = partitions(&world).get(token.partition()).await.unwrap();
+        before.push((token, said(&partition), counted(token).await));
+    }
+    let killed = processes::all_of_pod(pod_of(&world.leader().await), OPERATOR, "token-host");
+    assert!(killed.len() >= 2, "only {} token-hosts", killed.len());
+    for id in killed {
+        // One that has just ended by itself is as good.
+        let _ = Command::new("kill").args(["-KILL", &id.to_string()]).status().unwrap();
+    }
+    for (token, before, count) in before {
+        let told = move |partition: &HsmPartition| {
+            let now = said(partition);
+            now != before && now.contains("it was brought back by a new token-host at")
+        };
+        world.until(&partitions(&world), token.partition(), "brought back", told).await;
+        assert!(counted(token).await > count, "{token:?}: the step is not counted");
     }
 }
 

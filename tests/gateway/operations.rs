@@ -229,7 +229,11 @@ async fn a_wrong_signature_is_made_once_more_and_counted() {
 
 /// A key on a token, as the gateway would use it.
 async fn made(token: &Fake, algorithm: KeyAlgorithm, key_size: Option<u32>) -> Usable {
-    let id = KeyId::from_bytes([1]).unwrap();
+    numbered(token, 1, algorithm, key_size).await
+}
+
+async fn numbered(token: &Fake, number: u8, algorithm: KeyAlgorithm, key_size: Option<u32>) -> Usable {
+    let id = KeyId::from_bytes([number]).unwrap();
     let template = KeyTemplate {
         id: id.clone(),
         label: KeyLabel::new("k").unwrap(),
@@ -277,6 +281,33 @@ async fn what_is_verified_is_a_setting() {
     assert_eq!(lies_handed_out(First, KeyAlgorithm::Ed, 100).await, 100);
     // One of 32 is looked at, and from then on all until one is right.
     assert!(lies_handed_out(Auto, KeyAlgorithm::Ed, 2000).await < 500);
+}
+
+#[tokio::test]
+async fn a_token_that_was_wrong_with_one_key_is_checked_with_all() {
+    let (signer, token) = (Signer::new(Arc::default()), Fake::default());
+    let job = || Job {
+        algorithm: SignatureAlgorithm::EdDsa,
+        form: SignatureType::Der,
+        payload: "a".into(),
+        verify: VerifySignatures::Auto,
+    };
+    let lie = async |key: &Usable| {
+        token.inject("sign", Fault::SignOther);
+        token.inject("sign", Fault::SignOther);
+        signer.sign(&token, key, job()).await
+    };
+    let keys = [
+        numbered(&token, 1, KeyAlgorithm::Ed, None).await,
+        numbered(&token, 2, KeyAlgorithm::Ed, None).await,
+    ];
+    for key in &keys {
+        signer.sign(&token, key, job()).await.unwrap();
+    }
+    while lie(&keys[0]).await.is_ok() {}
+    for _ in 0..100 {
+        assert!(matches!(lie(&keys[1]).await, Err(SignError::Wrong { .. })));
+    }
 }
 
 /// Adopted keys may have the same identifier on two tokens: that one of them was right says nothing of the other.

@@ -11,7 +11,7 @@ use std::{
 
 use hsm_operator::{
     hsm::{
-        HostState, Hosts, Hsm, Supervisor,
+        HostState, Hosts, Hsm, Rung, Supervisor,
         protocol::{Kind, Reply, Request},
     },
     model::{SignatureAlgorithm, secret::Pin},
@@ -77,6 +77,7 @@ async fn signatures_go_on_while_token_hosts_are_killed_one_by_one(token: Token) 
         })
         .collect();
     for number in 0..HOSTS {
+        let begun = jiff::Timestamp::now();
         let pid = loop {
             let pid = running(&hosts, HOSTS).await[number];
             // One that could not open the token, because others were opening it, ends by itself.
@@ -90,6 +91,8 @@ async fn signatures_go_on_while_token_hosts_are_killed_one_by_one(token: Token) 
             }
         };
         tokio::time::timeout(Duration::from_secs(10), replaced).await.unwrap();
+        let last = hosts.recovery().expect("one was replaced");
+        assert!(last.at >= begun && last.rung == Rung::Process, "{number}: {last:?}");
     }
     done.store(true, Ordering::Relaxed);
     for caller in callers {

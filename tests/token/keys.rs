@@ -27,6 +27,7 @@ on_both_tokens! {
     a_certificate_is_kept_and_replaced,
     a_key_deleted_by_somebody_else_is_not_found,
     two_keys_with_one_id_are_never_used,
+    a_second_key_of_an_id_is_noticed_by_whoever_looks_and_then_by_who_signs,
     the_public_half_alone_is_not_a_key,
     a_leftover_that_stays_is_not_taken_for_the_public_key,
     of_two_public_halves_none_is_guessed,
@@ -186,12 +187,33 @@ async fn two_keys_with_one_id_are_never_used(token: Token) {
     let only = find(&hsm, Find::Id(id("k"))).await.unwrap();
     assert_eq!((only.len(), only[0].twins, only[0].label.as_str()), (1, 1, "twin"));
     assert_eq!(generate(&hsm, p256("k")).await.unwrap(), only[0], "a key with this id is there already");
+    sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
     make_twin(&token, "k");
     assert_eq!(generate(&hsm, p256("k")).await.unwrap().twins, 2);
     let found = find(&hsm, Find::Id(id("k"))).await.unwrap();
     assert_eq!(found.iter().map(|key| key.twins).collect::<Vec<_>>(), [2, 2]);
     let error = sign(&hsm, "k", SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap_err();
     assert_eq!(error.kind, Kind::Ambiguous, "{error}");
+}
+
+async fn a_second_key_of_an_id_is_noticed_by_whoever_looks_and_then_by_who_signs(token: Token) {
+    let algorithm = SignatureAlgorithm::Sha256WithEcdsa;
+    let hsm = token.supervisor().await;
+    for (name, look) in [
+        ("inventory", Request::Inventory),
+        ("label", Request::Find(Find::Label(KeyLabel::new("none").unwrap()))),
+        ("id", Request::Find(Find::Id(id("none")))),
+    ] {
+        generate(&hsm, p256(name)).await.unwrap();
+        sign(&hsm, name, algorithm, b"x").await.unwrap();
+        make_twin(&token, name);
+        // Whatever was looked for.
+        hsm.call(look).await.unwrap();
+        let error = sign(&hsm, name, algorithm, b"x").await.unwrap_err();
+        assert_eq!(error.kind, Kind::Ambiguous, "{name}: {error}");
+        assert_eq!(find(&hsm, Find::Id(id(name))).await.unwrap().len(), 2);
+    }
+    assert_eq!(hsm.counters().restarts, 0);
 }
 
 /// Deletes an object of a key by another program.

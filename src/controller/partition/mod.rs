@@ -28,13 +28,13 @@ use crate::{
     api::{
         HsmPartition, PARTITION_FINALIZER, TAKE_INVENTORY, condition,
         partition::{AttestationMode, HsmPartitionStatus},
+        pins::Pins,
     },
     hsm::{
         HostState, Hsm, Wanted,
         protocol::{HsmError, Kind},
         registry::TokenConfig,
     },
-    model::secret::Pin,
     telemetry::logs::chain,
 };
 
@@ -179,11 +179,12 @@ async fn connect(
             pin_ref.key
         )));
     };
-    let Some(pin) = pin_of(&secret, &pin_ref.key) else {
+    let pins = Pins::of(secret);
+    let Some(pin) = pins.get(&pin_ref.key).cloned() else {
         without(Wanted::Keep);
         return wait(Outcome::PinMissing(format!("{place} has no key '{}' with text in it", pin_ref.key)));
     };
-    let version = secret.resource_version().unwrap_or_default();
+    let version = pins.version().to_owned();
     if partition.status.as_ref().and_then(|status| status.rejected_pin.as_ref()) == Some(&version) {
         // What the token said then is worth more than that it said no.
         let said = partition.status.as_ref().and_then(|status| {
@@ -260,13 +261,6 @@ fn claims(partition: &str, ctx: &Context) -> Claims {
         .state_filter(|guarded| guarded.0.as_ref().is_ok_and(|key| key.spec.partition_ref.name == partition));
     let namespaces = ctx.namespaces.state().iter().map(|namespace| namespace.name_any()).collect();
     Claims::of(keys.iter().filter_map(|guarded| guarded.0.as_ref().ok()), namespaces)
-}
-
-fn pin_of(secret: &Secret, key: &str) -> Option<Pin> {
-    let bytes = &secret.data.as_ref()?.get(key)?.0;
-    let text = std::str::from_utf8(bytes).ok()?;
-    let pin = Pin::new(text);
-    (!pin.expose().is_empty()).then_some(pin)
 }
 
 /// The object is being deleted: not while keys refer to it.

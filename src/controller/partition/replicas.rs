@@ -2,14 +2,15 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, ResourceExt};
+use kube::Api;
 
-use super::pin_of;
+use super::report::with_recovery;
 use crate::{
     api::{
         HsmPartition,
         condition::{self, Report},
         partition::Pkcs11,
+        pins::Pins,
         replica::ReplicaStatus,
     },
     controller::{
@@ -47,21 +48,16 @@ pub async fn plan(partition: &HsmPartition, ctx: &Context) -> Result<Vec<Plan>, 
             .get_opt(&pin_ref.name)
             .await
             .map_err(|source| Error::ReadSecret { name: pin_ref.name.clone(), source: Box::new(source) })?;
-        plans.push(one(partition, &replica.name, &reached, secret.as_ref(), &ctx.namespace));
+        let pins = secret.map(Pins::of);
+        plans.push(one(partition, &replica.name, &reached, pins.as_ref(), &ctx.namespace));
     }
     Ok(plans)
 }
 
-fn one(
-    partition: &HsmPartition,
-    name: &str,
-    reached: &Pkcs11,
-    secret: Option<&Secret>,
-    namespace: &str,
-) -> Plan {
+fn one(partition: &HsmPartition, name: &str, reached: &Pkcs11, pins: Option<&Pins>, namespace: &str) -> Plan {
     let (pin_ref, before) = (&reached.pin_secret_ref, partition.replica_status(name));
     let place = format!("Secret {namespace}/{}", pin_ref.name);
-    let version = secret.and_then(Secret::resource_version);
+    let version = pins.map(|pins| pins.version().to_owned());
     let accepted = version.as_ref().map(|version| reached.accepted(version));
     let plan = |wanted, refused| Plan {
         name: name.to_owned(),
@@ -70,7 +66,7 @@ fn one(
         accepted: accepted.clone(),
         refused,
     };
-    let Some(pin) = secret.and_then(|secret| pin_of(secret, &pin_ref.key)) else {
+    let Some(pin) = pins.and_then(|pins| pins.get(&pin_ref.key)).cloned() else {
         let message = format!("{place} does not exist, or has no key '{}' with text in it", pin_ref.key);
         // A token that is logged in stays so: a Secret that is deleted by mistake stops nothing.
         return plan(Wanted::Keep, Some(("PinMissing", message)));
@@ -127,7 +123,10 @@ pub fn status(
         let (healthy, reason, message) = match (&plan.refused, cause) {
             // It signs on with the login that it has.
             (Some((reason, message)), cause) => (matches!(cause, Some(None)), *reason, message.clone()),
-            (None, Some(None)) => (true, "Healthy", "it signs".to_owned()),
+            (None, Some(None)) => {
+                let recovery = handle.and_then(|handle| handle.replica_recovery(&plan.name));
+                (true, "Healthy", with_recovery("it signs", recovery.as_ref()))
+            }
             // A controller that was just started does not know better than the one before.
             (None, None | Some(Some(Cause::Unproven | Cause::Starting)))
                 if before.is_some_and(|one| one.healthy) =>
@@ -144,6 +143,9 @@ pub fn status(
         if before.is_none() || status.healthy != healthy || status.reason != reason {
             (status.healthy, status.reason, status.message) = (healthy, reason.to_owned(), message);
             status.last_change = now.to_string();
+        } else if healthy && plan.refused.is_none() {
+            // It may have been brought back before anybody saw it out.
+            status.message = message;
         }
         all.push(status);
     }
@@ -238,15 +240,15 @@ mod tests {
         partition(json!({"replicas": [status]}))
     }
 
-    fn secret(version: &str, pin: &str) -> Secret {
+    fn secret(version: &str, pin: &str) -> Pins {
         let secret = json!({"metadata": {"name": "s", "resourceVersion": version}});
         let mut secret: Secret = serde_json::from_value(secret).unwrap();
         let pin = k8s_openapi::ByteString(pin.as_bytes().to_vec());
         secret.data = Some([("pin".to_owned(), pin)].into());
-        secret
+        Pins::of(secret)
     }
 
-    fn planned(partition: &HsmPartition, secret: Option<&Secret>) -> Plan {
+    fn planned(partition: &HsmPartition, secret: Option<&Pins>) -> Plan {
         let reached = partition.spec.replicas[0].reached(&partition.spec.pkcs11);
         one(partition, "b", &reached, secret, "hsm-operator")
     }

@@ -111,7 +111,12 @@ pub fn report(
             let message = format!("the token '{}' is ready: {offers}", token.label);
             vec![
                 Report::new(condition::READY, Some(true), "Ready", message),
-                Report::new(condition::REACHABLE, Some(true), "Connected", answers(recovery.as_ref())),
+                Report::new(
+                    condition::REACHABLE,
+                    Some(true),
+                    "Connected",
+                    with_recovery("the token answers", recovery.as_ref()),
+                ),
             ]
         }
         Outcome::InUse(message) => vec![Report::new("Deletable", Some(false), "InUse", message)],
@@ -129,10 +134,11 @@ pub fn report(
     status
 }
 
-fn answers(recovery: Option<&Recovery>) -> String {
-    let Some(Recovery { rung, cause, at }) = recovery else { return "the token answers".into() };
+/// What is said of a token that does well, and how it came back if it was gone.
+pub fn with_recovery(well: &str, recovery: Option<&Recovery>) -> String {
+    let Some(Recovery { rung, cause, at }) = recovery else { return well.to_owned() };
     let at = at.round(jiff::Unit::Second).unwrap_or(*at);
-    format!("the token answers; it was brought back by {} at {at}, after: {cause}", rung.words())
+    format!("{well}; it was brought back by {} at {at}, after: {cause}", rung.words())
 }
 
 /// The token, and what trying it found out: in this process, or else in the one that wrote the status before.
@@ -214,7 +220,10 @@ pub fn spared(status: &HsmPartitionStatus, token: &TokenFacts) -> Vec<Quirk> {
 mod tests {
     use super::*;
     use crate::{
-        hsm::protocol::{Capabilities, KeyCapability},
+        hsm::{
+            Rung,
+            protocol::{Capabilities, KeyCapability},
+        },
         model::{KeyAlgorithm, SignatureAlgorithm},
     };
 
@@ -252,6 +261,28 @@ mod tests {
         let accepted = partition().spec.pkcs11.accepted("8");
         assert_eq!((status.rejected_pin, status.accepted_pin), (None, Some(accepted)));
         assert!(condition::find(&status.conditions, condition::STALLED).is_none());
+    }
+
+    #[test]
+    fn how_a_token_came_back_is_told_where_it_is_reached() {
+        let said = |recovered| {
+            let mut outcome = ready("1");
+            let Outcome::Ready { recovery, .. } = &mut outcome else { panic!() };
+            *recovery = recovered;
+            let now = Timestamp::from_second(60).unwrap();
+            let status = report(&partition(), &HsmPartitionStatus::default(), &outcome, None, now);
+            condition::find(&status.conditions, condition::REACHABLE).unwrap().message.clone()
+        };
+        assert_eq!(said(None), "the token answers");
+        let recovery = Recovery {
+            rung: Rung::Process,
+            cause: "the library hangs (sign)".into(),
+            at: Timestamp::from_millisecond(7400).unwrap(),
+        };
+        assert_eq!(
+            said(Some(recovery)),
+            "the token answers; it was brought back by a new token-host at 1970-01-01T00:00:07Z, after: the library hangs (sign)"
+        );
     }
 
     fn after_a_probe(findings: Findings, old: &HsmPartitionStatus) -> HsmPartitionStatus {
