@@ -465,17 +465,19 @@ impl Calls {
             });
         }
         for (waiter, twice, sure) in dropped {
-            let message = match (sure, twice) {
-                (true, true) => {
-                    "the PKCS#11 library crashed on this request, and again when it was repeated; it is not tried a third time"
-                }
-                (true, false) => {
-                    "the PKCS#11 library crashed on this request; whether it was carried out is not known"
-                }
-                (false, true) => "the token-host ended twice with this request in flight",
-                (false, false) => "the token-host ended before it answered",
+            let (kind, message) = match (sure, twice) {
+                (true, true) => (
+                    Kind::Poisonous,
+                    "the PKCS#11 library crashed on this request, and again when it was repeated; it is not tried a third time",
+                ),
+                (true, false) => (
+                    Kind::Crashed,
+                    "the PKCS#11 library crashed on this request; whether it was carried out is not known",
+                ),
+                (false, true) => (Kind::Crashed, "the token-host ended twice with this request in flight"),
+                (false, false) => (Kind::Crashed, "the token-host ended before it answered"),
             };
-            let _ = waiter.send(Err(HsmError::new(Kind::Crashed, message)));
+            let _ = waiter.send(Err(HsmError::new(kind, message)));
         }
     }
 

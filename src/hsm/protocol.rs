@@ -352,6 +352,8 @@ pub enum Kind {
     Timeout,
     /// The token-host ended before it answered; whether the work was done is not known.
     Crashed,
+    /// The library crashed on the request, and again when it was repeated. Nobody else shall try it.
+    Poisonous,
     /// There is no token-host at the moment.
     Unavailable,
     /// The module failed and does not say why.
@@ -382,7 +384,8 @@ impl Kind {
             | Self::PinLocked
             | Self::PinFinalTry
             | Self::Ambiguous
-            | Self::Full => Actor::Person,
+            | Self::Full
+            | Self::Poisonous => Actor::Person,
             Self::KeyNotFound | Self::Unsupported | Self::Invalid | Self::Forbidden => Actor::Caller,
             Self::Lost | Self::Busy | Self::Timeout | Self::Crashed | Self::Unavailable | Self::Device => {
                 Actor::Nobody

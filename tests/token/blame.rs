@@ -23,7 +23,7 @@ async fn a_request_that_crashes_the_module_fails_and_no_other_does(token: Token)
     let before = stage.hsm.counters().restarts;
     for _ in 0..POISONED {
         let error = sign(&stage.hsm, "k", SignatureAlgorithm::Sha1WithEcdsa, b"x").await.unwrap_err();
-        assert_eq!(error.kind, Kind::Crashed);
+        assert_eq!(error.kind, Kind::Poisonous);
         assert!(error.message.contains("crashed on this request, and again"), "{error}");
     }
     stage.faults.clear();
