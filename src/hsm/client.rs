@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     frame,
+    moment::Moment,
     protocol::{HsmError, Kind, Lane, Reply, Request},
 };
 
@@ -125,14 +126,17 @@ pub(super) struct Link {
     pub main: Pipe,
     /// [`Lane::Sign`].
     pub sign: Pipe,
-    /// Requests that may be on their way over `sign`: enough to keep its threads busy. The others wait here, where
-    /// one whose caller goes away is simply forgotten.
+    /// Signatures that may be on their way: enough to keep the threads busy. The others wait here, where one whose caller
+    /// goes away is simply forgotten.
     window: AtomicUsize,
 }
 
 /// Signatures on their way to a token-host beyond four for each of its sessions: what it works on while answers and the
 /// next requests pass each other.
 const WINDOW: usize = 8;
+/// Requests of another lane on their way: the one that is at work, and the next. What is there is made although its caller
+/// has gone, and a key may take a token half a minute.
+const SLOW: usize = 2;
 
 impl Link {
     /// To a token-host with so many sessions that sign.
@@ -146,8 +150,12 @@ impl Link {
         self.window.store(usize::from(workers.max(1)) * 4 + WINDOW, Ordering::Relaxed);
     }
 
-    fn window(&self) -> usize {
-        self.window.load(Ordering::Relaxed)
+    /// Requests of a lane that may be on their way.
+    fn window(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Sign => self.window.load(Ordering::Relaxed),
+            Lane::Change | Lane::Look => SLOW,
+        }
     }
 
     /// Sends a call; `alone` says that it is the only signature that is under way.
@@ -176,6 +184,15 @@ struct Call {
     suspect: bool,
 }
 
+/// Whose turn it is in a lane.
+#[derive(Default)]
+struct Turns {
+    /// Calls on their way over the link.
+    under_way: usize,
+    /// Calls that wait, in the order of arrival; some may have been given up.
+    queue: VecDeque<u64>,
+}
+
 #[derive(Default)]
 struct Table {
     calls: HashMap<u64, Call>,
@@ -184,10 +201,8 @@ struct Table {
     culprit: Option<u64>,
     /// What the last token-host said was wrong with the token, until one answers.
     trouble: Option<String>,
-    /// Signatures on their way over the link.
-    signing: usize,
-    /// Signatures that wait for their turn, in the order of arrival; some may have been given up.
-    queue: VecDeque<u64>,
+    /// Of each lane.
+    turns: [Turns; 3],
     /// Why calls are refused instead of waiting for the next token-host.
     refusal: Option<HsmError>,
     last_done: [Option<Instant>; 3],
@@ -203,28 +218,28 @@ struct Table {
 impl Table {
     /// Sends a call, or has it wait for its turn or for the next token-host.
     fn submit(&mut self, id: u64) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        match (&self.link, call.lane) {
-            (Some(link), Lane::Sign) if self.signing < link.window() => {
-                self.signing += 1;
-                link.send(call, self.signing == 1);
-            }
-            (Some(_), Lane::Sign) => self.queue.push_back(id),
-            (Some(link), _) => link.send(call, false),
-            (None, _) => {}
+        let (Some(call), Some(link)) = (self.calls.get_mut(&id), &self.link) else { return };
+        let turns = &mut self.turns[call.lane as usize];
+        if turns.under_way < link.window(call.lane) {
+            turns.under_way += 1;
+            link.send(call, call.lane == Lane::Sign && turns.under_way == 1);
+        } else {
+            turns.queue.push_back(id);
         }
     }
 
     /// An answer came: whose turn is it?
-    fn next(&mut self) {
-        self.signing = self.signing.saturating_sub(1);
-        self.fill();
+    fn next(&mut self, lane: Lane) {
+        let turns = &mut self.turns[lane as usize];
+        turns.under_way = turns.under_way.saturating_sub(1);
+        self.fill(lane);
     }
 
     /// Sends what waits for its turn, as far as there is room.
-    fn fill(&mut self) {
-        while self.link.as_ref().is_some_and(|link| self.signing < link.window())
-            && let Some(id) = self.queue.pop_front()
+    fn fill(&mut self, lane: Lane) {
+        while let Some(link) = &self.link
+            && self.turns[lane as usize].under_way < link.window(lane)
+            && let Some(id) = self.turns[lane as usize].queue.pop_front()
         {
             self.submit(id);
         }
@@ -284,7 +299,11 @@ impl Calls {
             Lane::Look => self.deadlines.look + self.deadlines.generate,
             lane => deadline(lane, &self.deadlines),
         };
-        let frame = frame::encode(id, request);
+        let frame = match lane {
+            Lane::Sign => frame::encode(id, request),
+            // Those that wait together are answered by one search, wherever they wait.
+            _ => frame::encode(id, &Request::Since(Moment::now(), Box::new(request.clone()))),
+        };
         if frame.len() > super::protocol::FRAME_MAX {
             return Err(HsmError::new(Kind::Invalid, "the request is too large for the token-host"));
         }
@@ -388,8 +407,8 @@ impl Calls {
             }
             if call.lane == Lane::Sign {
                 table.overtaking = table.overtaking.max(call.sent);
-                table.next();
             }
+            table.next(call.lane);
             call.waiter
         };
         if let Some(waiter) = waiter {
@@ -420,7 +439,7 @@ impl Calls {
         link.main.send(&frame::encode(self.next_id(), &Request::Workers(workers)), false);
         let mut table = locked(&self.table);
         link.widen(workers);
-        table.fill();
+        table.fill(Lane::Sign);
     }
 
     /// The token-host is about to end, because of the token and not of any request.
@@ -446,8 +465,7 @@ impl Calls {
         {
             let mut table = locked(&self.table);
             table.link = None;
-            table.signing = 0;
-            table.queue.clear();
+            table.turns = Default::default();
             (table.last_done, table.long_done, table.making) = ([None; 3], None, false);
             let culprit = table.culprit.take();
             table.calls.retain(|id, call| {
@@ -727,6 +745,20 @@ mod tests {
         sent.truncate(size);
         signs.read_exact(&mut sent).await.unwrap();
         assert_eq!(u64::from_le_bytes(sent[4..12].try_into().unwrap()), 4);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_did_not_get_its_turn_was_certainly_not_made() {
+        let limit = Duration::from_millis(50);
+        let calls = Calls::new(16, Deadlines { generate: limit, ..Default::default() });
+        let (link, _theirs, _signs) = link();
+        calls.connect(&link);
+        let change = Request::Destroy(KeyId::for_purpose("x"));
+        let answers = futures::future::join_all((0..=SLOW).map(|_| calls.call(&change))).await;
+        let kinds: Vec<_> = answers.into_iter().map(|answer| answer.unwrap_err().kind).collect();
+        assert_eq!(kinds[..SLOW], [Kind::Timeout; SLOW]);
+        assert_eq!(kinds[SLOW], Kind::Busy);
+        assert_eq!(calls.len(), SLOW, "the last one is forgotten");
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ pub mod health;
 pub mod hosts;
 pub mod knee;
 mod member;
+mod moment;
 pub mod probe;
 mod process;
 pub mod protocol;

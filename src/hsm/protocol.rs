@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    moment::Moment,
     probe::{Findings, Probe},
     recovery::Rung,
 };
@@ -95,6 +96,8 @@ pub enum Request {
     GetCertificate(KeyId),
     /// Try what the token can do. Answered by [`Reply::Findings`].
     Probe(Probe),
+    /// Another request, and since when it waits: what was seen of the token after that answers it.
+    Since(Moment, Box<Self>),
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -458,6 +461,7 @@ impl Request {
             | Self::Open(_)
             | Self::Workers(_)
             | Self::Ping => Lane::Look,
+            Self::Since(_, request) => request.lane(),
         }
     }
 
@@ -479,6 +483,7 @@ impl Request {
             | Self::Claim(_)
             | Self::PutCertificate { .. }
             | Self::Probe(_) => false,
+            Self::Since(_, request) => request.repeatable(),
         }
     }
 
@@ -499,6 +504,7 @@ impl Request {
             Self::PutCertificate { .. } => "put_certificate",
             Self::GetCertificate(_) => "get_certificate",
             Self::Probe(_) => "probe",
+            Self::Since(_, request) => request.name(),
         }
     }
 }
