@@ -110,7 +110,7 @@ pub const fn reason(kind: Kind) -> &'static str {
         Kind::Full => "TokenFull",
         Kind::Lost | Kind::Unavailable | Kind::Crashed | Kind::Timeout => "TokenUnavailable",
         Kind::Busy => "TokenBusy",
-        Kind::Device => "TokenError",
+        Kind::Poisonous | Kind::Device => "TokenError",
     }
 }
 

@@ -193,7 +193,7 @@ impl From<HsmError> for ApiError {
             Kind::Forbidden => Code::Forbidden,
             Kind::Busy | Kind::Unavailable | Kind::Lost => Code::Busy,
             Kind::Timeout => Code::Timeout,
-            Kind::Ambiguous | Kind::Full | Kind::Crashed | Kind::Device => Code::Hsm,
+            Kind::Ambiguous | Kind::Full | Kind::Crashed | Kind::Poisonous | Kind::Device => Code::Hsm,
         };
         Self::new(code, error.message)
     }

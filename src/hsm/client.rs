@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     frame,
+    moment::Moment,
     protocol::{HsmError, Kind, Lane, Reply, Request},
 };
 
@@ -125,14 +126,17 @@ pub(super) struct Link {
     pub main: Pipe,
     /// [`Lane::Sign`].
     pub sign: Pipe,
-    /// Requests that may be on their way over `sign`: enough to keep its threads busy. The others wait here, where
-    /// one whose caller goes away is simply forgotten.
+    /// Signatures that may be on their way: enough to keep the threads busy. The others wait here, where one whose caller
+    /// goes away is simply forgotten.
     window: AtomicUsize,
 }
 
 /// Signatures on their way to a token-host beyond four for each of its sessions: what it works on while answers and the
 /// next requests pass each other.
 const WINDOW: usize = 8;
+/// Requests of another lane on their way: the one that is at work, and the next. What is there is made although its caller
+/// has gone, and a key may take a token half a minute.
+const SLOW: usize = 2;
 
 impl Link {
     /// To a token-host with so many sessions that sign.
@@ -146,8 +150,12 @@ impl Link {
         self.window.store(usize::from(workers.max(1)) * 4 + WINDOW, Ordering::Relaxed);
     }
 
-    fn window(&self) -> usize {
-        self.window.load(Ordering::Relaxed)
+    /// Requests of a lane that may be on their way.
+    fn window(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Sign => self.window.load(Ordering::Relaxed),
+            Lane::Change | Lane::Look => SLOW,
+        }
     }
 
     /// Sends a call; `alone` says that it is the only signature that is under way.
@@ -175,9 +183,33 @@ struct Call {
     waiter: Option<oneshot::Sender<Result<Reply, HsmError>>>,
     /// When it was sent to the present token-host.
     sent: Option<Instant>,
-    /// A token-host died of it before, or may have.
-    suspect: bool,
+    /// A token-host said with its last words that it died of it.
+    named: bool,
+    /// Token-hosts that died of it, or may have.
+    crashes: u8,
 }
+
+/// Whose turn it is in a lane.
+#[derive(Default)]
+struct Turns {
+    /// Calls on their way over the link.
+    under_way: usize,
+    /// Calls that wait, in the order of arrival; some may have been given up.
+    queue: VecDeque<u64>,
+}
+
+/// Several token-hosts crashed, and nobody said of what: what was on its way each time is sent a few at a time, and nothing
+/// else meanwhile, until it is answered or the culprit is alone.
+struct Trial {
+    suspects: VecDeque<u64>,
+    /// Suspects that are sent together.
+    together: usize,
+    /// The others wait for no longer.
+    until: Instant,
+}
+
+/// After so many crashes that nobody is named for there is a trial. One alone is mostly a kill from outside.
+const UNEXPLAINED: u8 = 2;
 
 #[derive(Default)]
 struct Table {
@@ -187,10 +219,10 @@ struct Table {
     culprit: Option<u64>,
     /// What the last token-host said was wrong with the token, until one answers.
     trouble: Option<String>,
-    /// Signatures on their way over the link.
-    signing: usize,
-    /// Signatures that wait for their turn, in the order of arrival; some may have been given up.
-    queue: VecDeque<u64>,
+    /// Of each lane.
+    turns: [Turns; 3],
+    /// While it is found out which request the token-host crashes of.
+    trial: Option<Trial>,
     /// Why calls are refused instead of waiting for the next token-host.
     refusal: Option<HsmError>,
     last_done: [Option<Instant>; 3],
@@ -208,31 +240,79 @@ struct Table {
 impl Table {
     /// Sends a call, or has it wait for its turn or for the next token-host.
     fn submit(&mut self, id: u64) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        match (&self.link, call.lane) {
-            (Some(link), Lane::Sign) if self.signing < link.window() => {
-                self.signing += 1;
-                link.send(call, self.signing == 1);
-            }
-            (Some(_), Lane::Sign) => self.queue.push_back(id),
-            (Some(link), _) => link.send(call, false),
-            (None, _) => {}
+        self.keep_trial_short();
+        let (Some(call), Some(link)) = (self.calls.get(&id), &self.link) else { return };
+        let turns = &mut self.turns[call.lane as usize];
+        if self.trial.is_none() && turns.under_way < link.window(call.lane) {
+            self.send(id);
+        } else {
+            turns.queue.push_back(id);
         }
+    }
+
+    fn send(&mut self, id: u64) {
+        let (Some(call), Some(link)) = (self.calls.get_mut(&id), &self.link) else { return };
+        let turns = &mut self.turns[call.lane as usize];
+        turns.under_way += 1;
+        link.send(call, call.lane == Lane::Sign && turns.under_way == 1);
     }
 
     /// An answer came: whose turn is it?
-    fn next(&mut self) {
-        self.signing = self.signing.saturating_sub(1);
-        self.fill();
+    fn next(&mut self, lane: Lane) {
+        let turns = &mut self.turns[lane as usize];
+        turns.under_way = turns.under_way.saturating_sub(1);
+        self.keep_trial_short();
+        self.go_on_with_trial();
+        self.fill(lane);
     }
 
     /// Sends what waits for its turn, as far as there is room.
-    fn fill(&mut self) {
-        while self.link.as_ref().is_some_and(|link| self.signing < link.window())
-            && let Some(id) = self.queue.pop_front()
+    fn fill(&mut self, lane: Lane) {
+        while let Some(link) = &self.link
+            && self.trial.is_none()
+            && self.turns[lane as usize].under_way < link.window(lane)
+            && let Some(id) = self.turns[lane as usize].queue.pop_front()
         {
             self.submit(id);
         }
+    }
+
+    /// Begins a trial if some of those that wait, in their order, were there at several crashes: of those that were there
+    /// at the most. A quarter of them at a time: one by one would take a slow token too long, and by halves it would crash
+    /// more often.
+    fn try_suspects(&mut self, waiting: &[u64], patience: Duration) {
+        let crashes = |id: &u64| self.calls.get(id).map_or(0, |call| call.crashes);
+        let most = waiting.iter().map(crashes).max().unwrap_or(0).max(UNEXPLAINED);
+        let suspects: VecDeque<u64> = waiting.iter().filter(|id| crashes(id) == most).copied().collect();
+        let together = suspects.len().div_ceil(4);
+        self.trial = (together > 0).then(|| Trial { suspects, together, until: Instant::now() + patience });
+    }
+
+    /// The next of the suspects, once those before them are answered.
+    fn go_on_with_trial(&mut self) {
+        while let Some(trial) = &mut self.trial
+            && self.turns.iter().all(|turns| turns.under_way == 0)
+        {
+            let count = trial.together.min(trial.suspects.len());
+            if count == 0 {
+                return self.end_trial();
+            }
+            let some: Vec<u64> = trial.suspects.drain(..count).collect();
+            some.into_iter().for_each(|id| self.send(id));
+        }
+    }
+
+    /// What takes this long does not crash, or the token is too slow for a trial.
+    fn keep_trial_short(&mut self) {
+        if self.trial.as_ref().is_some_and(|trial| trial.until <= Instant::now()) {
+            self.end_trial();
+        }
+    }
+
+    fn end_trial(&mut self) {
+        let Some(trial) = self.trial.take() else { return };
+        trial.suspects.into_iter().for_each(|id| self.submit(id));
+        Lane::ALL.into_iter().for_each(|lane| self.fill(lane));
     }
 }
 
@@ -289,7 +369,11 @@ impl Calls {
             Lane::Look => self.deadlines.look + self.deadlines.generate,
             lane => deadline(lane, &self.deadlines),
         };
-        let frame = frame::encode(id, request);
+        let frame = match lane {
+            Lane::Sign => frame::encode(id, request),
+            // Those that wait together are answered by one search, wherever they wait.
+            _ => frame::encode(id, &Request::Since(Moment::now(), Box::new(request.clone()))),
+        };
         if frame.len() > super::protocol::FRAME_MAX {
             return Err(HsmError::new(Kind::Invalid, "the request is too large for the token-host"));
         }
@@ -300,7 +384,8 @@ impl Calls {
             frame,
             waiter: Some(waiter),
             sent: None,
-            suspect: false,
+            named: false,
+            crashes: 0,
         };
         {
             let mut table = locked(&self.table);
@@ -351,7 +436,7 @@ impl Calls {
         let seconds = limit.as_secs_f32();
         let trouble = table.trouble.as_deref().map(|cause| format!("; {cause}")).unwrap_or_default();
         // Gone from the table means answered in this moment.
-        if table.calls.get(&id).is_none_or(|call| call.sent.is_some() || call.suspect) {
+        if table.calls.get(&id).is_none_or(|call| call.sent.is_some() || call.crashes > 0) {
             let message = format!("no answer to {what} from the token within {seconds} s{trouble}");
             HsmError::new(Kind::Timeout, message)
         } else if table.link.is_some() {
@@ -393,8 +478,8 @@ impl Calls {
             }
             if call.lane == Lane::Sign {
                 table.overtaking = table.overtaking.max(call.sent);
-                table.next();
             }
+            table.next(call.lane);
             call.waiter
         };
         if let Some(waiter) = waiter {
@@ -415,9 +500,13 @@ impl Calls {
         table.link = Some(Arc::clone(link));
         let mut waiting: Vec<u64> = table.calls.keys().copied().collect();
         waiting.sort_unstable();
-        for id in waiting {
+        table.try_suspects(&waiting, self.deadlines.sign / 4);
+        let tried = |id: &u64| table.trial.as_ref().is_some_and(|trial| trial.suspects.contains(id));
+        let free: Vec<u64> = waiting.into_iter().filter(|id| !tried(id)).collect();
+        for id in free {
             table.submit(id);
         }
+        table.go_on_with_trial();
     }
 
     /// The token-host has so many sessions that sign from now on.
@@ -425,7 +514,7 @@ impl Calls {
         link.main.send(&frame::encode(self.next_id(), &Request::Workers(workers)), false);
         let mut table = locked(&self.table);
         link.widen(workers);
-        table.fill();
+        table.fill(Lane::Sign);
     }
 
     /// The token-host is about to end, because of the token and not of any request.
@@ -444,44 +533,56 @@ impl Calls {
         locked(&self.table).culprit = Some(id);
     }
 
+    /// The token-host ends for a reason of ours.
+    pub fn blame_nobody(&self) {
+        locked(&self.table).culprit = Some(NOBODY);
+    }
+
     /// The token-host is dead. What may be repeated waits for the next one. A request that took two of them down with
-    /// it shall not have a third; where nobody knows which one it was, every one that was under way may be it.
+    /// it shall not have a third. Where nobody knows which one it was, every one that was under way may be it, and the
+    /// one that was alone the next time is it.
     pub fn disconnect(&self) {
         let mut dropped = Vec::new();
         {
             let mut table = locked(&self.table);
-            table.link = None;
-            table.signing = 0;
-            table.queue.clear();
+            (table.link, table.trial, table.turns) = (None, None, Default::default());
             (table.last_done, table.long_done) = ([None; 3], None);
             (table.making, table.longest) = (false, Duration::ZERO);
             let culprit = table.culprit.take();
+            let alone = table.calls.values().filter(|call| call.sent.is_some()).count() == 1;
             table.calls.retain(|id, call| {
                 if call.sent.is_none() {
                     return true;
                 }
-                let guilty = culprit.is_none_or(|culprit| culprit == *id);
-                let again = call.waiter.is_some() && call.repeatable && !(guilty && call.suspect);
+                let (named, unexplained) = (culprit == Some(*id), culprit.is_none());
+                let guilty = named && call.named || unexplained && alone && call.crashes > 0;
+                let again = call.waiter.is_some() && call.repeatable && !guilty;
                 if again {
-                    (call.sent, call.suspect) = (None, call.suspect || guilty);
+                    (call.sent, call.named) = (None, call.named || named);
+                    call.crashes = call.crashes.saturating_add(u8::from(named || unexplained));
                 } else if let Some(waiter) = call.waiter.take() {
-                    dropped.push((waiter, call.suspect, culprit == Some(*id)));
+                    dropped.push((waiter, guilty, named));
                 }
                 again
             });
         }
-        for (waiter, twice, sure) in dropped {
-            let message = match (sure, twice) {
-                (true, true) => {
-                    "the PKCS#11 library crashed on this request, and again when it was repeated; it is not tried a third time"
-                }
-                (true, false) => {
-                    "the PKCS#11 library crashed on this request; whether it was carried out is not known"
-                }
-                (false, true) => "the token-host ended twice with this request in flight",
-                (false, false) => "the token-host ended before it answered",
+        for (waiter, guilty, named) in dropped {
+            let (kind, message) = match (guilty, named) {
+                (true, true) => (
+                    Kind::Poisonous,
+                    "the PKCS#11 library crashed on this request, and again when it was repeated; it is not tried a third time",
+                ),
+                (true, false) => (
+                    Kind::Poisonous,
+                    "the token-host ended with this request in flight, and again when it was repeated alone; it is not tried again",
+                ),
+                (false, true) => (
+                    Kind::Crashed,
+                    "the PKCS#11 library crashed on this request; whether it was carried out is not known",
+                ),
+                (false, false) => (Kind::Crashed, "the token-host ended before it answered"),
             };
-            let _ = waiter.send(Err(HsmError::new(Kind::Crashed, message)));
+            let _ = waiter.send(Err(HsmError::new(kind, message)));
         }
     }
 
@@ -623,8 +724,51 @@ mod tests {
             theirs.read_u8().await.expect("it was sent");
             calls.disconnect();
         }
-        assert_eq!(call.await.unwrap_err().kind, Kind::Crashed);
+        assert_eq!(call.await.unwrap_err().kind, Kind::Poisonous);
         assert_eq!(calls.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn after_two_crashes_that_nobody_is_named_for_suspects_are_sent_a_few_at_a_time() {
+        let calls = calls(16);
+        let requests = [(); 8].map(|()| sign());
+        let mut waiting: Vec<_> = requests.iter().map(|one| Box::pin(calls.call(one))).collect();
+        for call in &mut waiting {
+            assert!(futures::poll!(call).is_pending());
+        }
+        let sent = || {
+            let table = locked(&calls.table);
+            let mut sent: Vec<u64> =
+                table.calls.iter().filter(|(_, call)| call.sent.is_some()).map(|(id, _)| *id).collect();
+            sent.sort_unstable();
+            sent
+        };
+        let start = || {
+            let (link, theirs, signs) = link();
+            link.window.store(5, Ordering::Relaxed);
+            calls.connect(&link);
+            (theirs, signs)
+        };
+        for _ in 0..2 {
+            let _sockets = start();
+            assert_eq!(sent(), [1, 2, 3, 4, 5], "a kill costs nobody any time");
+            calls.disconnect();
+        }
+        let _sockets = start();
+        assert_eq!(sent(), [1, 2]);
+        calls.complete(1, Ok(Reply::Done));
+        assert_eq!(sent(), [2], "those before them come first");
+        calls.complete(2, Ok(Reply::Done));
+        assert_eq!(sent(), [3, 4]);
+        calls.disconnect();
+        let _sockets = start();
+        assert_eq!(sent(), [3]);
+        calls.disconnect();
+        assert_eq!(waiting.remove(2).await.unwrap_err().kind, Kind::Poisonous);
+        let _sockets = start();
+        assert_eq!(sent(), [4]);
+        calls.complete(4, Ok(Reply::Done));
+        assert_eq!(sent(), [5, 6, 7, 8], "and then the others");
     }
 
     #[tokio::test]
@@ -769,6 +913,20 @@ mod tests {
         sent.truncate(size);
         signs.read_exact(&mut sent).await.unwrap();
         assert_eq!(u64::from_le_bytes(sent[4..12].try_into().unwrap()), 4);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_did_not_get_its_turn_was_certainly_not_made() {
+        let limit = Duration::from_millis(50);
+        let calls = Calls::new(16, Deadlines { generate: limit, ..Default::default() });
+        let (link, _theirs, _signs) = link();
+        calls.connect(&link);
+        let change = Request::Destroy(KeyId::for_purpose("x"));
+        let answers = futures::future::join_all((0..=SLOW).map(|_| calls.call(&change))).await;
+        let kinds: Vec<_> = answers.into_iter().map(|answer| answer.unwrap_err().kind).collect();
+        assert_eq!(kinds[..SLOW], [Kind::Timeout; SLOW]);
+        assert_eq!(kinds[SLOW], Kind::Busy);
+        assert_eq!(calls.len(), SLOW, "the last one is forgotten");
     }
 
     #[tokio::test]

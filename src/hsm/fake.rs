@@ -154,6 +154,7 @@ impl Inner {
     fn answer(&mut self, request: Request, token: &TokenFacts) -> Result<Reply, HsmError> {
         match request {
             Request::Open(_) => Ok(Reply::Opened(Box::new(token.clone()))),
+            Request::Since(_, request) => self.answer(*request, token),
             Request::Ping => Ok(Reply::Alive { making: false, longest: Duration::ZERO }),
             Request::Workers(_) => Ok(Reply::Done),
             Request::Generate(template) => self.generate(template),

@@ -59,6 +59,8 @@ struct Core {
     answered: AtomicU64,
     /// Something went wrong: a canary is due.
     nudge: Notify,
+    /// `None` where there is nobody to compare it with.
+    canary: Option<watch::Receiver<Option<Canary>>>,
     on_change: OnChange,
 }
 
@@ -73,7 +75,7 @@ pub(super) struct Following {
 impl Member {
     /// The partition's own token, with nobody to compare it with.
     pub(super) fn alone(source: Source, name: &str, hsm: Arc<dyn Hosted>) -> Self {
-        let core = Core::new(source, name, hsm, Health::trusted(), Arc::new(|_: &str, _| ()));
+        let core = Core::new(source, name, hsm, Health::trusted(), None, Arc::new(|_: &str, _| ()));
         Self { core: Arc::new(core), _watch: None }
     }
 
@@ -87,7 +89,7 @@ impl Member {
     ) -> Self {
         let Following { canary, limit, on_change } = following;
         let health = if trusted { Health::trusted() } else { Health::unproven() };
-        let core = Arc::new(Core::new(source, name, hsm, health, on_change));
+        let core = Arc::new(Core::new(source, name, hsm, health, Some(canary.clone()), on_change));
         core.tell();
         let watch = tokio::spawn(Arc::clone(&core).follow(canary, limit, trusted));
         Self { core, _watch: Some(AbortOnDropHandle::new(watch)) }
@@ -146,13 +148,26 @@ impl Member {
                 Kind::KeyNotFound | Kind::Ambiguous | Kind::Unsupported | Kind::Forbidden | Kind::Invalid => {
                     self.core.answered();
                 }
-                Kind::Busy => {}
+                Kind::Busy | Kind::Poisonous => {}
                 // A token that is only slow answers others meanwhile.
                 Kind::Timeout if self.answers() > before => {}
                 _ => self.core.failed(error),
             },
         }
         outcome
+    }
+
+    /// Makes a call again that brought the token-host down, which everything may have done at that time: once the token
+    /// signs something else. If it brings it down again, the fault is the call's: it is not held against the token, and no
+    /// matter for the next one, which would go down as well.
+    pub(super) async fn attempt_again(&self, request: Request, deadline: Instant) -> Result<Reply, HsmError> {
+        let now = Instant::now();
+        if self.core.sings(now + deadline.saturating_duration_since(now) / 2).await {
+            return self.attempt(request, deadline).await;
+        }
+        let error = HsmError::new(Kind::Crashed, "the PKCS#11 library crashes, and not on one request alone");
+        self.core.failed(&error);
+        Err(error)
     }
 
     /// It keeps somebody waiting: others first, until it answers.
@@ -169,7 +184,14 @@ impl Member {
 }
 
 impl Core {
-    fn new(source: Source, name: &str, hsm: Arc<dyn Hosted>, health: Health, on_change: OnChange) -> Self {
+    fn new(
+        source: Source,
+        name: &str,
+        hsm: Arc<dyn Hosted>,
+        health: Health,
+        canary: Option<watch::Receiver<Option<Canary>>>,
+        on_change: OnChange,
+    ) -> Self {
         Self {
             source,
             name: name.to_owned(),
@@ -180,6 +202,7 @@ impl Core {
             in_flight: AtomicUsize::new(0),
             answered: AtomicU64::new(0),
             nudge: Notify::new(),
+            canary,
             on_change,
         }
     }
@@ -224,6 +247,16 @@ impl Core {
         self.nudge.notify_one();
     }
 
+    /// Whether it makes a canary signature, as far as one is known.
+    async fn sings(&self, deadline: Instant) -> bool {
+        let known = self.canary.as_ref().and_then(|canary| canary.borrow().clone());
+        let Some(known) = known else { return false };
+        let sung = timeout_at(deadline, known.sing(self.hsm.as_ref())).await.unwrap_or_else(|_| too_late());
+        let right = matches!(sung, Sung::Right);
+        self.heard(sung);
+        right
+    }
+
     /// Follows the token-host's state, and asks for canaries, until it is dropped.
     async fn follow(
         self: Arc<Self>,
@@ -259,9 +292,7 @@ impl Core {
                 && !(spotless && used)
             {
                 tokio::select! {
-                    sung = timeout(limit, known.sing(self.hsm.as_ref())) => self.heard(sung.unwrap_or_else(|_| {
-                        Sung::Failed(HsmError::new(Kind::Timeout, "no canary signature in time"))
-                    })),
+                    sung = timeout(limit, known.sing(self.hsm.as_ref())) => self.heard(sung.unwrap_or_else(|_| too_late())),
                     gone = state.changed() => if gone.is_err() { return } else { continue },
                 }
             }
@@ -289,6 +320,10 @@ impl Core {
             },
         });
     }
+}
+
+fn too_late() -> Sung {
+    Sung::Failed(HsmError::new(Kind::Timeout, "no canary signature in time"))
 }
 
 /// A call in flight.

@@ -11,6 +11,7 @@ pub mod hosts;
 pub mod knee;
 mod member;
 mod memory;
+mod moment;
 pub mod probe;
 mod process;
 pub mod protocol;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    moment::Moment,
     probe::{Findings, Probe},
     recovery::Rung,
 };
@@ -97,6 +98,8 @@ pub enum Request {
     GetCertificate(KeyId),
     /// Try what the token can do. Answered by [`Reply::Findings`].
     Probe(Probe),
+    /// Another request, and since when it waits: what was seen of the token after that answers it.
+    Since(Moment, Box<Self>),
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -356,6 +359,8 @@ pub enum Kind {
     Timeout,
     /// The token-host ended before it answered; whether the work was done is not known.
     Crashed,
+    /// The library crashed on the request, and again when it was repeated. Nobody else shall try it.
+    Poisonous,
     /// There is no token-host at the moment.
     Unavailable,
     /// The module failed and does not say why.
@@ -386,7 +391,8 @@ impl Kind {
             | Self::PinLocked
             | Self::PinFinalTry
             | Self::Ambiguous
-            | Self::Full => Actor::Person,
+            | Self::Full
+            | Self::Poisonous => Actor::Person,
             Self::KeyNotFound | Self::Unsupported | Self::Invalid | Self::Forbidden => Actor::Caller,
             Self::Lost | Self::Busy | Self::Timeout | Self::Crashed | Self::Unavailable | Self::Device => {
                 Actor::Nobody
@@ -459,6 +465,7 @@ impl Request {
             | Self::Open(_)
             | Self::Workers(_)
             | Self::Ping => Lane::Look,
+            Self::Since(_, request) => request.lane(),
         }
     }
 
@@ -480,6 +487,7 @@ impl Request {
             | Self::Claim(_)
             | Self::PutCertificate { .. }
             | Self::Probe(_) => false,
+            Self::Since(_, request) => request.repeatable(),
         }
     }
 
@@ -500,6 +508,7 @@ impl Request {
             Self::PutCertificate { .. } => "put_certificate",
             Self::GetCertificate(_) => "get_certificate",
             Self::Probe(_) => "probe",
+            Self::Since(_, request) => request.name(),
         }
     }
 }

@@ -207,6 +207,17 @@ impl Replicas {
             _ => None,
         };
         let mut search = Search { key, but: but.to_vec(), tried: Vec::new(), said: None, failed: false };
+        let attempt = |member: Arc<Member>, again: bool| {
+            let request = request.clone();
+            async move {
+                let outcome = if again {
+                    member.attempt_again(request, deadline).await
+                } else {
+                    member.attempt(request, deadline).await
+                };
+                (member, again, outcome)
+            }
+        };
         let mut attempts = FuturesUnordered::new();
         let mut next = self.best(&set, &search).cloned();
         let mut latest: Option<Latest> = None;
@@ -214,20 +225,22 @@ impl Replicas {
             if let Some(member) = next.take() {
                 search.tried.push(member.source());
                 latest = Some(Latest::of(&member));
-                let request = request.clone();
-                attempts.push(async move {
-                    let outcome = member.attempt(request, deadline).await;
-                    (member, outcome)
-                });
+                attempts.push(attempt(member, false));
             }
             tokio::select! {
-                Some((member, outcome)) = attempts.next() => {
+                Some((member, again, outcome)) = attempts.next() => {
                     match outcome {
                         Ok(reply) => {
                             if search.failed && search.tried.first() != Some(&member.source()) {
                                 (self.on_failover)();
                             }
                             return Ok((reply, member.source()));
+                        }
+                        Err(error) if error.kind == Kind::Poisonous && !again => {
+                            // Nobody else gets it before it is known whose fault it is.
+                            latest = None;
+                            attempts.push(attempt(member, true));
+                            continue;
                         }
                         Err(error) if self.is_final(&set, &member, &error, &mut search) => return Err(error),
                         Err(_) => {}
@@ -254,7 +267,8 @@ impl Replicas {
         let primary = is_primary(set, member);
         let mut said = error.clone();
         match error.kind {
-            Kind::Invalid => return true,
+            // What one library does not stand, the next one does not either.
+            Kind::Invalid | Kind::Poisonous => return true,
             Kind::KeyNotFound | Kind::Ambiguous | Kind::Unsupported | Kind::Forbidden => {
                 if primary {
                     return true;

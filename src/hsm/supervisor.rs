@@ -355,6 +355,9 @@ impl Driver {
                     let answered = self.shared.calls.answered();
                     let end = self.watch(&mut host).await;
                     self.used = Some(Instant::now());
+                    if !matches!(end, End::Died(_)) {
+                        self.shared.calls.blame_nobody();
+                    }
                     self.shared.calls.disconnect();
                     host.end(&self.shared).await;
                     if begun.elapsed() > STEADY {

@@ -22,7 +22,7 @@ mod removal;
 mod socket;
 mod token;
 
-use std::{os::unix::net::UnixStream, sync::Arc};
+use std::{os::unix::net::UnixStream, sync::Arc, time::Instant};
 
 use crate::hsm::{
     frame::{self, Broken},
@@ -90,6 +90,10 @@ fn end_with_last_words(main: &UnixStream) {
 }
 
 fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u64, request: Request) {
+    let (asked, request) = match request {
+        Request::Since(asked, request) => (asked.instant(), *request),
+        request => (Instant::now(), request),
+    };
     match (&*state, request) {
         (state, Request::Ping) => {
             if let State::Open { pool, .. } = state {
@@ -133,7 +137,7 @@ fn serve(state: &mut State, sign: &mut Option<UnixStream>, out: &Arc<Out>, id: u
         (State::Refused(error), _) => out.send(id, &Err(error.clone())),
         (State::Open { token, pool }, request) => {
             let refused = token.refused().map_or(Ok(()), Err);
-            if let Err(error) = refused.and_then(|()| pool.submit(id, request)) {
+            if let Err(error) = refused.and_then(|()| pool.submit(id, request, asked)) {
                 out.send(id, &Err(error));
             }
         }

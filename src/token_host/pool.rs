@@ -42,7 +42,7 @@ pub const EXIT_RESTART: i32 = 75;
 struct Job {
     id: u64,
     request: Request,
-    /// When it came.
+    /// When it was asked for.
     asked: Instant,
 }
 
@@ -137,12 +137,12 @@ impl Pool {
         self.signatures.out.flush();
     }
 
-    /// Hands a request to its lane.
+    /// Hands a request to its lane that was asked for at this time.
     ///
     /// # Errors
     /// `Busy` when the lane's queue is full.
-    pub fn submit(&self, id: u64, request: Request) -> Result<(), HsmError> {
-        if matches!(request, Request::Open(_) | Request::Ping | Request::Workers(_)) {
+    pub fn submit(&self, id: u64, request: Request, asked: Instant) -> Result<(), HsmError> {
+        if matches!(request, Request::Open(_) | Request::Ping | Request::Workers(_) | Request::Since(..)) {
             return Err(HsmError::new(Kind::Invalid, "the token is open already"));
         }
         let lane = match request.lane() {
@@ -150,7 +150,7 @@ impl Pool {
             Lane::Look => &self.look,
             Lane::Sign => return Err(wrong_socket(&request)),
         };
-        lane.try_send(Job { id, request, asked: Instant::now() })
+        lane.try_send(Job { id, request, asked })
             .map_err(|_| HsmError::new(Kind::Busy, "too many requests wait for the token"))
     }
 }
@@ -323,7 +323,7 @@ impl Worker {
             Request::Probe(what) => {
                 self.alone(asked, |objects| Ok(Reply::Findings(Box::new(probe::run(objects.token, *what)?))))
             }
-            Request::Open(_) | Request::Ping | Request::Workers(_) => {
+            Request::Open(_) | Request::Ping | Request::Workers(_) | Request::Since(..) => {
                 unreachable!("not for a worker, see submit")
             }
         }

@@ -25,6 +25,8 @@ pub enum Action {
     Segv,
     /// `segv-at=BYTES`: the same, where so many bytes are to be signed.
     SegvAt(CK_ULONG),
+    /// `segv-beside-at=BYTES`: the same by a thread of the module's own, while the call waits for it.
+    SegvBesideAt(CK_ULONG),
     /// `abort()`.
     Abort,
     /// `leak=BYTES`, then the call.
@@ -83,7 +85,7 @@ impl Action {
             || FUNCTIONS.iter().take_while(|name| **name != "C_CloseSession").any(|name| *name == function);
         match self {
             Self::Return(_) | Self::Delay(_) | Self::Hang | Self::Segv | Self::Abort | Self::Leak(_) => true,
-            Self::Flip | Self::SegvAt(_) => function == "C_Sign",
+            Self::Flip | Self::SegvAt(_) | Self::SegvBesideAt(_) => function == "C_Sign",
             Self::Logout | Self::CloseSessions => !before_a_session(),
             Self::SizeLie => {
                 matches!(function, "C_GetSlotList" | "C_GetMechanismList" | "C_GetAttributeValue" | "C_Sign")
@@ -105,6 +107,7 @@ impl Action {
             Some(("delay", text)) => Self::Delay(Duration::from_millis(number(text)?)),
             Some(("spoilt", text)) => Self::Spoilt(code(text)?),
             Some(("segv-at", text)) => Self::SegvAt(number(text)?),
+            Some(("segv-beside-at", text)) => Self::SegvBesideAt(number(text)?),
             Some(("leak", text)) => {
                 Self::Leak(usize::try_from(number(text)?).map_err(|error| error.to_string())?)
             }

@@ -37,7 +37,12 @@ fn strike(action: Option<Action>, session: Option<CK_SESSION_HANDLE>) -> Option<
         Action::Leak(bytes) => std::mem::forget(std::hint::black_box(vec![1_u8; bytes])),
         Action::Logout => session.into_iter().for_each(log_out),
         Action::CloseSessions => session.into_iter().for_each(close_all),
-        Action::Flip | Action::SizeLie | Action::Stale | Action::SegvAt(_) | Action::Spoilt(_) => {}
+        Action::Flip
+        | Action::SizeLie
+        | Action::Stale
+        | Action::SegvAt(_)
+        | Action::SegvBesideAt(_)
+        | Action::Spoilt(_) => {}
     }
     None
 }
@@ -263,6 +268,9 @@ unsafe extern "C" fn C_Sign(
     }
     if action == Some(Action::SegvAt(data_length)) {
         crash();
+    }
+    if action == Some(Action::SegvBesideAt(data_length)) {
+        let _ = std::thread::spawn(crash).join();
     }
     let code = real!(C_Sign(session, data, data_length, signature, length));
     // SAFETY: the standard obliges the caller to have it point somewhere.

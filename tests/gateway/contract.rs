@@ -71,6 +71,7 @@ const KINDS: &[Kind] = &[
     Kind::Busy,
     Kind::Timeout,
     Kind::Crashed,
+    Kind::Poisonous,
     Kind::Unavailable,
     Kind::Device,
 ];

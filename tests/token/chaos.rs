@@ -133,7 +133,7 @@ async fn a_module_that_keeps_failing_is_used_again_when_it_stops(token: Token) {
             (&["C_SignInit stale"], Millis(400), &[]),
             (&["C_Sign return=CKR_DEVICE_REMOVED"], Millis(400), &[]),
             // A request that crashes the module twice may be to blame.
-            (&["C_Sign segv"], Millis(400), &[Kind::Crashed]),
+            (&["C_Sign segv"], Millis(400), &[Kind::Crashed, Kind::Poisonous]),
         ],
     )
     .await;

@@ -24,6 +24,7 @@ on_both_tokens! {
     a_key_is_destroyed_whatever_goes_wrong,
     a_key_that_stays_is_not_said_to_be_destroyed,
     a_full_token_says_so_and_takes_keys_again,
+    a_key_whose_caller_went_away_before_its_turn_is_not_made,
 }
 
 /// How long it may take until the caller has what it asked for.
@@ -194,4 +195,24 @@ async fn a_full_token_says_so_and_takes_keys_again(token: Token) {
     faults.clear();
     assert_eq!(generate(&hsm, p256("k")).await.unwrap().twins, 1);
     assert_eq!(hsm.counters().restarts, 0);
+}
+
+async fn a_key_whose_caller_went_away_before_its_turn_is_not_made(token: Token) {
+    /// As many as the token-host is given at a time.
+    const TOGETHER: usize = 2;
+    let (faults, hsm) = stage(&token).await;
+    let slow = faults.set(&["C_GenerateKeyPair delay=60"]);
+    let make = |number: usize| Box::pin(generate(&hsm, p256(&format!("k{number}"))));
+    let mut calls: Vec<_> = (0..=TOGETHER).map(make).collect();
+    for call in &mut calls {
+        assert!(futures::poll!(call).is_pending());
+    }
+    drop(calls.pop());
+    for answer in futures::future::join_all(calls).await {
+        answer.unwrap();
+    }
+    // Comes after whatever is still on its way.
+    generate(&hsm, p256("last")).await.unwrap();
+    assert_eq!(faults.fired(slow[0]), TOGETHER as u64 + 1);
+    assert!(find(&hsm, Find::Id(id(&format!("k{TOGETHER}")))).await.unwrap().is_empty());
 }

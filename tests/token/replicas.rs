@@ -34,6 +34,7 @@ on_both_tokens! {
     a_wrong_signature_of_one_token_is_made_again_by_the_other,
     keys_are_made_on_the_primary_alone_and_used_there_until_they_are_replicated,
     a_token_with_other_keys_is_never_used,
+    a_request_that_crashes_the_module_crashes_one_token_and_no_caller_notices,
 }
 
 const CALLERS: u64 = 16;
@@ -46,8 +47,11 @@ const RECOVERY: Duration = Duration::from_secs(5);
 struct Pair {
     tokens: [Token; 2],
     faults: [Faults; 2],
+    hosts: [Arc<Hosts>; 2],
     replicas: Arc<Replicas>,
     failovers: Arc<AtomicU64>,
+    /// How often one of them was found not to sign.
+    outs: Arc<AtomicU64>,
     key: Usable,
 }
 
@@ -66,13 +70,19 @@ impl Pair {
         let on_failover = Box::new(move || {
             counted.fetch_add(1, Relaxed);
         });
-        let replicas = Arc::new(Replicas::new(LIMIT, Arc::new(|_: &str, _| ()), on_failover));
+        let outs = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&outs);
+        let on_change = move |_: &str, signs: bool| {
+            counted.fetch_add(u64::from(!signs), Relaxed);
+        };
+        let replicas = Arc::new(Replicas::new(LIMIT, Arc::new(on_change), on_failover));
         replicas.set_canary(Some(Canary::new(id("canary"), canary)));
-        let [primary, replica] = [&faults[0], &faults[1]].map(|faults| {
+        let hosts = [&faults[0], &faults[1]].map(|faults| {
             let mut config = faults.config();
             config.deadlines.sign = LIMIT;
-            Arc::new(Hosts::start(config, 1)) as Arc<dyn Hosted>
+            Arc::new(Hosts::start(config, 1))
         });
+        let [primary, replica] = hosts.clone().map(|hosts| hosts as Arc<dyn Hosted>);
         replicas.update(Some(primary), vec![("b".into(), replica)]);
         let key = Usable {
             partition: "p".into(),
@@ -80,7 +90,7 @@ impl Pair {
             algorithm: KeyAlgorithm::Ec,
             public: Some(Arc::new(PublicKey::from_spki(&public).unwrap())),
         };
-        let pair = Self { tokens: [token, copy], faults, replicas, failovers, key };
+        let pair = Self { tokens: [token, copy], faults, hosts, replicas, failovers, outs, key };
         pair.healthy(2).await;
         pair
     }
@@ -272,4 +282,43 @@ async fn a_token_with_other_keys_is_never_used(token: Token) {
     let (_, _, complaints) = load.end().await;
     assert!(complaints.is_empty(), "{complaints:?}");
     assert_eq!(pair.failovers.load(Relaxed), 0);
+}
+
+async fn a_request_that_crashes_the_module_crashes_one_token_and_no_caller_notices(token: Token) {
+    const POISONED: u64 = 3;
+    let pair = Pair::new(token).await;
+    let load = pair.load();
+    for faults in &pair.faults {
+        // A SHA-1 digest, which nobody else has signed.
+        faults.set(&["C_Sign segv-at=20"]);
+    }
+    let restarts = || [0, 1].map(|one: usize| pair.hosts[one].counters()[0].restarts);
+    let outs = pair.outs.load(Relaxed);
+    for _ in 0..POISONED {
+        let before = restarts();
+        let poison = Request::Sign {
+            key: id("k"),
+            algorithm: SignatureAlgorithm::Sha1WithEcdsa,
+            payload: b"x".as_slice().into(),
+        };
+        let error = pair.replicas.call(poison).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Poisonous, "{error}");
+        // Twice, and twice more once the token had signed something else.
+        let begun = Instant::now();
+        while restarts().iter().sum::<u64>() < before.iter().sum::<u64>() + 4 {
+            assert!(begun.elapsed() < RECOVERY, "from {before:?} to {:?} restarts", restarts());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let after = restarts();
+        assert!(
+            [0, 1]
+                .iter()
+                .any(|one: &usize| after[*one] == before[*one] + 4 && after[1 - one] == before[1 - one]),
+            "from {before:?} to {after:?} restarts"
+        );
+    }
+    let (_, slowest, complaints) = load.end().await;
+    println!("{:?} | poisoned | slowest {slowest} ms", pair.tokens[0].module);
+    assert!(complaints.is_empty(), "{complaints:?}");
+    assert_eq!((pair.signing(), pair.outs.load(Relaxed) - outs), (2, 0), "the tokens are well");
 }
