@@ -15,7 +15,7 @@ on_both_tokens! {
 }
 
 async fn a_request_that_crashes_the_module_fails_and_no_other_does(token: Token) {
-    const POISONED: usize = 5;
+    const POISONED: u64 = 5;
     let stage = Stage::new(token, PATIENCE).await;
     let load = stage.load();
     assert!(load.proven(PATIENCE).await.is_some());
@@ -31,7 +31,9 @@ async fn a_request_that_crashes_the_module_fails_and_no_other_does(token: Token)
     assert!(load.proven(PATIENCE).await.is_some());
     let tally = load.stop().await;
     assert_eq!((tally.failures(), tally.wrong), (0, 0), "{:?}", tally.said);
-    assert_eq!(stage.hsm.counters().restarts - before, 2 * POISONED as u64);
+    // None had a third try. A process that did not open the token at once is counted, too.
+    let restarts = stage.hsm.counters().restarts - before;
+    assert!((2 * POISONED..3 * POISONED).contains(&restarts), "{restarts}");
     sign(&stage.hsm, "k", SignatureAlgorithm::Sha1WithEcdsa, b"x").await.unwrap();
 }
 
