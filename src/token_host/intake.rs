@@ -70,14 +70,6 @@ impl Intake {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next request if it is here already.
-    ///
-    /// # Errors
-    /// As [`Inbox::next`].
-    pub fn next_at_once(&self) -> Result<Poll<Option<(u64, Request)>>, Error> {
-        self.take(&mut self.shared())
-    }
-
     fn take(&self, shared: &mut Shared) -> Result<Poll<Option<(u64, Request)>>, Error> {
         let next = shared.inbox.next_at_once()?;
         if shared.waiting > 0 && shared.inbox.has_more() {
@@ -89,19 +81,29 @@ impl Intake {
         Ok(next)
     }
 
-    /// Waits at a place for the next request; `None` when the parent is gone.
+    /// The next request, waited for at a place where it is not here already; `None` when the parent is gone. `meanwhile` is
+    /// told whether it is here, before the wait.
     ///
     /// # Errors
     /// As [`Inbox::next`].
-    pub fn next(&self, Place(epoll): &Place) -> Result<Option<(u64, Request)>, Error> {
+    pub fn next(
+        &self,
+        Place(epoll): &Place,
+        meanwhile: impl FnOnce(bool),
+    ) -> Result<Option<(u64, Request)>, Error> {
+        let mut meanwhile = Some(meanwhile);
         let mut shared = self.shared();
         loop {
-            if let Poll::Ready(next) = self.take(&mut shared)? {
+            let here = self.take(&mut shared)?;
+            // Told before the lock is given back: what somebody takes in too much from now on is ours.
+            shared.waiting += usize::from(here.is_pending());
+            drop(shared);
+            if let Some(meanwhile) = meanwhile.take() {
+                meanwhile(here.is_ready());
+            }
+            if let Poll::Ready(next) = here {
                 return Ok(next);
             }
-            // Told before the lock is given back: what somebody takes in too much from now on is ours.
-            shared.waiting += 1;
-            drop(shared);
             let mut events =
                 [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(SOCKET) };
                     2];
@@ -141,7 +143,7 @@ mod tests {
             let (intake, said, together) = (Arc::clone(&intake), said.clone(), Arc::clone(&together));
             let place = intake.place().unwrap();
             thread::spawn(move || {
-                let next = intake.next(&place).unwrap();
+                let next = intake.next(&place, |_| ()).unwrap();
                 together.wait();
                 said.send(next.map(|(id, _)| id)).unwrap();
             });

@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -225,16 +224,13 @@ impl Worker {
         Signatures { intake, out, held_up, leaving: _ }: &Signatures,
         place: &Place,
     ) -> Result<Option<(u64, Request)>, super::Error> {
-        let here = intake.next_at_once()?;
-        if here.is_ready() && self.took < SOON && !held_up.load(Ordering::Relaxed) {
-            out.flush_if_due();
-        } else {
-            out.flush();
-        }
-        match here {
-            Poll::Ready(next) => Ok(next),
-            Poll::Pending => intake.next(place),
-        }
+        intake.next(place, |here| {
+            if here && self.took < SOON && !held_up.load(Ordering::Relaxed) {
+                out.flush_if_due();
+            } else {
+                out.flush();
+            }
+        })
     }
 
     /// Carries out a request. The process does not survive the module.

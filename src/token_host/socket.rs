@@ -79,7 +79,7 @@ impl Inbox {
 }
 
 /// So many answers are written together at most.
-const TOGETHER: usize = 4;
+const TOGETHER: usize = 8;
 /// So old an answer may become before it is written.
 const AGE: Duration = Duration::from_micros(500);
 
