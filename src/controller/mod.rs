@@ -13,12 +13,13 @@ mod sessions;
 mod signing_request;
 
 use std::{
+    fmt::Debug,
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -31,6 +32,7 @@ use kube::{
     },
 };
 use moka::sync::Cache;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +41,11 @@ use self::{
     error::Error,
 };
 use crate::{
-    api::{HsmKey, HsmPartition, SigningRequest, condition, signing_request::State},
+    api::{
+        HsmKey, HsmPartition, SigningRequest, condition,
+        signing_request::State,
+        watch::{Unpaused, changes},
+    },
     hsm::Registry,
     service::{attest::Attestor, sign::Signer},
     telemetry::Metrics,
@@ -71,14 +77,13 @@ pub struct Settings {
 /// Reconciles until `end`.
 pub async fn run(settings: Settings, end: CancellationToken) {
     let Settings { client, namespace, replica, admission_checked, registry, metrics, resync } = settings;
-    let config = || watcher::Config::default();
     let reporter = Reporter { controller: "hsm-operator".into(), instance: Some(replica) };
 
-    let partitions = Controller::new(Api::<Guarded<HsmPartition>>::all(client.clone()), config());
-    let keys = Controller::new(Api::<Guarded<HsmKey>>::all(client.clone()), config());
-    let requests = Controller::new(Api::<Guarded<SigningRequest>>::all(client.clone()), config());
+    let partitions = of(Api::<Guarded<HsmPartition>>::all(client.clone()));
+    let keys = of(Api::<Guarded<HsmKey>>::all(client.clone()));
+    let requests = of(Api::<Guarded<SigningRequest>>::all(client.clone()));
     let (namespaces, writer) = reflector::store();
-    let namespace_watch = watcher(Api::<Namespace>::all(client.clone()), config()).default_backoff();
+    let namespace_watch = changes(Api::<Namespace>::all(client.clone()));
     let namespace_watch = reflector::reflector(writer, namespace_watch).for_each(|_| std::future::ready(()));
 
     let ctx = Arc::new(Context {
@@ -121,22 +126,25 @@ pub async fn run(settings: Settings, end: CancellationToken) {
     });
     let counted = Changed::default();
     let partitions = partitions
-        .watches(Api::<Secret>::namespaced(client.clone(), &namespace), config(), move |secret| {
+        .watches_stream(touched(Api::<Secret>::namespaced(client.clone(), &namespace)), move |secret| {
             let named = by_secret.state_filter(|guarded| {
                 guarded.0.as_ref().is_ok_and(|one| one.has_pin_in(&secret.name_any()))
             });
             named.iter().map(|one| ObjectRef::from_obj(&**one)).collect::<Vec<_>>()
         })
-        .watches(Api::<Guarded<HsmKey>>::all(client.clone()), config(), move |guarded: Guarded<HsmKey>| {
-            let key = guarded.0.as_ref().ok()?;
-            let facts = (
-                key.status.as_ref().and_then(|status| status.key_id.clone()),
-                key.metadata.deletion_timestamp.is_some(),
-                partition::objects::says_missing(key),
-            );
-            let changed = counted.see(key, facts);
-            changed.then(|| ObjectRef::new(&key.spec.partition_ref.name))
-        })
+        .watches_stream(
+            touched(Api::<Guarded<HsmKey>>::all(client.clone())),
+            move |guarded: Guarded<HsmKey>| {
+                let key = guarded.0.as_ref().ok()?;
+                let facts = (
+                    key.status.as_ref().and_then(|status| status.key_id.clone()),
+                    key.metadata.deletion_timestamp.is_some(),
+                    partition::objects::says_missing(key),
+                );
+                let changed = counted.see(key, facts);
+                changed.then(|| ObjectRef::new(&key.spec.partition_ref.name))
+            },
+        )
         .reconcile_all_on(states)
         .with_config(Config::default().concurrency(4).debounce(Duration::from_secs(1)))
         .graceful_shutdown_on(end.clone().cancelled_owned())
@@ -153,9 +161,8 @@ pub async fn run(settings: Settings, end: CancellationToken) {
     let (relevant, missing) = (Changed::default(), Changed::default());
     let labels = Changed::default();
     let keys = keys
-        .watches(
-            Api::<Guarded<HsmPartition>>::all(client.clone()),
-            config(),
+        .watches_stream(
+            touched(Api::<Guarded<HsmPartition>>::all(client.clone())),
             move |guarded: Guarded<HsmPartition>| {
                 let Ok(partition) = &guarded.0 else { return Vec::new() };
                 let status = partition.status.as_ref();
@@ -181,30 +188,32 @@ pub async fn run(settings: Settings, end: CancellationToken) {
                 }))
             },
         )
-        .watches(Api::<Namespace>::all(client.clone()), config(), move |namespace: Namespace| {
+        .watches_stream(touched(Api::<Namespace>::all(client.clone())), move |namespace: Namespace| {
             if !labels.see(&namespace, namespace.labels().clone()) {
                 return Vec::new();
             }
             let name = namespace.name_any();
             refs(&by_namespace.state_filter(|key| key.namespace().as_deref() == Some(&name)))
         })
-        .watches(Api::<Guarded<HsmKey>>::all(client.clone()), config(), move |guarded: Guarded<HsmKey>| {
-            let Ok(gone) = &guarded.0 else { return Vec::new() };
-            if gone.metadata.deletion_timestamp.is_none() {
-                return Vec::new();
-            }
-            let label = gone.label();
-            refs(&by_label.state_filter(|key| {
-                key.0.as_ref().is_ok_and(|key| {
-                    key.label() == label
-                        && key.spec.partition_ref == gone.spec.partition_ref
-                        && key.uid() != gone.uid()
-                })
-            }))
-        })
-        .watches(
-            Api::<Guarded<SigningRequest>>::all(client.clone()),
-            config(),
+        .watches_stream(
+            touched(Api::<Guarded<HsmKey>>::all(client.clone())),
+            move |guarded: Guarded<HsmKey>| {
+                let Ok(gone) = &guarded.0 else { return Vec::new() };
+                if gone.metadata.deletion_timestamp.is_none() {
+                    return Vec::new();
+                }
+                let label = gone.label();
+                refs(&by_label.state_filter(|key| {
+                    key.0.as_ref().is_ok_and(|key| {
+                        key.label() == label
+                            && key.spec.partition_ref == gone.spec.partition_ref
+                            && key.uid() != gone.uid()
+                    })
+                }))
+            },
+        )
+        .watches_stream(
+            touched(Api::<Guarded<SigningRequest>>::all(client.clone())),
             |guarded: Guarded<SigningRequest>| {
                 let request = guarded.0.as_ref().ok()?;
                 let stalled = condition::find(&request.status.as_ref()?.conditions, condition::STALLED)?;
@@ -227,7 +236,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
     // A request is looked at when its key changes.
     let by_key = requests.store();
     let requests = requests
-        .watches(Api::<Guarded<HsmKey>>::all(client), config(), move |guarded: Guarded<HsmKey>| {
+        .watches_stream(touched(Api::<Guarded<HsmKey>>::all(client)), move |guarded: Guarded<HsmKey>| {
             let Ok(key) = &guarded.0 else { return Vec::new() };
             if !key.is_ready() {
                 return Vec::new();
@@ -267,6 +276,24 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         }
     };
     futures::join!(partitions, keys, requests, watch_namespaces, fill);
+}
+
+/// A controller of what `api` lists.
+fn of<K>(api: Api<K>) -> Controller<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    Controller::for_stream(reflector::reflector(writer, changes(api)).applied_objects(), store)
+        .trigger_backoff(Unpaused)
+}
+
+/// What changes or goes of that which `api` lists.
+fn touched<K>(api: Api<K>) -> impl Stream<Item = watcher::Result<K>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    changes(api).touched_objects()
 }
 
 fn refs<K: Resource<DynamicType = ()>>(objects: &[Arc<K>]) -> Vec<ObjectRef<K>> {

@@ -10,16 +10,13 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event},
-    },
+    runtime::watcher::{self, Event},
 };
 use tokio::sync::watch;
 
 use super::partitions::{Known, Partitions};
 use crate::{
-    api::{HsmKey, HsmPartition, partition::Pkcs11, pins::Pins},
+    api::{HsmKey, HsmPartition, partition::Pkcs11, pins::Pins, watch::changes},
     hsm::{Canary, PartitionConfig, Registry, Wanted, registry::TokenConfig},
     server::https::Certificate,
     service::directory::Directory,
@@ -93,26 +90,18 @@ impl View {
 
     /// Watches until it is dropped.
     pub async fn run(&self, client: Client, namespace: &str) {
-        let config = watcher::Config::default;
-        let keys = follow(
-            watcher::watcher(Api::<DeserializeGuard<HsmKey>>::all(client.clone()), config())
-                .default_backoff(),
-            |change| self.key(change),
-        );
-        let partitions = follow(
-            watcher::watcher(Api::<DeserializeGuard<HsmPartition>>::all(client.clone()), config())
-                .default_backoff(),
-            |change| self.partition(change),
-        );
-        let secrets = follow(
-            watcher::watcher(Api::<Secret>::namespaced(client.clone(), namespace), config())
-                .default_backoff(),
-            |change| self.secret(change),
-        );
-        let namespaces = follow(
-            watcher::watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config()).default_backoff(),
-            |change| self.namespace(change),
-        );
+        let keys =
+            follow(changes(Api::<DeserializeGuard<HsmKey>>::all(client.clone())), |change| self.key(change));
+        let partitions =
+            follow(changes(Api::<DeserializeGuard<HsmPartition>>::all(client.clone())), |change| {
+                self.partition(change)
+            });
+        let secrets = follow(changes(Api::<Secret>::namespaced(client.clone(), namespace)), |change| {
+            self.secret(change)
+        });
+        let namespaces = follow(changes(Api::<PartialObjectMeta<Namespace>>::all(client)), |change| {
+            self.namespace(change)
+        });
         futures::join!(keys, partitions, secrets, namespaces);
     }
 

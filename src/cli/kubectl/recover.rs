@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::{WatchStreamExt, watcher},
+    runtime::WatchStreamExt,
 };
 use serde_json::json;
 
@@ -20,7 +20,7 @@ use super::{
     table::table,
 };
 use crate::{
-    api::{HsmKey, HsmPartition, condition, partition::Recovery},
+    api::{HsmKey, HsmPartition, condition, partition::Recovery, watch},
     model::KeyId,
 };
 
@@ -230,8 +230,7 @@ async fn settle(
     patience: Duration,
 ) -> anyhow::Result<BTreeMap<String, HsmKey>> {
     let mut settled = BTreeMap::new();
-    let watch = watcher(Api::<HsmKey>::all(client.clone()), watcher::Config::default());
-    let mut changes = watch.default_backoff().applied_objects().boxed();
+    let mut changes = watch::changes(Api::<HsmKey>::all(client.clone())).applied_objects().boxed();
     let all = async {
         while !open.is_empty() {
             let Some(key) = changes.try_next().await.context("cannot watch HsmKeys")? else { break };
