@@ -3,8 +3,8 @@
 use tokio::net::UnixStream;
 
 use super::{
-    client::Pipe,
     frame::{Frames, PIECE},
+    link::Pipe,
     protocol::{HsmError, Reply},
 };
 

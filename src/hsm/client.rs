@@ -1,21 +1,22 @@
 //! Requests in flight: who waits for what, and what becomes of it when a token-host dies.
 
+mod trial;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use tokio::{
-    net::UnixStream,
-    sync::{Notify, oneshot},
-};
+use tokio::sync::oneshot;
 
+use self::trial::Trial;
 use super::{
     frame,
+    link::{Link, locked},
     moment::Moment,
     protocol::{HsmError, Kind, Lane, Reply, Request},
 };
@@ -53,127 +54,11 @@ const fn deadline(lane: Lane, deadlines: &Deadlines) -> Duration {
     }
 }
 
-/// The parent's end of one socket pair to a token-host.
-pub(super) struct Pipe {
-    pub socket: UnixStream,
-    waiting: Mutex<Waiting>,
-    wake: Notify,
-}
-
-/// What [`Pipe::write`] has still to write.
-#[derive(Default)]
-struct Waiting {
-    frames: Vec<u8>,
-    /// It took some already and is not done with them.
-    writing: bool,
-}
-
-impl Pipe {
-    pub fn new(socket: UnixStream) -> Self {
-        Self { socket, waiting: Mutex::default(), wake: Notify::new() }
-    }
-
-    /// Has a frame written: at once, by the caller, if it is `alone` and nothing waits before it, which saves the way
-    /// through another task; else by [`Pipe::write`]. An error is not told: whoever reads from the socket sees it too.
-    pub fn send(&self, frame: &[u8], alone: bool) {
-        let mut waiting = locked(&self.waiting);
-        let first = waiting.frames.is_empty();
-        let written =
-            if alone && first && !waiting.writing { self.socket.try_write(frame).unwrap_or(0) } else { 0 };
-        waiting.frames.extend_from_slice(&frame[written..]);
-        if first && !waiting.frames.is_empty() {
-            self.wake.notify_one();
-        }
-    }
-
-    /// Writes what is sent and was not written at once, for as long as the socket lives.
-    ///
-    /// All requests that are ready at this moment get their turn first, so that they share one call to the system
-    /// and the token-host wakes up once for them.
-    pub async fn write(&self) {
-        loop {
-            self.wake.notified().await;
-            tokio::task::yield_now().await;
-            loop {
-                let frames = {
-                    let mut waiting = locked(&self.waiting);
-                    waiting.writing = !waiting.frames.is_empty();
-                    std::mem::take(&mut waiting.frames)
-                };
-                if frames.is_empty() {
-                    break;
-                }
-                let mut rest = frames.as_slice();
-                while !rest.is_empty() {
-                    match self.socket.try_write(rest) {
-                        Ok(written) => rest = &rest[written..],
-                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                            if self.socket.writable().await.is_err() {
-                                return;
-                            }
-                        }
-                        Err(_) => return,
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Both socket pairs to one token-host.
-pub(super) struct Link {
-    /// Everything but [`Lane::Sign`].
-    pub main: Pipe,
-    /// [`Lane::Sign`].
-    pub sign: Pipe,
-    /// Signatures that may be on their way: enough to keep the threads busy. The others wait here, where one whose caller
-    /// goes away is simply forgotten.
-    window: AtomicUsize,
-}
-
-/// Signatures on their way to a token-host beyond four for each of its sessions: what it works on while answers and the
-/// next requests pass each other.
-const WINDOW: usize = 8;
-/// Requests of another lane on their way: the one that is at work, and the next. What is there is made although its caller
-/// has gone, and a key may take a token half a minute.
-const SLOW: usize = 2;
-
-impl Link {
-    /// To a token-host with so many sessions that sign.
-    pub fn new(main: Pipe, sign: Pipe, workers: u16) -> Self {
-        let link = Self { main, sign, window: AtomicUsize::new(0) };
-        link.widen(workers);
-        link
-    }
-
-    fn widen(&self, workers: u16) {
-        self.window.store(usize::from(workers.max(1)) * 4 + WINDOW, Ordering::Relaxed);
-    }
-
-    /// Requests of a lane that may be on their way.
-    fn window(&self, lane: Lane) -> usize {
-        match lane {
-            Lane::Sign => self.window.load(Ordering::Relaxed),
-            Lane::Change | Lane::Look => SLOW,
-        }
-    }
-
-    /// Sends a call; `alone` says that it is the only signature that is under way.
-    fn send(&self, call: &mut Call, alone: bool) {
-        call.sent = Some(Instant::now());
-        let pipe = if call.lane == Lane::Sign { &self.sign } else { &self.main };
-        pipe.send(&call.frame, alone);
-        if !call.repeatable {
-            call.frame = Vec::new();
-        }
-    }
-}
-
 /// No answer for so long is a token-host that hangs, whatever it says.
 const FOREVER: Duration = Duration::from_secs(600);
 
 /// No request has this number.
-const NOBODY: u64 = 0;
+pub(super) const NOBODY: u64 = 0;
 
 struct Call {
     lane: Lane,
@@ -197,19 +82,6 @@ struct Turns {
     /// Calls that wait, in the order of arrival; some may have been given up.
     queue: VecDeque<u64>,
 }
-
-/// Several token-hosts crashed, and nobody said of what: what was on its way each time is sent a few at a time, and nothing
-/// else meanwhile, until it is answered or the culprit is alone.
-struct Trial {
-    suspects: VecDeque<u64>,
-    /// Suspects that are sent together.
-    together: usize,
-    /// The others wait for no longer.
-    until: Instant,
-}
-
-/// After so many crashes that nobody is named for there is a trial. One alone is mostly a kill from outside.
-const UNEXPLAINED: u8 = 2;
 
 #[derive(Default)]
 struct Table {
@@ -254,7 +126,11 @@ impl Table {
         let (Some(call), Some(link)) = (self.calls.get_mut(&id), &self.link) else { return };
         let turns = &mut self.turns[call.lane as usize];
         turns.under_way += 1;
-        link.send(call, call.lane == Lane::Sign && turns.under_way == 1);
+        call.sent = Some(Instant::now());
+        link.pipe(call.lane).send(&call.frame, call.lane == Lane::Sign && turns.under_way == 1);
+        if !call.repeatable {
+            call.frame = Vec::new();
+        }
     }
 
     /// An answer came: whose turn is it?
@@ -276,44 +152,6 @@ impl Table {
             self.submit(id);
         }
     }
-
-    /// Begins a trial if some of those that wait, in their order, were there at several crashes: of those that were there
-    /// at the most. A quarter of them at a time: one by one would take a slow token too long, and by halves it would crash
-    /// more often.
-    fn try_suspects(&mut self, waiting: &[u64], patience: Duration) {
-        let crashes = |id: &u64| self.calls.get(id).map_or(0, |call| call.crashes);
-        let most = waiting.iter().map(crashes).max().unwrap_or(0).max(UNEXPLAINED);
-        let suspects: VecDeque<u64> = waiting.iter().filter(|id| crashes(id) == most).copied().collect();
-        let together = suspects.len().div_ceil(4);
-        self.trial = (together > 0).then(|| Trial { suspects, together, until: Instant::now() + patience });
-    }
-
-    /// The next of the suspects, once those before them are answered.
-    fn go_on_with_trial(&mut self) {
-        while let Some(trial) = &mut self.trial
-            && self.turns.iter().all(|turns| turns.under_way == 0)
-        {
-            let count = trial.together.min(trial.suspects.len());
-            if count == 0 {
-                return self.end_trial();
-            }
-            let some: Vec<u64> = trial.suspects.drain(..count).collect();
-            some.into_iter().for_each(|id| self.send(id));
-        }
-    }
-
-    /// What takes this long does not crash, or the token is too slow for a trial.
-    fn keep_trial_short(&mut self) {
-        if self.trial.as_ref().is_some_and(|trial| trial.until <= Instant::now()) {
-            self.end_trial();
-        }
-    }
-
-    fn end_trial(&mut self) {
-        let Some(trial) = self.trial.take() else { return };
-        trial.suspects.into_iter().for_each(|id| self.submit(id));
-        Lane::ALL.into_iter().for_each(|lane| self.fill(lane));
-    }
 }
 
 /// All requests in flight.
@@ -322,10 +160,6 @@ pub(super) struct Calls {
     next: AtomicU64,
     room: usize,
     pub deadlines: Deadlines,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes a call out of the table, or leaves a note there, when its caller goes away for whatever reason.
@@ -501,8 +335,7 @@ impl Calls {
         let mut waiting: Vec<u64> = table.calls.keys().copied().collect();
         waiting.sort_unstable();
         table.try_suspects(&waiting, self.deadlines.sign / 4);
-        let tried = |id: &u64| table.trial.as_ref().is_some_and(|trial| trial.suspects.contains(id));
-        let free: Vec<u64> = waiting.into_iter().filter(|id| !tried(id)).collect();
+        let free: Vec<u64> = waiting.into_iter().filter(|id| !table.waits_for_trial(*id)).collect();
         for id in free {
             table.submit(id);
         }
@@ -528,14 +361,9 @@ impl Calls {
         locked(&self.table).trouble.clone()
     }
 
-    /// The token-host crashed while it worked on this request.
+    /// The token-host crashed while it worked on this request, or ends for a reason of ours and of [`NOBODY`].
     pub fn blame(&self, id: u64) {
         locked(&self.table).culprit = Some(id);
-    }
-
-    /// The token-host ends for a reason of ours.
-    pub fn blame_nobody(&self) {
-        locked(&self.table).culprit = Some(NOBODY);
     }
 
     /// The token-host is dead. What may be repeated waits for the next one. A request that took two of them down with
@@ -614,6 +442,7 @@ impl Calls {
     pub fn alive(&self, making: bool, longest: Duration) {
         let mut table = locked(&self.table);
         (table.making, table.longest) = (making, longest);
+        table.keep_trial_short();
     }
 
     /// Whether the module is making a key, as of the last sign of life.
@@ -677,11 +506,14 @@ impl Calls {
 mod tests {
     use super::*;
     use crate::{
-        hsm::protocol::Find,
+        hsm::{
+            link::{Pipe, SLOW},
+            protocol::Find,
+        },
         model::{KeyId, SignatureAlgorithm},
     };
     use std::pin::pin;
-    use tokio::io::AsyncReadExt;
+    use tokio::{io::AsyncReadExt, net::UnixStream};
 
     fn sign() -> Request {
         Request::Sign {

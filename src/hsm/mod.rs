@@ -9,6 +9,7 @@ pub mod frame;
 pub mod health;
 pub mod hosts;
 pub mod knee;
+mod link;
 mod member;
 mod memory;
 mod moment;

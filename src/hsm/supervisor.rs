@@ -24,8 +24,9 @@ pub use super::client::Deadlines;
 use super::{
     Hsm, OnRecovery, Recovery, Rung,
     answers::{Answer, Answers, Gone},
-    client::{Calls, Link, Pipe},
+    client::{Calls, NOBODY},
     frame::{self, Frames, PIECE},
+    link::{Link, Pipe},
     memory,
     process::{Process, Spawner},
     protocol::{HsmError, Kind, Open, Reply, Request, TokenFacts},
@@ -356,7 +357,7 @@ impl Driver {
                     let end = self.watch(&mut host).await;
                     self.used = Some(Instant::now());
                     if !matches!(end, End::Died(_)) {
-                        self.shared.calls.blame_nobody();
+                        self.shared.calls.blame(NOBODY);
                     }
                     self.shared.calls.disconnect();
                     host.end(&self.shared).await;

@@ -385,15 +385,15 @@ impl Worker {
         }
         let _inside = token.gate.read();
         let third = self.last(&mut act);
-        match &third {
-            Err(error) if matches!(error.kind, Kind::Lost | Kind::Device) && !well => {
-                if token.is_well(key, &error.message) {
-                    // What it failed of may have ended since.
-                    return self.last(&mut act);
-                }
-                token.give_up();
+        if let Err(error) = &third
+            && matches!(error.kind, Kind::Lost | Kind::Device)
+            && !well
+        {
+            if token.is_well(key, &error.message) {
+                // What it failed of may have ended since.
+                return self.last(&mut act);
             }
-            _ => {}
+            token.give_up();
         }
         third
     }
