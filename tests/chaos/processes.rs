@@ -63,6 +63,14 @@ impl Process {
         }
     }
 
+    /// It has opened tokens.
+    fn has_children(&self) -> bool {
+        let threads = PathBuf::from("/proc").join(self.id.to_string()).join("task");
+        std::fs::read_dir(threads).into_iter().flatten().flatten().any(|thread| {
+            std::fs::read_to_string(thread.path().join("children")).is_ok_and(|children| !children.is_empty())
+        })
+    }
+
     /// Resident memory in KiB; `None` when it is gone.
     fn resident(&self) -> Option<u64> {
         let path = PathBuf::from("/proc").join(self.id.to_string()).join("status");
@@ -78,9 +86,10 @@ pub fn restart(daemon: &str) {
     tools::output(script.to_str().expect("a plain path"), &["restart", daemon], b"");
 }
 
-/// Memory of gateways, controllers and token-hosts over their lives.
+/// Memory of gateways, controllers and token-hosts over their lives. A controller begins another one when it comes to lead:
+/// until then it does nothing.
 #[derive(Default)]
-pub struct Weights(BTreeMap<u32, Life>);
+pub struct Weights(BTreeMap<(u32, bool), Life>);
 
 struct Life {
     component: String,
@@ -96,7 +105,7 @@ impl Weights {
     pub fn weigh(&mut self, warm: std::time::Duration) {
         for process in all() {
             let Some(resident) = process.resident() else { continue };
-            let life = self.0.entry(process.id).or_insert_with(|| Life {
+            let life = self.0.entry((process.id, process.has_children())).or_insert_with(|| Life {
                 component: process.component.clone(),
                 begun: Instant::now(),
                 warm: None,
