@@ -11,6 +11,7 @@ mod ecdsa;
 mod edwards;
 pub mod encoding;
 mod parse;
+mod post_quantum;
 mod rsa;
 mod verify;
 
@@ -41,6 +42,8 @@ enum Kind {
     Rsa(Box<::rsa::PublicKey>),
     Ec { curve: Curve, point: ecdsa::Point },
     Ed25519,
+    /// A string of bytes, by FIPS 203, 204 or 205.
+    PostQuantum(KeyAlgorithm),
 }
 
 impl PublicKey {
@@ -76,6 +79,7 @@ impl PublicKey {
             Kind::Rsa(_) => KeyAlgorithm::Rsa,
             Kind::Ec { .. } => KeyAlgorithm::Ec,
             Kind::Ed25519 => KeyAlgorithm::Ed,
+            Kind::PostQuantum(algorithm) => algorithm,
         }
     }
 
@@ -83,19 +87,20 @@ impl PublicKey {
     #[must_use]
     pub fn curve(&self) -> Option<Curve> {
         match self.kind {
-            Kind::Rsa(_) => None,
+            Kind::Rsa(_) | Kind::PostQuantum(_) => None,
             Kind::Ec { curve, .. } => Some(curve),
             Kind::Ed25519 => crate::model::curve::by_oid(crate::model::curve::ED25519_OID),
         }
     }
 
-    /// Bits of the RSA modulus, or of the order of the curve's generator.
+    /// Bits of the RSA modulus, of the order of the curve's generator, or of the bytes that make up any other key.
     #[must_use]
     pub fn bits(&self) -> u32 {
         match &self.kind {
             Kind::Rsa(key) => rsa::bits(key),
             Kind::Ec { curve, .. } => curve.order_bits,
             Kind::Ed25519 => self.curve().map_or(253, |curve| curve.order_bits),
+            Kind::PostQuantum(_) => u32::try_from(self.bytes.len() * 8).unwrap_or(u32::MAX),
         }
     }
 

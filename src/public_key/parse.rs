@@ -1,6 +1,7 @@
 //! Reads a SubjectPublicKeyInfo.
 
-use super::{Kind, PublicKey, RSA_MAX_BITS, RSA_MIN_BITS, ecdsa, edwards, rsa};
+use super::{Kind, PublicKey, RSA_MAX_BITS, RSA_MIN_BITS, ecdsa, edwards, post_quantum, rsa};
+use crate::model::KeyAlgorithm;
 use crate::model::curve::{CURVES, ED25519_OID};
 use der::asn1::{AnyRef, ObjectIdentifier};
 use der::{Decode, Encode, Tag, Tagged};
@@ -40,6 +41,16 @@ pub enum ParseError {
     /// A point that is not on its curve, or of tiny order.
     #[error("the point of the key is not a sound point of {0}")]
     Point(&'static str),
+    /// A string of bytes that is too short or too long.
+    #[error("a key of {algorithm} has {length} bytes, this one has {given}")]
+    Length {
+        /// What it says it is.
+        algorithm: KeyAlgorithm,
+        /// Bytes that such a key has.
+        length: usize,
+        /// Bytes given.
+        given: usize,
+    },
 }
 
 pub(super) fn spki(der: &[u8]) -> Result<PublicKey, ParseError> {
@@ -52,7 +63,7 @@ pub(super) fn spki(der: &[u8]) -> Result<PublicKey, ParseError> {
         RSA => rsa_key(info.algorithm.parameters, bytes)?,
         EC => ec_key(info.algorithm.parameters, bytes)?,
         ED25519 => ed25519_key(info.algorithm.parameters, bytes)?,
-        other => return Err(ParseError::Algorithm(other.to_string())),
+        other => post_quantum_key(other, info.algorithm.parameters, bytes)?,
     };
     Ok(PublicKey { spki: der.to_vec(), bytes: bytes.to_vec(), kind })
 }
@@ -87,6 +98,22 @@ fn ed25519_key(parameters: Option<AnyRef<'_>>, bytes: &[u8]) -> Result<Kind, Par
         return Err(ParseError::Point("Ed25519"));
     }
     Ok(Kind::Ed25519)
+}
+
+fn post_quantum_key(
+    oid: ObjectIdentifier,
+    parameters: Option<AnyRef<'_>>,
+    bytes: &[u8],
+) -> Result<Kind, ParseError> {
+    let (algorithm, length) =
+        post_quantum::by_oid(&oid.to_string()).ok_or_else(|| ParseError::Algorithm(oid.to_string()))?;
+    if parameters.is_some() {
+        return Err(ParseError::Parameters(algorithm.name()));
+    }
+    if bytes.len() != length {
+        return Err(ParseError::Length { algorithm, length, given: bytes.len() });
+    }
+    Ok(Kind::PostQuantum(algorithm))
 }
 
 #[cfg(test)]

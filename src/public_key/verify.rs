@@ -1,6 +1,6 @@
 //! Checks a signature, by aws-lc where it has the algorithm and by our own arithmetic elsewhere.
 
-use super::{Kind, PublicKey, ecdsa, encoding, rsa};
+use super::{Kind, PublicKey, ecdsa, encoding, post_quantum, rsa};
 use crate::model::curve::Curve;
 use crate::model::digest::Hash;
 use crate::model::signature::{Input, Scheme, WrongDigestLength};
@@ -65,6 +65,10 @@ impl PublicKey {
                 Ok(self.verify_ecdsa(curve, point, algorithm, &digest, signature))
             }
             (Kind::Ed25519, Scheme::EdDsa) => Ok(self.fast(&lc::ED25519).verify(payload, signature).is_ok()),
+            (Kind::PostQuantum(key), Scheme::Native) => {
+                post_quantum::verify(*key, &self.bytes, payload, signature)
+                    .ok_or(VerifyError::Unsupported(algorithm))
+            }
             _ => Err(VerifyError::Unsupported(algorithm)),
         }
     }

@@ -2,7 +2,7 @@
 
 use cryptoki_sys::*;
 
-use super::{mechanism, raw::Module};
+use super::{mechanism, parameter_set, raw::Module};
 use crate::{
     hsm::protocol::{Capabilities, KeyCapability},
     model::{KeyAlgorithm, SignatureAlgorithm},
@@ -42,18 +42,13 @@ static ROWS: &[Row] = {
         row(K::Camellia, CKM_CAMELLIA_KEY_GEN, Bytes, false),
         row(K::Tdea, CKM_DES3_KEY_GEN, Meaningless, false),
         row(K::ChaCha20, CKM_CHACHA20_KEY_GEN, Meaningless, false),
-        row(K::MlDsa44, CKM_ML_DSA_KEY_PAIR_GEN, Meaningless, false),
-        row(K::MlDsa65, CKM_ML_DSA_KEY_PAIR_GEN, Meaningless, false),
-        row(K::MlDsa87, CKM_ML_DSA_KEY_PAIR_GEN, Meaningless, false),
-        row(K::MlKem512, CKM_ML_KEM_KEY_PAIR_GEN, Meaningless, false),
-        row(K::MlKem768, CKM_ML_KEM_KEY_PAIR_GEN, Meaningless, false),
-        row(K::MlKem1024, CKM_ML_KEM_KEY_PAIR_GEN, Meaningless, false),
     ]
 };
 
 /// The mechanism that generates keys of an algorithm that is served.
 pub fn generator(algorithm: KeyAlgorithm) -> Option<CK_MECHANISM_TYPE> {
-    ROWS.iter().find(|row| row.algorithm == algorithm && row.served).map(|row| row.generate)
+    let plain = ROWS.iter().find(|row| row.algorithm == algorithm && row.served).map(|row| row.generate);
+    plain.or_else(|| parameter_set::of(algorithm).map(|row| row.generate))
 }
 
 /// Puts a token's mechanisms into the contract's words.
@@ -63,9 +58,12 @@ pub fn of(module: &Module, slot: CK_SLOT_ID, mechanisms: &[CK_MECHANISM_TYPE]) -
         let (min_bits, max_bits) = bits(&row.unit, min, max);
         KeyCapability { algorithm: row.algorithm, min_bits, max_bits }
     });
+    // Which sets it has it does not say: sizes of these mechanisms mean nothing that a caller could choose.
+    let sets = parameter_set::ROWS.iter().filter(|row| mechanisms.contains(&row.generate));
+    let sets = sets.map(|row| KeyCapability { algorithm: row.algorithm, min_bits: 0, max_bits: 0 });
     let signed = |algorithm: &SignatureAlgorithm| mechanism::way(*algorithm, mechanisms).is_some();
     Capabilities {
-        key_algorithms: generated.collect(),
+        key_algorithms: generated.chain(sets).collect(),
         signature_algorithms: SignatureAlgorithm::ALL.iter().copied().filter(signed).collect(),
     }
 }

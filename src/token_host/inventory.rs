@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 
 use super::{
     index::{self, Objects},
-    object::{algorithm, complete, flag, modulus_len, number},
+    object::{self, algorithm, complete, flag, modulus_len, number},
     public,
     raw::{Attribute, Failure, Object, Session},
     token::Token,
@@ -129,7 +129,7 @@ fn entry(session: &Session, object: Object) -> Result<Option<InventoryEntry>, Hs
         let curve = params.and_then(|params| public::curve_oid(&params));
         let modulus = modulus.filter(|modulus| !modulus.is_empty());
         entry.ghost = !complete(key_type, modulus.is_some(), curve.is_some(), value_len, flag(&local));
-        entry.algorithm = algorithm(key_type, curve.as_deref());
+        entry.algorithm = algorithm(key_type, curve.as_deref(), object::set_of(session, object, key_type)?);
         let bits = match entry.algorithm {
             Some(KeyAlgorithm::Rsa) => Some(modulus_len(modulus.as_deref()) * 8),
             Some(KeyAlgorithm::Aes) => value_len.and_then(|bytes| usize::try_from(bytes * 8).ok()),

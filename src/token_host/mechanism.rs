@@ -65,6 +65,8 @@ pub enum KeyShape {
     Ec(u32),
     /// Ed25519.
     Ed,
+    /// An algorithm that a parameter set tells.
+    Set(KeyAlgorithm),
     /// Anything that does not sign here.
     Other(CK_KEY_TYPE),
 }
@@ -75,6 +77,7 @@ impl KeyShape {
             Self::Rsa(_) => Some(KeyAlgorithm::Rsa),
             Self::Ec(_) => Some(KeyAlgorithm::Ec),
             Self::Ed => Some(KeyAlgorithm::Ed),
+            Self::Set(algorithm) => Some(algorithm),
             Self::Other(_) => None,
         }
     }
@@ -102,8 +105,17 @@ pub fn way(algorithm: SignatureAlgorithm, mechanisms: &[CK_MECHANISM_TYPE]) -> O
         Scheme::EdDsa => {
             return mechanisms.contains(&CKM_EDDSA).then_some(Way::Bare(Mechanism::plain(CKM_EDDSA)));
         }
+        Scheme::Native => {
+            // With no parameters: no context, and with fresh randomness where the module has it.
+            let kind = match algorithm {
+                SignatureAlgorithm::MlDsa => CKM_ML_DSA,
+                SignatureAlgorithm::SlhDsa => CKM_SLH_DSA,
+                _ => return None,
+            };
+            return mechanisms.contains(&kind).then_some(Way::Bare(Mechanism::plain(kind)));
+        }
         // Rows for later: mechanisms of these schemes are known, keys of their types are not served yet.
-        Scheme::Dsa | Scheme::EcdsaDeterministic | Scheme::SchnorrBip340 | Scheme::Native => return None,
+        Scheme::Dsa | Scheme::EcdsaDeterministic | Scheme::SchnorrBip340 => return None,
     };
     if let Some(mechanism) = bare.filter(|mechanism| mechanisms.contains(&mechanism.kind)) {
         return Some(Way::Bare(mechanism));

@@ -13,6 +13,7 @@ mod ladder;
 mod mechanism;
 mod mechanism_names;
 mod object;
+mod parameter_set;
 mod pool;
 mod probe;
 mod public;

@@ -6,8 +6,8 @@ use super::{
     capability,
     index::{Name, Objects},
     mechanism::KeyShape,
-    public,
-    raw::{Attribute, Mechanism, Object, Session},
+    parameter_set, public,
+    raw::{Attribute, Failure, Mechanism, Object, Session},
     removal,
     token::{Canary, SignKey, Token},
 };
@@ -51,14 +51,31 @@ pub(super) fn complete(
 }
 
 /// The contract's word for a type of key.
-pub(super) fn algorithm(key_type: Option<CK_KEY_TYPE>, curve: Option<&str>) -> Option<KeyAlgorithm> {
+pub(super) fn algorithm(
+    key_type: Option<CK_KEY_TYPE>,
+    curve: Option<&str>,
+    set: Option<CK_ULONG>,
+) -> Option<KeyAlgorithm> {
     match key_type? {
         CKK_RSA => Some(KeyAlgorithm::Rsa),
         CKK_EC => Some(KeyAlgorithm::Ec),
         CKK_EC_EDWARDS if curve == Some(curve::ED25519_OID) => Some(KeyAlgorithm::Ed),
         CKK_AES => Some(KeyAlgorithm::Aes),
-        _ => None,
+        other => parameter_set::algorithm(other, set?),
     }
+}
+
+/// `CKA_PARAMETER_SET` of an object whose type has one: modules that know no such type do not know the attribute either.
+pub(super) fn set_of(
+    session: &Session,
+    object: Object,
+    key_type: Option<CK_KEY_TYPE>,
+) -> Result<Option<CK_ULONG>, Failure> {
+    if !parameter_set::has(key_type) {
+        return Ok(None);
+    }
+    let [set] = session.attributes(object, [CKA_PARAMETER_SET])?;
+    Ok(number(&set))
 }
 
 /// A private or secret key as it was read.
@@ -71,6 +88,7 @@ pub(super) struct Key {
     modulus: Option<Vec<u8>>,
     exponent: Option<Vec<u8>>,
     curve: Option<String>,
+    set: Option<CK_ULONG>,
     value_len: Option<CK_ULONG>,
     public_key_info: Option<Vec<u8>>,
     local: Option<bool>,
@@ -126,6 +144,7 @@ impl Key {
             modulus: filled(modulus),
             exponent: filled(exponent),
             curve: filled(params).and_then(|params| public::curve_oid(&params)),
+            set: set_of(session, object, number(&key_type))?,
             value_len: number(&value_len),
             public_key_info: filled(info),
             local: flag(&local),
@@ -161,7 +180,7 @@ impl Key {
     }
 
     fn algorithm(&self) -> Option<KeyAlgorithm> {
-        algorithm(self.key_type, self.curve.as_deref())
+        algorithm(self.key_type, self.curve.as_deref(), self.set)
     }
 
     fn shape(&self) -> KeyShape {
@@ -170,6 +189,7 @@ impl Key {
             (Some(KeyAlgorithm::Rsa), _) => KeyShape::Rsa(modulus_len(self.modulus.as_deref())),
             (Some(KeyAlgorithm::Ec), Some(curve)) => KeyShape::Ec(curve.order_bits),
             (Some(KeyAlgorithm::Ed), _) => KeyShape::Ed,
+            (Some(algorithm), _) if parameter_set::of(algorithm).is_some() => KeyShape::Set(algorithm),
             _ => KeyShape::Other(self.key_type.unwrap_or(CK_KEY_TYPE::MAX)),
         }
     }
@@ -250,6 +270,11 @@ fn public_half(
     let key_type = number(&key_type);
     if key_type != wanted {
         return Ok(None);
+    }
+    if let Some(set) = set_of(session, object, key_type)? {
+        let Some(algorithm) = algorithm(key_type, None, Some(set)) else { return Ok(None) };
+        let [value] = session.attributes(object, [CKA_VALUE])?;
+        return Ok(value.filter(|value| !value.is_empty()).and_then(|value| public::plain(algorithm, &value)));
     }
     let filled = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
     Ok(match (key_type, filled(modulus), filled(exponent), filled(params), filled(point)) {
@@ -574,9 +599,15 @@ fn specifics(template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
         KeyAlgorithm::Aes => {
             vec![vec![Attribute::number(CKA_KEY_TYPE, CKK_AES), Attribute::number(CKA_VALUE_LEN, size / 8)]]
         }
-        other => {
-            return Err(HsmError::new(Kind::Unsupported, format!("keys of type {other} are not made yet")));
-        }
+        other => match parameter_set::of(other) {
+            Some(row) => vec![vec![
+                Attribute::number(CKA_KEY_TYPE, row.key_type),
+                Attribute::number(CKA_PARAMETER_SET, row.set),
+            ]],
+            None => {
+                return Err(HsmError::new(Kind::Unsupported, format!("keys of type {other} are not made yet")));
+            }
+        },
     })
 }
 

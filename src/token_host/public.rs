@@ -5,7 +5,7 @@ use std::str::FromStr;
 use const_oid::ObjectIdentifier;
 use x509_cert::der::{Decode, Encode, asn1::OctetStringRef};
 
-use crate::model::curve;
+use crate::model::{KeyAlgorithm, curve};
 
 const RSA_ENCRYPTION: &str = "1.2.840.113549.1.1.1";
 const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
@@ -55,6 +55,11 @@ pub fn ec(params: &[u8], point: &[u8]) -> Option<Vec<u8>> {
             Some(spki(&oid(row.oid)?, point))
         }
     }
+}
+
+/// SubjectPublicKeyInfo of a key that is told by its algorithm alone and is a string of bytes, like those of FIPS 203 to 205.
+pub fn plain(algorithm: KeyAlgorithm, key: &[u8]) -> Option<Vec<u8>> {
+    Some(spki(&oid(algorithm.row().oid)?, key))
 }
 
 fn spki(algorithm: &[u8], key: &[u8]) -> Vec<u8> {

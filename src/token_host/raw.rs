@@ -21,6 +21,8 @@ use crate::hsm::probe::Limits;
 
 /// Enough for every signature but the hash-based ones: one call into the module instead of two.
 const SIGNATURE_MAX: usize = 8192;
+/// Enough for those, too: SLH-DSA has 49,856 bytes at most.
+const LONG_SIGNATURE_MAX: usize = 64 * 1024;
 /// First guess at an attribute's size; RSA-8192 fits.
 const ATTRIBUTE_GUESS: usize = 1024;
 /// No attribute is believed to be larger, whatever the size query says.
@@ -553,15 +555,21 @@ impl Session {
     /// Signs in one go.
     pub fn sign(&self, mechanism: &Mechanism, key: Object, data: &[u8]) -> Result<Vec<u8>, Failure> {
         mechanism.with(|mechanism| call!(self.module, C_SignInit(self.handle, mechanism, key.0)))?;
-        let mut signature = [0_u8; SIGNATURE_MAX];
-        let mut length = signature.len() as CK_ULONG;
         let (data, data_length) = (data.as_ptr().cast_mut(), data.len() as CK_ULONG);
-        call!(self.module, C_Sign(self.handle, data, data_length, signature.as_mut_ptr(), &raw mut length))?;
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        signature
-            .get(..length)
-            .map(<[u8]>::to_vec)
-            .ok_or(Failure { code: CKR_GENERAL_ERROR, function: "C_Sign" })
+        let into = |signature: &mut [u8]| {
+            let mut length = signature.len() as CK_ULONG;
+            call!(self.module, C_Sign(self.handle, data, data_length, signature.as_mut_ptr(), &raw mut length))?;
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            signature
+                .get(..length)
+                .map(<[u8]>::to_vec)
+                .ok_or(Failure { code: CKR_GENERAL_ERROR, function: "C_Sign" })
+        };
+        match into(&mut [0; SIGNATURE_MAX]) {
+            // The operation goes on until there is room enough.
+            Err(failure) if failure.code == CKR_BUFFER_TOO_SMALL => into(&mut vec![0; LONG_SIGNATURE_MAX]),
+            signed => signed,
+        }
     }
 
     /// Signs, and asks first how long the signature will be. Returns what was said, too.

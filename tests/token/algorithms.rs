@@ -4,6 +4,7 @@ use hsm_operator::{
         protocol::{KeyTemplate, Kind},
     },
     model::{KeyAlgorithm, SignatureAlgorithm, curve::CURVES, signature::Input},
+    public_key::PublicKey,
 };
 
 use crate::{
@@ -18,6 +19,7 @@ on_both_tokens! {
     every_rsa_signature_is_good,
     every_curve_is_served_or_refused_with_the_reason,
     ed25519_signs_whole_messages,
+    post_quantum_keys_are_made_and_sign_where_the_token_has_them,
     an_aes_key_is_made_and_described,
     a_payload_that_makes_no_sense_is_the_callers_fault,
     a_token_says_what_it_can_do,
@@ -103,6 +105,28 @@ async fn every_curve_is_served_or_refused_with_the_reason(token: Token) {
 async fn ed25519_signs_whole_messages(token: Token) {
     let template = template("ed", KeyAlgorithm::Ed, None, Some("1.3.101.112"));
     assert_eq!(every_signature(&token, template).await, 1);
+}
+
+async fn post_quantum_keys_are_made_and_sign_where_the_token_has_them(token: Token) {
+    let hsm = token.supervisor().await;
+    let post_quantum = |algorithm: &&KeyAlgorithm| {
+        ["ML-", "SLH-"].iter().any(|family| algorithm.name().starts_with(family))
+    };
+    for algorithm in KeyAlgorithm::ALL.iter().copied().filter(|one| post_quantum(&one)) {
+        let made = generate(&hsm, template(algorithm.name(), algorithm, None, None)).await;
+        if token.module == Module::SoftHsm {
+            assert_eq!(made.unwrap_err().kind, Kind::Unsupported, "{algorithm}");
+            continue;
+        }
+        let facts = made.unwrap_or_else(|error| panic!("{algorithm}: {error}"));
+        assert_eq!((facts.algorithm, facts.key_size, facts.twins), (Some(algorithm), None, 1));
+        let public = PublicKey::from_spki(&facts.public_key.expect("a public key")).unwrap();
+        assert_eq!(public.algorithm(), algorithm);
+        let Some(signs) = SignatureAlgorithm::ALL.iter().find(|one| one.fits(algorithm)) else { continue };
+        let signature = sign(&hsm, algorithm.name(), *signs, b"a message").await.unwrap();
+        assert_eq!(public.verify(*signs, b"a message", &signature), Ok(true), "{algorithm}");
+        assert_eq!(public.verify(*signs, b"another", &signature), Ok(false), "{algorithm}");
+    }
 }
 
 async fn an_aes_key_is_made_and_described(token: Token) {
