@@ -457,8 +457,9 @@ impl Calls {
     /// Where signatures wait, a third of their deadline is enough, so that there is time to make them again and the token
     /// is back in five seconds. While other work takes long and is within its own time, signing gets no verdict, and
     /// looking gets none while a key is made; afterwards they get their time from there. A thread has all objects to
-    /// itself meanwhile, and some modules hold a lock that everything waits for. But only the making of a key holds up
-    /// signatures with one call for as long as they may take.
+    /// itself meanwhile, and some modules hold a lock that everything waits for. But only the making of a key, of a kind
+    /// that takes long, holds up others with one call: any other call that does not return for a third of the time that
+    /// a look may take is stuck.
     pub fn stuck(&self) -> Option<&'static str> {
         let table = locked(&self.table);
         let deadline = |lane: Lane, deadlines: &Deadlines| match lane {
@@ -472,8 +473,6 @@ impl Calls {
             })
         };
         let blocked = |limit: Duration| table.longest > limit;
-        // Keys are made to look how a token makes them, too.
-        let inside = |limit: Duration| table.making || blocked(limit);
         Lane::ALL.into_iter().find_map(|lane| {
             let of_lane = table.calls.values().filter(|call| call.lane == lane);
             let oldest = of_lane.filter_map(|call| call.sent).min()?;
@@ -489,8 +488,10 @@ impl Calls {
                     let held_up = busy(Lane::Change) || busy(Lane::Look);
                     overdue && if held_up { !table.making && blocked(limit) } else { blocked(limit / 3) }
                 }
-                Lane::Look => hangs > limit && !busy(Lane::Change) && inside(limit / 3),
-                Lane::Change => hangs > limit && inside(limit / 3),
+                // Keys are made to look how a token makes them, too.
+                Lane::Look if table.making => hangs > limit && !busy(Lane::Change),
+                Lane::Change if table.making => hangs > limit,
+                Lane::Look | Lane::Change => hangs > limit / 3 && blocked(limit / 3),
             } || hangs > FOREVER;
             hangs.then_some(lane.into())
         })
@@ -724,6 +725,24 @@ mod tests {
         assert_eq!(calls.stuck(), None);
         calls.alive(false, sign_limit * 2);
         assert_eq!(calls.stuck(), Some("sign"));
+    }
+
+    #[tokio::test]
+    async fn a_change_whose_call_does_not_return_is_stuck_unless_it_makes_a_key_that_takes_long() {
+        let look = Duration::from_millis(60);
+        let calls = Calls::new(8, Deadlines { look, ..Default::default() });
+        let (link, _theirs, _signs) = link();
+        calls.connect(&link);
+        let change = Request::Destroy(KeyId::for_purpose("x"));
+        let mut change = pin!(calls.call(&change));
+        assert!(futures::poll!(&mut change).is_pending());
+        tokio::time::sleep(look / 2).await;
+        calls.alive(false, look / 4);
+        assert_eq!(calls.stuck(), None, "its calls return");
+        calls.alive(true, look / 2);
+        assert_eq!(calls.stuck(), None);
+        calls.alive(false, look / 2);
+        assert_eq!(calls.stuck(), Some("change"));
     }
 
     #[tokio::test]

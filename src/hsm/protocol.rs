@@ -142,7 +142,7 @@ pub enum Reply {
     Done,
     /// See [`Request::Ping`].
     Alive {
-        /// The module is making a key, the one thing that may take it minutes.
+        /// The module is making a key of a kind that may take it minutes.
         making: bool,
         /// How long the longest of the other calls into the module that are under way has taken.
         longest: Duration,

@@ -11,16 +11,21 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cryptoki_sys::{
+    CK_MECHANISM_TYPE, CKM_AES_KEY_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN,
+    CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN,
+};
+
 /// What the times of calls are counted from.
 static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// The thread is not inside the module.
 const OUTSIDE: u64 = u64::MAX;
-/// The thread makes a key, the one call that may take minutes.
+/// The thread makes a key that may take minutes.
 const MAKING: u64 = u64::MAX - 1;
 
 /// All threads that ever called the module and have not ended.
 static THREADS: Mutex<Vec<Arc<AtomicU64>>> = Mutex::new(Vec::new());
-/// How many keys the module is making.
+/// How many such keys the module is making.
 static KEYS: AtomicUsize = AtomicUsize::new(0);
 
 fn threads() -> MutexGuard<'static, Vec<Arc<AtomicU64>>> {
@@ -65,8 +70,11 @@ impl Call {
         Self { makes_a_key: false }
     }
 
-    /// The same to make a key.
-    pub fn to_make_a_key() -> Self {
+    /// The same to make a key, which may take minutes where primes are looked for.
+    pub fn to_make_a_key(mechanism: CK_MECHANISM_TYPE) -> Self {
+        if is_quick(mechanism) {
+            return Self::begin();
+        }
         KEYS.fetch_add(1, Ordering::Relaxed);
         tell(MAKING);
         Self { makes_a_key: true }
@@ -82,12 +90,24 @@ impl Drop for Call {
     }
 }
 
-/// Whether the module is making a key.
+/// Whether keys of this kind are little more than random bytes.
+fn is_quick(mechanism: CK_MECHANISM_TYPE) -> bool {
+    const QUICK: &[CK_MECHANISM_TYPE] = &[
+        CKM_EC_KEY_PAIR_GEN,
+        CKM_EC_EDWARDS_KEY_PAIR_GEN,
+        CKM_EC_MONTGOMERY_KEY_PAIR_GEN,
+        CKM_AES_KEY_GEN,
+        CKM_GENERIC_SECRET_KEY_GEN,
+    ];
+    QUICK.contains(&mechanism)
+}
+
+/// Whether the module is making a key that may take minutes.
 pub fn is_making() -> bool {
     KEYS.load(Ordering::Relaxed) > 0
 }
 
-/// How long the longest of the calls that are under way has taken, leaving those aside that make a key.
+/// How long the longest of the calls that are under way has taken, leaving those aside that make such a key.
 pub fn longest() -> Duration {
     let now = now();
     let since = threads().iter().map(|thread| thread.load(Ordering::Relaxed)).min();
@@ -96,12 +116,17 @@ pub fn longest() -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use cryptoki_sys::CKM_RSA_PKCS_KEY_PAIR_GEN;
+
     use super::*;
 
     #[test]
     fn the_longest_call_is_told_until_it_returns_and_keys_are_left_aside() {
         let short = Duration::from_millis(20);
-        let making = Call::to_make_a_key();
+        let quick = Call::to_make_a_key(CKM_EC_KEY_PAIR_GEN);
+        assert!(!is_making());
+        drop(quick);
+        let making = Call::to_make_a_key(CKM_RSA_PKCS_KEY_PAIR_GEN);
         std::thread::sleep(short);
         assert!(is_making() && longest() < short);
         drop(making);

@@ -513,9 +513,10 @@ impl Session {
         let mut key = template(key);
         let mut handle: CK_OBJECT_HANDLE = 0;
         let length = key.len() as CK_ULONG;
+        let kind = mechanism.kind;
         mechanism.with(|mechanism| {
             call!(
-                inside::Call::to_make_a_key(),
+                inside::Call::to_make_a_key(kind),
                 self.module,
                 C_GenerateKey(self.handle, mechanism, key.as_mut_ptr(), length, &raw mut handle)
             )
@@ -533,9 +534,10 @@ impl Session {
         let (mut public, mut private) = (template(public), template(private));
         let (mut public_handle, mut private_handle): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE) = (0, 0);
         let (publics, privates) = (public.len() as CK_ULONG, private.len() as CK_ULONG);
+        let kind = mechanism.kind;
         mechanism.with(|mechanism| {
             call!(
-                inside::Call::to_make_a_key(),
+                inside::Call::to_make_a_key(kind),
                 self.module,
                 C_GenerateKeyPair(
                     self.handle,

@@ -38,7 +38,7 @@ const ROWS: &[Row] = &[
     ("MAKE times=1 segv", &[Kind::Crashed]),
     ("MAKE times=1 abort", &[Kind::Crashed]),
     ("MAKE times=1 hang", &[Kind::Timeout, Kind::Crashed]),
-    ("MAKE times=1 delay=500", &[]),
+    ("MAKE times=1 delay=200", &[]),
     ("MAKE times=1 return=CKR_GENERAL_ERROR", &[Kind::Device]),
     ("MAKE times=1 return=CKR_DEVICE_ERROR", &[Kind::Device]),
     ("MAKE times=1 full", &[Kind::Full]),
