@@ -73,7 +73,7 @@ impl AttestedKey<'_> {
         xml.element(1, "create_time", &time(self.create_time));
         xml.element(1, "attest_time", &time(self.attest_time));
         xml.element(1, "algorithm", row.echo);
-        xml.element(1, "algorithm_oid", row.oid);
+        xml.element(1, "algorithm_oid", self.algorithm.oid(self.curve_oid));
         if let (KeyAlgorithm::Ec, Some(oid)) = (self.algorithm, self.curve_oid) {
             xml.element(1, "curve_oid", &escape(oid).ok_or(DocumentError::CurveMissing)?);
         }

@@ -58,8 +58,8 @@ pub enum Parameter {
     },
     /// `curveOid`, a curve over a prime field.
     Curve,
-    /// `curveOid`, fixed to Ed25519; may be left out.
-    Ed25519,
+    /// `curveOid`, Ed25519 or Ed448; Ed25519 where it is left out.
+    Edwards,
 }
 
 /// One key algorithm.
@@ -82,6 +82,15 @@ impl KeyAlgorithm {
     #[must_use]
     pub fn row(self) -> &'static KeyAlgorithmRow {
         ROWS.iter().find(|row| row.algorithm == self).expect("a test proves that every algorithm has its row")
+    }
+
+    /// Identifier of the algorithm of a key, as `algorithmOid`: keys of type ED have that of their curve (RFC 8410).
+    #[must_use]
+    pub fn oid(self, curve_oid: Option<&str>) -> &'static str {
+        match curve_oid {
+            Some(super::curve::ED448_OID) if self == Self::Ed => super::curve::ED448_OID,
+            _ => self.row().oid,
+        }
     }
 
     /// Checks the parameters that describe a key of this algorithm.
@@ -111,8 +120,8 @@ impl KeyAlgorithm {
                     _ => Err(Bad::Curve(oid.chars().take(64).collect())),
                 },
             },
-            Parameter::Ed25519 => match curve_oid {
-                None | Some(super::curve::ED25519_OID) => Ok(()),
+            Parameter::Edwards => match curve_oid {
+                None | Some(super::curve::ED25519_OID | super::curve::ED448_OID) => Ok(()),
                 Some(oid) => Err(Bad::Curve(oid.chars().take(64).collect())),
             },
         }
@@ -162,7 +171,7 @@ static ROWS: &[KeyAlgorithmRow] = {
     const BLOCK: Parameter = P::Size(&[128, 192, 256]);
     &[
         row(A::Ec, "EC", "1.2.840.10045.2.1", P::Curve, true),
-        row(A::Ed, "ED", "1.3.101.112", P::Ed25519, true),
+        row(A::Ed, "ED", "1.3.101.112", P::Edwards, true),
         row(A::Rsa, "RSA", "1.2.840.113549.1.1.1", P::SizeRange { min: 2048, max: 8192, step: 256 }, true),
         row(A::Dsa, "DSA", "1.2.840.10040.4.1", P::Size(&[1024, 2048, 3072]), true),
         row(A::Iss, "ISS", "unknown", P::Size(&[1, 2, 3]), true),
@@ -218,6 +227,8 @@ mod tests {
         assert!(KeyAlgorithm::Ec.check(None, Some("1.3.101.112")).is_err());
         assert!(KeyAlgorithm::Ec.check(None, None).is_err());
         assert!(KeyAlgorithm::Ed.check(None, None).is_ok());
+        assert!(KeyAlgorithm::Ed.check(None, Some("1.3.101.113")).is_ok());
+        assert!(KeyAlgorithm::Ed.check(None, Some("1.3.101.110")).is_err());
         assert!(KeyAlgorithm::Aes.check(Some(512), None).is_err());
     }
 }

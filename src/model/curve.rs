@@ -36,6 +36,8 @@ pub struct Weierstrass {
 
 /// Identifier of Ed25519 (RFC 8410), which the contract writes in `curveOid` too.
 pub const ED25519_OID: &str = "1.3.101.112";
+/// Identifier of Ed448 (RFC 8410). The contract does not name it; keys of type ED have it where their `curveOid` says so.
+pub const ED448_OID: &str = "1.3.101.113";
 
 /// A curve of [`CURVES`].
 pub type Curve = &'static CurveRow;
@@ -212,6 +214,7 @@ pub static CURVES: &[CurveRow] = &[
         }),
     },
     CurveRow { name: "Ed25519", oid: ED25519_OID, alias: None, order_bits: 253, weierstrass: None },
+    CurveRow { name: "Ed448", oid: ED448_OID, alias: None, order_bits: 446, weierstrass: None },
 ];
 
 #[cfg(test)]

@@ -52,8 +52,8 @@ vocabulary! {
         EdDsa = "EDDSA",
         Bls = "BLS",
         IssKerl = "ISS_KERL",
-        MlDsa = "ML_DSA",
-        SlhDsa = "SLH_DSA",
+        MlDsa = "ML_DSA" | "DILITHIUM",
+        SlhDsa = "SLH_DSA" | "SPHINCS_PLUS",
         Lms = "LMS",
         XmssSha2 = "XMSS-SHA256_10_256",
         XmssShake = "XMSS-SHAKE256_10_256",
@@ -260,6 +260,12 @@ mod tests {
             assert_eq!(ROWS.iter().filter(|row| row.algorithm == *algorithm).count(), 1, "{algorithm}");
             assert!(KeyAlgorithm::ALL.iter().any(|key| algorithm.fits(*key)), "{algorithm}");
         }
+    }
+
+    #[test]
+    fn names_of_the_drafts_are_read_and_not_written() {
+        assert_eq!("DILITHIUM".parse(), Ok(SignatureAlgorithm::MlDsa));
+        assert_eq!("SPHINCS_PLUS".parse::<SignatureAlgorithm>().unwrap().name(), "SLH_DSA");
     }
 
     #[test]

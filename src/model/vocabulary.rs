@@ -5,7 +5,7 @@
 /// Gives `ALL`, `name()`, `Display`, `FromStr` (with an error that names the allowed values), serde and
 /// a JSON schema of type string with an `enum`.
 macro_rules! vocabulary {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $wire:literal,)+ }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $wire:literal $(| $also:literal)*,)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name { $($(#[$vdoc])* #[doc = concat!("`", $wire, "`")] $variant,)+ }
@@ -19,6 +19,11 @@ macro_rules! vocabulary {
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $wire,)+ }
             }
+
+            /// Other names that are read for it, and never written.
+            const fn others(self) -> &'static [&'static str] {
+                match self { $(Self::$variant => &[$($also),*],)+ }
+            }
         }
 
         impl std::fmt::Display for $name {
@@ -31,7 +36,8 @@ macro_rules! vocabulary {
             type Err = $crate::model::vocabulary::UnknownName;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                Self::ALL.iter().copied().find(|value| value.name() == text).ok_or_else(|| {
+                let is = |value: &Self| value.name() == text || value.others().contains(&text);
+                Self::ALL.iter().copied().find(is).ok_or_else(|| {
                     $crate::model::vocabulary::UnknownName {
                         given: text.chars().take(64).collect(),
                         allowed: Self::ALL.iter().map(|value| value.name()).collect(),

@@ -1,5 +1,6 @@
-//! Whether 32 bytes are a point of Ed25519 that a key may have (RFC 8032, 5.1.3).
+//! Points of Ed25519 and Ed448 that a key may have (RFC 8032, 5.1.3 and 5.2.3), and Ed448, which aws-lc does not have.
 
+use ed448_goldilocks::VerifyingKey;
 use num_bigint::BigUint;
 
 /// y coordinates of the points whose order divides 8, beside 0, 1 and p − 1, little-endian.
@@ -30,9 +31,28 @@ pub(super) fn is_sound_point(bytes: &[u8]) -> bool {
     x_squared.modpow(&((&p - 1_u8) >> 1_u32), &p) == one
 }
 
+/// A point of Ed448 in the group of prime order, and not its neutral element.
+pub(super) fn is_sound_point_of_448(bytes: &[u8]) -> bool {
+    key_of_448(bytes).is_some_and(|key| bool::from(key.to_edwards().is_torsion_free()))
+}
+
+/// Whether a signature of pure Ed448 with an empty context fits.
+pub(super) fn verify_448(public: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let signature = ed448_goldilocks::Signature::try_from(signature);
+    match (key_of_448(public), signature) {
+        (Some(key), Ok(signature)) => key.verify_raw(&signature, message).is_ok(),
+        _ => false,
+    }
+}
+
+fn key_of_448(bytes: &[u8]) -> Option<VerifyingKey> {
+    let bytes = <[u8; 57]>::try_from(bytes).ok()?;
+    VerifyingKey::from_bytes(&bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::is_sound_point;
+    use super::{is_sound_point, is_sound_point_of_448, verify_448};
 
     fn sound(hex: &str) -> bool {
         is_sound_point(&hex::decode(hex).unwrap())
@@ -60,6 +80,30 @@ mod tests {
             "d75a98",
         ] {
             assert!(!sound(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_vectors_of_rfc_8032_for_ed448_fit() {
+        let bytes = |hex: &str| hex::decode(hex).unwrap();
+        // 7.4, "1 octet"
+        let key = bytes(
+            "43ba28f430cdff456ae531545f7ecd0ac834a55d9358c0372bfa0c6c6798c0866aea01eb00742802b8438ea4cb82169c235160627b4c3a9480",
+        );
+        let signature = bytes(concat!(
+            "26b8f91727bd62897af15e41eb43c377efb9c610d48f2335cb0bd0087810f4352541b143c4b981b7e18f62de8ccdf633fc1bf037ab7cd77980",
+            "5e0dbcc0aae1cbcee1afb2e027df36bc04dcecbf154336c19f0af7e0a6472905e799f1953d2a0ff3348ab21aa4adafd1d234441cf807c03a00",
+        ));
+        assert!(is_sound_point_of_448(&key));
+        assert!(verify_448(&key, &[3], &signature));
+        assert!(!verify_448(&key, &[4], &signature));
+        assert!(!verify_448(&key, &[3], &signature[..113]));
+        // The neutral element, and a point of order two.
+        let halves = format!("fe{0}fe{0}", "ff".repeat(27));
+        for low in ["01", &halves] {
+            let mut point = bytes(low);
+            point.resize(57, 0);
+            assert!(!is_sound_point_of_448(&point), "{low}");
         }
     }
 }

@@ -40,8 +40,12 @@ pub struct PublicKey {
 #[derive(Clone, Debug)]
 enum Kind {
     Rsa(Box<::rsa::PublicKey>),
-    Ec { curve: Curve, point: ecdsa::Point },
+    Ec {
+        curve: Curve,
+        point: ecdsa::Point,
+    },
     Ed25519,
+    Ed448,
     /// A string of bytes, by FIPS 203, 204 or 205.
     PostQuantum(KeyAlgorithm),
 }
@@ -50,7 +54,7 @@ impl PublicKey {
     /// Reads a DER SubjectPublicKeyInfo and checks the key in it.
     ///
     /// RSA from 2048 to 8192 bits, EC on a named curve of [`crate::model::curve`] with an uncompressed
-    /// point, and Ed25519. Only one encoding of a key is accepted, so that its [fingerprint] names the
+    /// point, Ed25519 and Ed448, ML-DSA, ML-KEM and SLH-DSA. Only one encoding of a key is accepted, so that its [fingerprint] names the
     /// key and not merely some bytes.
     ///
     /// # Errors
@@ -78,7 +82,7 @@ impl PublicKey {
         match self.kind {
             Kind::Rsa(_) => KeyAlgorithm::Rsa,
             Kind::Ec { .. } => KeyAlgorithm::Ec,
-            Kind::Ed25519 => KeyAlgorithm::Ed,
+            Kind::Ed25519 | Kind::Ed448 => KeyAlgorithm::Ed,
             Kind::PostQuantum(algorithm) => algorithm,
         }
     }
@@ -90,6 +94,7 @@ impl PublicKey {
             Kind::Rsa(_) | Kind::PostQuantum(_) => None,
             Kind::Ec { curve, .. } => Some(curve),
             Kind::Ed25519 => crate::model::curve::by_oid(crate::model::curve::ED25519_OID),
+            Kind::Ed448 => crate::model::curve::by_oid(crate::model::curve::ED448_OID),
         }
     }
 
@@ -99,7 +104,7 @@ impl PublicKey {
         match &self.kind {
             Kind::Rsa(key) => rsa::bits(key),
             Kind::Ec { curve, .. } => curve.order_bits,
-            Kind::Ed25519 => self.curve().map_or(253, |curve| curve.order_bits),
+            Kind::Ed25519 | Kind::Ed448 => self.curve().map_or(0, |curve| curve.order_bits),
             Kind::PostQuantum(_) => u32::try_from(self.bytes.len() * 8).unwrap_or(u32::MAX),
         }
     }

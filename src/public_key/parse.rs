@@ -2,7 +2,7 @@
 
 use super::{Kind, PublicKey, RSA_MAX_BITS, RSA_MIN_BITS, ecdsa, edwards, post_quantum, rsa};
 use crate::model::KeyAlgorithm;
-use crate::model::curve::{CURVES, ED25519_OID};
+use crate::model::curve::{CURVES, ED448_OID, ED25519_OID};
 use der::asn1::{AnyRef, ObjectIdentifier};
 use der::{Decode, Encode, Tag, Tagged};
 use spki::SubjectPublicKeyInfoRef;
@@ -10,6 +10,7 @@ use spki::SubjectPublicKeyInfoRef;
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap(ED25519_OID);
+const ED448: ObjectIdentifier = ObjectIdentifier::new_unwrap(ED448_OID);
 
 /// Why a public key is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +64,7 @@ pub(super) fn spki(der: &[u8]) -> Result<PublicKey, ParseError> {
         RSA => rsa_key(info.algorithm.parameters, bytes)?,
         EC => ec_key(info.algorithm.parameters, bytes)?,
         ED25519 => ed25519_key(info.algorithm.parameters, bytes)?,
+        ED448 => ed448_key(info.algorithm.parameters, bytes)?,
         other => post_quantum_key(other, info.algorithm.parameters, bytes)?,
     };
     Ok(PublicKey { spki: der.to_vec(), bytes: bytes.to_vec(), kind })
@@ -98,6 +100,16 @@ fn ed25519_key(parameters: Option<AnyRef<'_>>, bytes: &[u8]) -> Result<Kind, Par
         return Err(ParseError::Point("Ed25519"));
     }
     Ok(Kind::Ed25519)
+}
+
+fn ed448_key(parameters: Option<AnyRef<'_>>, bytes: &[u8]) -> Result<Kind, ParseError> {
+    if parameters.is_some() {
+        return Err(ParseError::Parameters("Ed448"));
+    }
+    if !edwards::is_sound_point_of_448(bytes) {
+        return Err(ParseError::Point("Ed448"));
+    }
+    Ok(Kind::Ed448)
 }
 
 fn post_quantum_key(

@@ -3,8 +3,8 @@
 
 use aws_lc_rs::signature::{self as lc, UnparsedPublicKey};
 use slh_dsa::{
-    Sha2_128f, Sha2_128s, Sha2_192f, Sha2_192s, Sha2_256f, Sha2_256s, Shake128f, Shake128s, Shake192f, Shake192s,
-    Shake256f, Shake256s,
+    Sha2_128f, Sha2_128s, Sha2_192f, Sha2_192s, Sha2_256f, Sha2_256s, Shake128f, Shake128s, Shake192f,
+    Shake192s, Shake256f, Shake256s,
 };
 
 use crate::model::KeyAlgorithm;
@@ -41,7 +41,9 @@ pub(super) fn verify(key: KeyAlgorithm, public: &[u8], message: &[u8], signature
             let key = slh_dsa::VerifyingKey::<$set>::try_from(public);
             let signature = slh_dsa::Signature::<$set>::try_from(signature);
             match (key, signature) {
-                (Ok(key), Ok(signature)) => slh_dsa::signature::Verifier::verify(&key, message, &signature).is_ok(),
+                (Ok(key), Ok(signature)) => {
+                    slh_dsa::signature::Verifier::verify(&key, message, &signature).is_ok()
+                }
                 _ => false,
             }
         }};

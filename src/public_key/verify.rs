@@ -1,6 +1,6 @@
 //! Checks a signature, by aws-lc where it has the algorithm and by our own arithmetic elsewhere.
 
-use super::{Kind, PublicKey, ecdsa, encoding, post_quantum, rsa};
+use super::{Kind, PublicKey, ecdsa, edwards, encoding, post_quantum, rsa};
 use crate::model::curve::Curve;
 use crate::model::digest::Hash;
 use crate::model::signature::{Input, Scheme, WrongDigestLength};
@@ -64,6 +64,7 @@ impl PublicKey {
                 let digest = algorithm.prepare(payload)?;
                 Ok(self.verify_ecdsa(curve, point, algorithm, &digest, signature))
             }
+            (Kind::Ed448, Scheme::EdDsa) => Ok(edwards::verify_448(&self.bytes, payload, signature)),
             (Kind::Ed25519, Scheme::EdDsa) => Ok(self.fast(&lc::ED25519).verify(payload, signature).is_ok()),
             (Kind::PostQuantum(key), Scheme::Native) => {
                 post_quantum::verify(*key, &self.bytes, payload, signature)

@@ -65,6 +65,8 @@ pub enum KeyShape {
     Ec(u32),
     /// Ed25519.
     Ed,
+    /// Ed448.
+    Ed448,
     /// An algorithm that a parameter set tells.
     Set(KeyAlgorithm),
     /// Anything that does not sign here.
@@ -76,7 +78,7 @@ impl KeyShape {
         match self {
             Self::Rsa(_) => Some(KeyAlgorithm::Rsa),
             Self::Ec(_) => Some(KeyAlgorithm::Ec),
-            Self::Ed => Some(KeyAlgorithm::Ed),
+            Self::Ed | Self::Ed448 => Some(KeyAlgorithm::Ed),
             Self::Set(algorithm) => Some(algorithm),
             Self::Other(_) => None,
         }
@@ -186,6 +188,8 @@ pub fn plan<'a>(
             }
             Ok((mechanism, leftmost(data, order_bits)))
         }
+        // PKCS#11 3.0: Ed448 has parameters always, and Ed25519 has none where it is pure.
+        (Scheme::EdDsa, KeyShape::Ed448) => Ok((Mechanism::with_context(mechanism.kind, b""), data)),
         _ => Ok((mechanism, data)),
     }
 }

@@ -18,6 +18,8 @@ use crate::{
 
 /// `PrintableString "edwards25519"`: how PKCS#11 3.0 named the curve before it took the identifier.
 pub const EDWARDS25519: &[u8] = b"\x13\x0cedwards25519";
+/// The same of Ed448.
+pub const EDWARDS448: &[u8] = b"\x13\x0aedwards448";
 
 const KEY_CLASSES: [CK_OBJECT_CLASS; 2] = [CKO_PRIVATE_KEY, CKO_SECRET_KEY];
 
@@ -59,7 +61,9 @@ pub(super) fn algorithm(
     match key_type? {
         CKK_RSA => Some(KeyAlgorithm::Rsa),
         CKK_EC => Some(KeyAlgorithm::Ec),
-        CKK_EC_EDWARDS if curve == Some(curve::ED25519_OID) => Some(KeyAlgorithm::Ed),
+        CKK_EC_EDWARDS if matches!(curve, Some(curve::ED25519_OID | curve::ED448_OID)) => {
+            Some(KeyAlgorithm::Ed)
+        }
         CKK_AES => Some(KeyAlgorithm::Aes),
         other => parameter_set::algorithm(other, set?),
     }
@@ -188,6 +192,7 @@ impl Key {
         match (self.algorithm(), known) {
             (Some(KeyAlgorithm::Rsa), _) => KeyShape::Rsa(modulus_len(self.modulus.as_deref())),
             (Some(KeyAlgorithm::Ec), Some(curve)) => KeyShape::Ec(curve.order_bits),
+            (Some(KeyAlgorithm::Ed), Some(curve)) if curve.oid == curve::ED448_OID => KeyShape::Ed448,
             (Some(KeyAlgorithm::Ed), _) => KeyShape::Ed,
             (Some(algorithm), _) if parameter_set::of(algorithm).is_some() => KeyShape::Set(algorithm),
             _ => KeyShape::Other(self.key_type.unwrap_or(CK_KEY_TYPE::MAX)),
@@ -274,7 +279,9 @@ fn public_half(
     if let Some(set) = set_of(session, object, key_type)? {
         let Some(algorithm) = algorithm(key_type, None, Some(set)) else { return Ok(None) };
         let [value] = session.attributes(object, [CKA_VALUE])?;
-        return Ok(value.filter(|value| !value.is_empty()).and_then(|value| public::plain(algorithm, &value)));
+        return Ok(value
+            .filter(|value| !value.is_empty())
+            .and_then(|value| public::plain(algorithm, &value)));
     }
     let filled = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
     Ok(match (key_type, filled(modulus), filled(exponent), filled(params), filled(point)) {
@@ -590,11 +597,13 @@ fn specifics(template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
             vec![vec![Attribute::number(CKA_KEY_TYPE, CKK_EC), Attribute::bytes(CKA_EC_PARAMS, params)]]
         }
         KeyAlgorithm::Ed => {
-            let params = public::oid(curve::ED25519_OID).expect("the table's identifiers are well-formed");
+            let oid = template.curve_oid.as_deref().unwrap_or(curve::ED25519_OID);
+            let params = public::oid(oid).expect("the table's identifiers are well-formed");
+            let name = if oid == curve::ED448_OID { EDWARDS448 } else { EDWARDS25519 };
             let way = |params: Vec<u8>| {
                 vec![Attribute::number(CKA_KEY_TYPE, CKK_EC_EDWARDS), Attribute::bytes(CKA_EC_PARAMS, params)]
             };
-            vec![way(params), way(EDWARDS25519.to_vec())]
+            vec![way(params), way(name.to_vec())]
         }
         KeyAlgorithm::Aes => {
             vec![vec![Attribute::number(CKA_KEY_TYPE, CKK_AES), Attribute::number(CKA_VALUE_LEN, size / 8)]]
@@ -605,7 +614,10 @@ fn specifics(template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
                 Attribute::number(CKA_PARAMETER_SET, row.set),
             ]],
             None => {
-                return Err(HsmError::new(Kind::Unsupported, format!("keys of type {other} are not made yet")));
+                return Err(HsmError::new(
+                    Kind::Unsupported,
+                    format!("keys of type {other} are not made yet"),
+                ));
             }
         },
     })

@@ -18,9 +18,11 @@ pub fn oid(text: &str) -> Option<Vec<u8>> {
 /// The curve that `CKA_EC_PARAMS` names, in the spelling of the table; `None` for explicit parameters.
 pub fn curve_oid(params: &[u8]) -> Option<String> {
     match params {
-        [0x13, length, name @ ..] if usize::from(*length) == name.len() => {
-            (name == b"edwards25519").then(|| curve::ED25519_OID.to_owned())
-        }
+        [0x13, length, name @ ..] if usize::from(*length) == name.len() => match name {
+            b"edwards25519" => Some(curve::ED25519_OID.to_owned()),
+            b"edwards448" => Some(curve::ED448_OID.to_owned()),
+            _ => None,
+        },
         _ => {
             let text = <ObjectIdentifier>::from_der(params).ok()?.to_string();
             Some(curve::by_oid(&text).map_or(text, |row| row.oid.to_owned()))
@@ -50,7 +52,8 @@ pub fn ec(params: &[u8], point: &[u8]) -> Option<Vec<u8>> {
             Some(spki(&[oid(EC_PUBLIC_KEY)?, oid(row.oid)?].concat(), point))
         }
         None => {
-            let good = |point: &&[u8]| point.len() == 32;
+            let length = if row.oid == curve::ED448_OID { 57 } else { 32 };
+            let good = |point: &&[u8]| point.len() == length;
             let point = Some(point).filter(good).or_else(|| unwrapped().filter(good))?;
             Some(spki(&oid(row.oid)?, point))
         }

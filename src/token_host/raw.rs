@@ -321,7 +321,7 @@ pub struct Mechanism {
 pub enum Parameter {
     /// Of RSASSA-PSS.
     Pss(Pss),
-    /// Of EdDSA: the context of Ed25519ctx.
+    /// Of EdDSA: the context of Ed25519ctx or Ed448.
     Context(&'static [u8]),
 }
 
@@ -345,6 +345,11 @@ impl Mechanism {
     /// RSASSA-PSS, bare or hashed.
     pub const fn pss(kind: CK_MECHANISM_TYPE, pss: Pss) -> Self {
         Self { kind, parameter: Some(Parameter::Pss(pss)) }
+    }
+
+    /// EdDSA with a context, which may be empty.
+    pub const fn with_context(kind: CK_MECHANISM_TYPE, context: &'static [u8]) -> Self {
+        Self { kind, parameter: Some(Parameter::Context(context)) }
     }
 
     fn with<T>(&self, use_it: impl FnOnce(*mut CK_MECHANISM) -> T) -> T {
@@ -560,7 +565,11 @@ impl Session {
         let (data, data_length) = (data.as_ptr().cast_mut(), data.len() as CK_ULONG);
         let into = |signature: &mut [u8]| {
             let mut length = signature.len() as CK_ULONG;
-            call!(self.module, C_Sign(self.handle, data, data_length, signature.as_mut_ptr(), &raw mut length))?;
+            call!(
+                inside::Call::to_sign(mechanism.kind),
+                self.module,
+                C_Sign(self.handle, data, data_length, signature.as_mut_ptr(), &raw mut length)
+            )?;
             let length = usize::try_from(length).unwrap_or(usize::MAX);
             signature
                 .get(..length)

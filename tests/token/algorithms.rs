@@ -18,7 +18,7 @@ use crate::{
 on_both_tokens! {
     every_rsa_signature_is_good,
     every_curve_is_served_or_refused_with_the_reason,
-    ed25519_signs_whole_messages,
+    keys_on_edwards_curves_sign_whole_messages,
     post_quantum_keys_are_made_and_sign_where_the_token_has_them,
     an_aes_key_is_made_and_described,
     a_payload_that_makes_no_sense_is_the_callers_fault,
@@ -57,6 +57,8 @@ async fn every_signature(token: &Token, template: KeyTemplate) -> usize {
         if offered.contains(signature_algorithm) {
             let signature = signed.unwrap_or_else(|e| panic!("{signature_algorithm}: {e}"));
             openssl::verify(token.path(), &spki, *signature_algorithm, &payload, &signature);
+            let public = PublicKey::from_spki(&spki).unwrap();
+            assert_eq!(public.verify(*signature_algorithm, &payload, &signature), Ok(true));
             checked += 1;
         } else {
             assert_eq!(signed.unwrap_err().kind, Kind::Unsupported, "{signature_algorithm}");
@@ -102,16 +104,17 @@ async fn every_curve_is_served_or_refused_with_the_reason(token: Token) {
     }
 }
 
-async fn ed25519_signs_whole_messages(token: Token) {
-    let template = template("ed", KeyAlgorithm::Ed, None, Some("1.3.101.112"));
-    assert_eq!(every_signature(&token, template).await, 1);
+async fn keys_on_edwards_curves_sign_whole_messages(token: Token) {
+    for (name, oid) in [("ed25519", "1.3.101.112"), ("ed448", "1.3.101.113")] {
+        let template = template(name, KeyAlgorithm::Ed, None, Some(oid));
+        assert_eq!(every_signature(&token, template).await, 1);
+    }
 }
 
 async fn post_quantum_keys_are_made_and_sign_where_the_token_has_them(token: Token) {
     let hsm = token.supervisor().await;
-    let post_quantum = |algorithm: &&KeyAlgorithm| {
-        ["ML-", "SLH-"].iter().any(|family| algorithm.name().starts_with(family))
-    };
+    let post_quantum =
+        |algorithm: &&KeyAlgorithm| ["ML-", "SLH-"].iter().any(|family| algorithm.name().starts_with(family));
     for algorithm in KeyAlgorithm::ALL.iter().copied().filter(|one| post_quantum(&one)) {
         let made = generate(&hsm, template(algorithm.name(), algorithm, None, None)).await;
         if token.module == Module::SoftHsm {

@@ -41,7 +41,7 @@ pub fn facts(key: &HsmKey, facts: &KeyFacts, now: Timestamp) -> HsmKeyStatus {
         fingerprint: public
             .and_then(|spki| PublicKey::from_spki(spki).ok())
             .map(|public| public.fingerprint()),
-        algorithm_oid: Some(key.spec.algorithm.row().oid.into()),
+        algorithm_oid: Some(key.spec.algorithm.oid(facts.curve_oid.as_deref()).into()),
         key_size: facts.key_size.and_then(|size| i32::try_from(size).ok()),
         curve_oid: facts.curve_oid.clone(),
         attributes: Some(facts.attributes.clone()),

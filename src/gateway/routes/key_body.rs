@@ -105,7 +105,7 @@ impl CreateBody {
             key_size: key_size.filter(|_| {
                 !matches!(
                     row.parameter,
-                    crate::model::algorithm::Parameter::Curve | crate::model::algorithm::Parameter::Ed25519
+                    crate::model::algorithm::Parameter::Curve | crate::model::algorithm::Parameter::Edwards
                 )
             }),
             curve_oid: curve_oid.and_then(|oid| curve::by_oid(&oid)).map(|curve| curve.oid.to_owned()),
@@ -163,7 +163,7 @@ impl SignedKeyAttributes {
                 id: None,
                 uuid: None,
                 algorithm: row.echo,
-                algorithm_oid: row.oid,
+                algorithm_oid: key.spec.algorithm.oid(status.curve_oid.as_deref()),
                 curve_oid: status.curve_oid,
                 derived_attributes: None,
                 key_size: status.key_size,
