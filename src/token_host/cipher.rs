@@ -204,7 +204,20 @@ fn is_of_the_input(
 pub fn hmac(token: &Token, session: &Session, key: &KeyId, payload: &[u8]) -> Result<Reply, HsmError> {
     with_key(token, session, key, |chosen| {
         fitting(&chosen, KeyAlgorithm::HmacSha256, "HMAC-SHA-256")?;
-        let mac = session.sign(&Mechanism::plain(CKM_SHA256_HMAC), chosen.object, payload)?;
+        let mac = session.sign(&Mechanism::plain(CKM_SHA256_HMAC), chosen.object, payload);
+        let mac = mac.map_err(|failure| {
+            let error = HsmError::from(failure);
+            // Of a key that does not sign some modules say that it is of the wrong type, which it is not.
+            let mute =
+                || matches!(session.attributes(chosen.object, [CKA_SIGN]), Ok([Some(flag)]) if flag == [0]);
+            match failure.code {
+                CKR_KEY_TYPE_INCONSISTENT if mute() => HsmError::new(
+                    Kind::Forbidden,
+                    "the key's attribute sign is false, so that it makes no HMAC",
+                ),
+                _ => error,
+            }
+        })?;
         Ok(Reply::Hmac(mac.into()))
     })
 }

@@ -27,6 +27,8 @@ use crate::{
 on_both_tokens! {
     every_cipher_of_the_list_opens_what_it_sealed,
     ciphers_of_secret_keys_are_those_of_openssl,
+    the_other_ciphers_are_those_of_openssl_too,
+    chacha20_poly1305_is_that_of_aws_lc,
     gcm_is_that_of_the_standard,
     a_tag_may_have_any_length_of_the_contract,
     what_was_changed_is_not_opened_and_costs_nothing,
@@ -75,7 +77,7 @@ fn job(key: &str, cipher: CipherAlgorithm, input: &[u8]) -> Job {
 fn key(name: &str, algorithm: KeyAlgorithm) -> KeyTemplate {
     let size = match algorithm {
         KeyAlgorithm::Rsa => Some(2048),
-        KeyAlgorithm::Aes => Some(256),
+        KeyAlgorithm::Aes | KeyAlgorithm::ChaCha20 => Some(256),
         _ => None,
     };
     let mut key = template(name, algorithm, size, None);
@@ -98,6 +100,18 @@ fn import(token: &Token, name: &str, kind: &str, value: &[u8], usage: &str) {
         .arg(path));
 }
 
+/// The value of a secret key that does not hide it.
+fn read(token: &Token, name: &str) -> Vec<u8> {
+    let path = token.path().join("value.bin");
+    run(token
+        .tool()
+        .envs(token.environment.clone())
+        .args(["--token-label", &token.label, "--login", "--pin", "env:TOKEN_PIN", "--type", "secrkey"])
+        .args(["--id", &id(name).to_string(), "--read-object", "--output-file"])
+        .arg(&path));
+    std::fs::read(path).unwrap()
+}
+
 /// What `openssl enc` makes of it.
 fn openssl(token: &Token, cipher: &str, key: &[u8], iv: &[u8], pad: bool, plain: &[u8]) -> Vec<u8> {
     let path = token.path().join("plain.bin");
@@ -118,7 +132,7 @@ async fn every_cipher_of_the_list_opens_what_it_sealed(token: Token) {
     let offered = hsm.token().unwrap().capabilities.cipher_algorithms.clone();
     let wanted: &[_] = match token.module {
         Module::SoftHsm => &[KeyAlgorithm::Rsa, KeyAlgorithm::Aes, KeyAlgorithm::Tdea],
-        Module::Kryoptic => &[KeyAlgorithm::Rsa, KeyAlgorithm::Aes],
+        Module::Kryoptic => &[KeyAlgorithm::Rsa, KeyAlgorithm::Aes, KeyAlgorithm::ChaCha20],
     };
     let all: Vec<_> =
         CipherAlgorithm::ALL.iter().copied().filter(|one| wanted.contains(&one.row().key)).collect();
@@ -202,6 +216,61 @@ async fn ciphers_of_secret_keys_are_those_of_openssl(token: Token) {
             }
         }
     }
+}
+
+/// Ciphers that not every token has, with keys that it made and shows.
+async fn the_other_ciphers_are_those_of_openssl_too(token: Token) {
+    let hsm = token.supervisor().await;
+    let (algorithm, name) = match token.module {
+        Module::SoftHsm => (KeyAlgorithm::Tdea, "des-ede3"),
+        Module::Kryoptic => (KeyAlgorithm::ChaCha20, "chacha20"),
+    };
+    let mut open = key("k", algorithm);
+    (open.attributes.sensitive, open.attributes.extractable) = (false, true);
+    let made = generate(&hsm, open).await.unwrap();
+    let size = (algorithm == KeyAlgorithm::ChaCha20).then_some(256);
+    assert_eq!((made.algorithm, made.key_size), (Some(algorithm), size));
+    let value = read(&token, "k");
+    let mut tried = 0;
+    for cipher in CipherAlgorithm::ALL.iter().copied().filter(|one| one.fits(algorithm) && !one.is_aead()) {
+        let name = match cipher.row().mode {
+            Mode::Ecb => format!("{name}-ecb"),
+            Mode::Cbc | Mode::CbcPad => format!("{name}-cbc"),
+            _ => name.to_owned(),
+        };
+        let pad = cipher == CipherAlgorithm::TdeaCbc;
+        let work = job("k", cipher, &[7; 24]);
+        // OpenSSL's own has the counter before the nonce.
+        let counter = if cipher == CipherAlgorithm::ChaCha20 { vec![0; 4] } else { vec![] };
+        let iv = [counter, work.iv.to_vec()].concat();
+        let (sealed, _) = encrypt(&hsm, work).await.unwrap();
+        assert_eq!(sealed, openssl(&token, &name, &value, &iv, pad, &[7; 24]), "{cipher}");
+        tried += 1;
+    }
+    assert_eq!(tried, if token.module == Module::SoftHsm { 3 } else { 1 });
+}
+
+/// RFC 8439 by another library, where the token has it.
+async fn chacha20_poly1305_is_that_of_aws_lc(token: Token) {
+    use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+    let hsm = token.supervisor().await;
+    let mut open = key("k", KeyAlgorithm::ChaCha20);
+    (open.attributes.sensitive, open.attributes.extractable) = (false, true);
+    if token.module == Module::SoftHsm {
+        let error = generate(&hsm, open).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Unsupported, "{error}");
+        return;
+    }
+    generate(&hsm, open).await.unwrap();
+    let other = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &read(&token, "k")).unwrap());
+    let work = Job { aad: "aad".into(), ..job("k", CipherAlgorithm::ChaCha20Aead, b"Payload") };
+    let (sealed, _) = encrypt(&hsm, work.clone()).await.unwrap();
+    let nonce = Nonce::try_assume_unique_for_key(&work.iv).unwrap();
+    assert_eq!(other.open_in_place(nonce, Aad::from(b"aad"), &mut sealed.to_vec()).unwrap(), b"Payload");
+    let good = Job { input: sealed.to_vec().into(), ..work };
+    assert_eq!(decrypt(&hsm, good.clone()).await.unwrap(), b"Payload");
+    let error = decrypt(&hsm, Job { aad: "aae".into(), ..good }).await.unwrap_err();
+    assert_eq!(error, HsmError::new(Kind::Invalid, "it cannot be decrypted"));
 }
 
 /// Test case 16 of the specification of GCM.
@@ -420,16 +489,16 @@ async fn a_key_of_another_type_is_refused(token: Token) {
 }
 
 async fn hmacs_are_those_of_openssl(token: Token) {
-    // Test case 6 of RFC 4231.
-    import(&token, "rfc", "GENERIC:131", &[0xaa; 131], "--usage-sign");
-    import(&token, "own", "GENERIC:32", &[0x5a; 32], "--usage-sign");
     let hsm = token.supervisor().await;
-    let mac = hmac(&hsm, "rfc", b"Test Using Larger Than Block-Size Key - Hash Key First").await.unwrap();
-    assert_eq!(hex::encode(mac), "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+    let mut open = key("own", KeyAlgorithm::HmacSha256);
+    (open.attributes.sensitive, open.attributes.extractable) = (false, true);
+    generate(&hsm, open).await.unwrap();
+    let value = read(&token, "own");
+    assert_eq!(value.len(), 32);
     for payload in [b"".as_slice(), b"Payload", &[7; 65_536]] {
         let path = token.path().join("payload");
         std::fs::write(&path, payload).unwrap();
-        let key = format!("hexkey:{}", "5a".repeat(32));
+        let key = format!("hexkey:{}", hex::encode(&value));
         let wanted = run(Command::new("openssl")
             .args(["dgst", "-sha256", "-mac", "HMAC", "-macopt", &key, "-binary"])
             .arg(path));
@@ -453,7 +522,8 @@ async fn a_key_for_hmac_is_found_as_what_it_is(token: Token) {
     let mut mute = key("mute", KeyAlgorithm::HmacSha256);
     mute.attributes.sign = false;
     generate(&hsm, mute).await.unwrap();
-    assert_eq!(hmac(&hsm, "mute", b"x").await.unwrap_err().kind, Kind::Forbidden);
+    let error = hmac(&hsm, "mute", b"x").await.unwrap_err();
+    assert_eq!(error.kind, Kind::Forbidden, "{error}");
     let entries = crate::inventory(&hsm).await;
     let known = |entry: &hsm_operator::hsm::protocol::InventoryEntry| {
         entry.algorithm == Some(KeyAlgorithm::HmacSha256) && !entry.ghost
