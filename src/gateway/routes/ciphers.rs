@@ -73,7 +73,8 @@ pub async fn encrypt(
     // Of a short plaintext, a digest tells everything.
     may_use(&state, &caller, &entry, &record, cipher.name(), About::Nothing).await?;
     let key = usable(&entry)?;
-    if key.public.is_some() && !entry.object.spec.attributes.resolved().encrypt {
+    let encrypts = entry.object.spec.attributes.resolved().encrypt;
+    if key.public.is_some() && cipher.fits(key.algorithm) && !encrypts {
         let message = format!("the key '{}' does not encrypt: its attribute encrypt is false", entry.label);
         return Err(ApiError::new(Code::Forbidden, message));
     }

@@ -74,8 +74,8 @@ fn rsa(token: &Token, findings: &mut Findings) -> Result<(), HsmError> {
     Ok(())
 }
 
-/// Whether what one key encrypts the other one decrypts, as far as the token answers at all. Where the token does not encrypt
-/// with public keys, which the operator does without it, only whether it begins to decrypt can be told.
+/// Whether what one key encrypts the other one, or the same, decrypts, as far as the token answers at all. Where the token
+/// does not encrypt with public keys, which the operator does without it, only whether it begins to decrypt can be told.
 fn opens(
     token: &Token,
     cipher: &Cipher<'_>,
@@ -89,6 +89,7 @@ fn opens(
             Ok(opened) => Ok(opened.ends_with(plain)),
             Err(failure) => refused(failure),
         },
+        Err(failure) if public == private => refused(failure),
         Err(_) => match token.session()?.decrypt(cipher, private, &[0x5a; BITS / 8]) {
             Err(failure) if failure.function == "C_DecryptInit" => refused(failure),
             _ => Ok(true),
