@@ -463,7 +463,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum Lane {
-    /// Signatures and random bytes: over the socket on standard output, for as many threads as there are sessions.
+    /// Signatures, ciphers and random bytes: over the socket on standard output, for as many threads as there are sessions.
     Sign,
     /// What changes the token; like all that follows, over the socket on standard input and on one thread.
     Change,

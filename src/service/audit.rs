@@ -65,3 +65,53 @@ impl Use<'_> {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// What is written meanwhile.
+    fn said(act: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Page(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Page {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().expect("no panic while it is held").extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let page = Page::default();
+        let writer = page.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, act);
+        let bytes = page.0.lock().expect("no panic while it is held").clone();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    #[test]
+    fn a_digest_says_what_it_is_of_and_of_a_plaintext_there_is_none() {
+        let record = Use {
+            caller: "app",
+            namespace: "shop",
+            key: "k",
+            operation: "x",
+            algorithm: None,
+            payload: b"abc",
+            request_id: "1",
+        };
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let with = |about| said(|| record.record_of(Some("AES_GCM"), about, Some("no")));
+        assert!(said(|| record.record(None)).contains(&format!("\"payload_sha256\":\"{digest}\"")));
+        let sealed = with(About::Ciphertext(b"abc"));
+        assert!(sealed.contains(&format!("\"ciphertext_sha256\":\"{digest}\"")), "{sealed}");
+        assert!(sealed.contains("\"algorithm\":\"AES_GCM\"") && sealed.contains("\"decision\":\"refused\""));
+        assert!(!sealed.contains("payload_sha256"), "{sealed}");
+        let nothing = with(About::Nothing);
+        assert!(nothing.contains("\"key\":\"k\"") && !nothing.contains("sha256"), "{nothing}");
+    }
+}
