@@ -3,6 +3,8 @@
 
 #[path = "gateway/callers.rs"]
 mod callers;
+#[path = "gateway/ciphers.rs"]
+mod ciphers;
 mod common;
 #[path = "gateway/contract.rs"]
 mod contract;

@@ -15,6 +15,8 @@ mod chaos_open;
 mod chaos_races;
 #[path = "token/chaos_repair.rs"]
 mod chaos_repair;
+#[path = "token/ciphers.rs"]
+mod ciphers;
 mod common;
 #[path = "token/errors.rs"]
 mod errors;

@@ -297,6 +297,9 @@ pub struct TokenStatus {
     pub key_algorithms: Vec<String>,
     /// Signature algorithms that it makes.
     pub signature_algorithms: Vec<String>,
+    /// Ciphers with which its keys encrypt or decrypt.
+    #[serde(default)]
+    pub cipher_algorithms: Vec<String>,
     /// What trying it found out; absent until it was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probed: Option<Probed>,

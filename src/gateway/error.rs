@@ -52,6 +52,12 @@ pub enum Code {
     Address,
     /// Not base64 or hexadecimal.
     Encoding,
+    /// It cannot be decrypted.
+    Decrypt,
+    /// Not a length of a tag.
+    TagLength,
+    /// The token does not have the cipher.
+    Cipher,
     /// No such key.
     NoKey,
     /// The HSM is not there.
@@ -95,6 +101,9 @@ impl Code {
             Self::Json => (S::BAD_REQUEST, 621, "res.error.invalid.json"),
             Self::Address => (S::BAD_REQUEST, 630, "res.error.invalid.address.on.non.ska.key"),
             Self::Encoding => (S::BAD_REQUEST, 635, "res.error.encoding.exception"),
+            Self::Decrypt => (S::BAD_REQUEST, 410, "res.error.decrypt.failed"),
+            Self::TagLength => (S::BAD_REQUEST, 624, "res.error.key.invalid.tagLength"),
+            Self::Cipher => (S::BAD_REQUEST, 629, "res.error.unsupported.cipher"),
             Self::NoKey => (S::NOT_FOUND, 650, "res.error.key.not.existent"),
             Self::Subsystem => (S::INTERNAL_SERVER_ERROR, 700, "res.error.in.subystem"),
             Self::Hsm => (S::INTERNAL_SERVER_ERROR, 701, "res.error.in.hsm"),

@@ -142,6 +142,16 @@ impl Partitions {
         (creatable.status == "False").then(|| creatable.message.clone())
     }
 
+    /// Names of the ciphers that the token of a partition was seen to have; `None` before it was tried.
+    #[must_use]
+    pub fn ciphers(&self, partition: &str) -> Option<Vec<String>> {
+        let known = self.known.read().expect("no panic while it is held");
+        let token = known.get(partition)?.object.status.as_ref()?.token.as_ref()?;
+        // Of an earlier version of the operator, which did not look for any.
+        let tried = token.probed.is_some() && !token.cipher_algorithms.is_empty();
+        tried.then(|| token.cipher_algorithms.clone())
+    }
+
     /// The attestation chain of a partition, PEM, leaf first.
     #[must_use]
     pub fn attestation_chain(&self, partition: &str) -> Option<String> {

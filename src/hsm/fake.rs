@@ -1,6 +1,7 @@
 //! A token in memory for tests, which fails when told to. Its keys are real ones, by aws-lc; whoever checks
 //! their signatures need not know that.
 
+mod ciphers;
 mod keys;
 
 use std::{
@@ -50,6 +51,7 @@ impl Fault {
 struct Stored {
     facts: KeyFacts,
     may_sign: bool,
+    may_encrypt: bool,
     destroyable: bool,
     private: Private,
 }
@@ -70,8 +72,11 @@ pub struct Fake {
 
 impl Default for Fake {
     fn default() -> Self {
-        let capabilities =
-            Capabilities { key_algorithms: key_algorithms(), signature_algorithms: signature_algorithms() };
+        let capabilities = Capabilities {
+            key_algorithms: key_algorithms(),
+            signature_algorithms: signature_algorithms(),
+            cipher_algorithms: ciphers::all(),
+        };
         let token = TokenFacts {
             label: "fake".into(),
             manufacturer: "tests".into(),
@@ -93,6 +98,7 @@ fn key_algorithms() -> Vec<KeyCapability> {
         row(KeyAlgorithm::Ec, 0, 0),
         row(KeyAlgorithm::Ed, 0, 0),
         row(KeyAlgorithm::Aes, 128, 256),
+        row(KeyAlgorithm::HmacSha256, 0, 0),
     ]
 }
 
@@ -177,7 +183,7 @@ impl Inner {
                     id: key.facts.id.as_ref().map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
                     label: key.facts.label.clone(),
                     class: match key.private {
-                        Private::Secret => ObjectClass::SecretKey,
+                        Private::Secret(_) => ObjectClass::SecretKey,
                         _ => ObjectClass::PrivateKey,
                     },
                     ghost: false,
@@ -210,7 +216,26 @@ impl Inner {
                 quirks: vec![Quirk::usual(probe.name(), "tried", "it is a fake")],
                 ..Findings::default()
             }))),
+            Request::Encrypt(job) => {
+                let key = self.usable(&job.key, |key| key.may_encrypt, "encrypt")?;
+                Ok(Reply::Encrypted { ciphertext: key.private.encrypt(&job)?.into(), iv: job.iv })
+            }
+            Request::Decrypt(job) => {
+                let key =
+                    self.usable(&job.key, |key| key.facts.attributes.decrypt == Some(true), "decrypt")?;
+                Ok(Reply::Decrypted(key.private.decrypt(&job)?.into()))
+            }
+            Request::Hmac { key, payload } => {
+                let key = self.usable(&key, |key| key.may_sign, "sign")?;
+                Ok(Reply::Hmac(key.private.hmac(payload.expose())?.into()))
+            }
         }
+    }
+
+    fn usable(&self, id: &KeyId, may: impl Fn(&Stored) -> bool, what: &str) -> Result<&Stored, HsmError> {
+        let key = self.find(id).ok_or_else(|| HsmError::new(Kind::KeyNotFound, format!("no key {id}")))?;
+        let message = format!("CKR_KEY_FUNCTION_NOT_PERMITTED: the key does not {what}");
+        if may(key) { Ok(key) } else { Err(HsmError::new(Kind::Forbidden, message)) }
     }
 
     fn find(&self, id: &KeyId) -> Option<&Stored> {
@@ -234,8 +259,9 @@ impl Inner {
             local: Some(true),
             twins: 1,
         };
-        let ResolvedAttributes { sign: may_sign, destroyable, .. } = template.attributes;
-        self.keys.push(Stored { facts: facts.clone(), may_sign, destroyable, private });
+        let ResolvedAttributes { sign: may_sign, encrypt: may_encrypt, destroyable, .. } =
+            template.attributes;
+        self.keys.push(Stored { facts: facts.clone(), may_sign, may_encrypt, destroyable, private });
         Ok(Reply::Key(Box::new(facts)))
     }
 

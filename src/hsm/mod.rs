@@ -2,6 +2,7 @@
 
 mod answers;
 pub mod canary;
+pub mod cipher;
 mod client;
 #[doc(hidden)]
 pub mod fake;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::knee::Measured;
-use crate::model::{KeyAlgorithm, SignatureAlgorithm};
+use crate::model::{CipherAlgorithm, KeyAlgorithm, SignatureAlgorithm};
 
 /// One thing that is tried. Each is a request of its own, so that a module that does not survive one of them is known to
 /// be spared that one.
@@ -22,6 +22,8 @@ pub enum Probe {
     Hmac,
     /// DSA.
     Dsa,
+    /// Ciphers of RSA and AES keys.
+    Ciphers,
     /// How many sessions are worth it. No part of [`Self::ALL`], because it loads the token, and is of use only to who
     /// wants to know.
     Sessions,
@@ -29,8 +31,8 @@ pub enum Probe {
 
 impl Probe {
     /// All that are always made, the harmless one first.
-    pub const ALL: [Self; 6] =
-        [Self::Token, Self::EllipticCurves, Self::Edwards, Self::Rsa, Self::Hmac, Self::Dsa];
+    pub const ALL: [Self; 7] =
+        [Self::Token, Self::EllipticCurves, Self::Edwards, Self::Rsa, Self::Hmac, Self::Dsa, Self::Ciphers];
 
     /// Name of the finding that says why there is no other.
     #[must_use]
@@ -52,6 +54,8 @@ pub struct Findings {
     pub refuted_keys: Vec<KeyAlgorithm>,
     /// Signature algorithms that its list promises and that it refuses.
     pub refuted_signatures: Vec<SignatureAlgorithm>,
+    /// Ciphers, likewise.
+    pub refuted_ciphers: Vec<CipherAlgorithm>,
     /// How long one signature takes.
     pub speed: Option<Speed>,
     /// How fast it signs with how many sessions.
@@ -67,6 +71,7 @@ impl Findings {
         self.curves.extend(other.curves);
         self.refuted_keys.extend(other.refuted_keys);
         self.refuted_signatures.extend(other.refuted_signatures);
+        self.refuted_ciphers.extend(other.refuted_ciphers);
         self.quirks.extend(other.quirks);
         self.limits = self.limits.or(other.limits);
         self.speed = self.speed.take().or(other.speed);

@@ -13,13 +13,15 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    cipher::Job as CipherJob,
     moment::Moment,
     probe::{Findings, Probe},
     recovery::Rung,
 };
 use crate::model::{
-    KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, SignatureAlgorithm, attributes::ResolvedAttributes,
-    secret::Pin,
+    CipherAlgorithm, KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, SignatureAlgorithm,
+    attributes::ResolvedAttributes,
+    secret::{Pin, Plaintext},
 };
 
 /// Largest frame that is read; a payload, a key list page or a certificate is far below.
@@ -100,6 +102,18 @@ pub enum Request {
     Probe(Probe),
     /// Another request, and since when it waits: what was seen of the token after that answers it.
     Since(Moment, Box<Self>),
+    /// Encrypt with a secret key. Answered by [`Reply::Encrypted`].
+    Encrypt(Box<CipherJob>),
+    /// Decrypt with a private or secret key. Answered by [`Reply::Decrypted`]; what cannot be decrypted is
+    /// [`Kind::Invalid`], whatever the reason is.
+    Decrypt(Box<CipherJob>),
+    /// Make the HMAC-SHA-256 of a payload. Answered by [`Reply::Hmac`].
+    Hmac {
+        /// The key.
+        key: KeyId,
+        /// The payload, decoded.
+        payload: Plaintext,
+    },
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -172,6 +186,17 @@ pub enum Reply {
     },
     /// See [`Request::Probe`].
     Findings(Box<Findings>),
+    /// See [`Request::Encrypt`].
+    Encrypted {
+        /// The ciphertext, with the tag at its end.
+        ciphertext: Bytes,
+        /// The initialization vector that was used: a token may put its own in place of the request's.
+        iv: Bytes,
+    },
+    /// See [`Request::Decrypt`].
+    Decrypted(Plaintext),
+    /// See [`Request::Hmac`]: 32 bytes.
+    Hmac(Bytes),
 }
 
 /// Id of frames that answer no request; no request has it.
@@ -205,6 +230,8 @@ pub struct Capabilities {
     pub key_algorithms: Vec<KeyCapability>,
     /// Signature algorithms it makes, some with a digest computed outside.
     pub signature_algorithms: Vec<SignatureAlgorithm>,
+    /// Ciphers for which it has the mechanism.
+    pub cipher_algorithms: Vec<CipherAlgorithm>,
 }
 
 /// One key algorithm that a token generates.
@@ -436,7 +463,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum Lane {
-    /// Signatures and random bytes: over the socket on standard output, for as many threads as there are sessions.
+    /// Signatures, ciphers and random bytes: over the socket on standard output, for as many threads as there are sessions.
     Sign,
     /// What changes the token; like all that follows, over the socket on standard input and on one thread.
     Change,
@@ -466,6 +493,7 @@ impl Request {
             | Self::Workers(_)
             | Self::Ping => Lane::Look,
             Self::Since(_, request) => request.lane(),
+            Self::Encrypt(_) | Self::Decrypt(_) | Self::Hmac { .. } => Lane::Sign,
         }
     }
 
@@ -488,6 +516,8 @@ impl Request {
             | Self::PutCertificate { .. }
             | Self::Probe(_) => false,
             Self::Since(_, request) => request.repeatable(),
+            // The initialization vector is in the request: a second time gives the same ciphertext.
+            Self::Encrypt(_) | Self::Decrypt(_) | Self::Hmac { .. } => true,
         }
     }
 
@@ -509,6 +539,9 @@ impl Request {
             Self::GetCertificate(_) => "get_certificate",
             Self::Probe(_) => "probe",
             Self::Since(_, request) => request.name(),
+            Self::Encrypt(_) => "encrypt",
+            Self::Decrypt(_) => "decrypt",
+            Self::Hmac { .. } => "hmac",
         }
     }
 }

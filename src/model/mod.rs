@@ -1,11 +1,12 @@
 //! Words shared by CRD specs and REST bodies; no I/O, no Kubernetes, no PKCS#11.
 //!
-//! Algorithms, curves and signature algorithms are tables ([`algorithm`], [`curve`], [`signature`]):
+//! Algorithms, curves, signature algorithms and ciphers are tables ([`algorithm`], [`curve`], [`signature`], [`cipher`]):
 //! the whole vocabulary of the REST contract is there, and what a token can do with a row is found
 //! out by asking the token.
 
 pub mod algorithm;
 pub mod attributes;
+pub mod cipher;
 pub mod curve;
 pub mod digest;
 pub mod name;
@@ -16,6 +17,7 @@ pub(crate) mod vocabulary;
 
 pub use algorithm::KeyAlgorithm;
 pub use attributes::{KeyAttributes, RequestedAttributes};
+pub use cipher::CipherAlgorithm;
 pub use name::{KeyId, KeyLabel};
 pub use signature::{SignatureAlgorithm, SignatureType};
 pub(crate) use vocabulary::vocabulary as vocabulary_enum;

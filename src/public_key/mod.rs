@@ -1,21 +1,24 @@
-//! Public keys: reading, writing and checking signatures with them, outside any token.
+//! Public keys: reading, writing, checking signatures and encrypting with them, outside any token.
 //!
 //! A [`PublicKey`] only exists for a key that makes sense: strict DER, an RSA modulus and exponent within
-//! bounds, a point that is on its curve. Everything here works on public data, so nothing needs to take
-//! the same time for every input.
+//! bounds, a point that is on its curve. But for encryption everything here works on public data, so nothing needs to
+//! take the same time for every input.
 //!
 //! - [`PublicKey::verify`] checks a signature of any algorithm of the contract that the key can make.
+//! - [`PublicKey::encrypt`] encrypts for an RSA key.
 //! - [`encoding`] turns what a token returns into what a caller asked for.
 
 mod ecdsa;
 mod edwards;
 pub mod encoding;
+mod encrypt;
 mod parse;
 mod post_quantum;
 mod rsa;
 mod verify;
 
 pub use self::encoding::{EncodeError, check_form, ecdsa_der_to_raw, ecdsa_raw_to_der, encode};
+pub use self::encrypt::EncryptError;
 pub use self::parse::ParseError;
 pub use self::verify::VerifyError;
 

@@ -211,6 +211,9 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Crashed(_) => "Crashed",
         Reply::Recovery { .. } => "Recovery",
         Reply::Findings(_) => "Findings",
+        Reply::Encrypted { .. } => "Encrypted",
+        Reply::Decrypted(_) => "Decrypted",
+        Reply::Hmac(_) => "Hmac",
     };
     HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
 }

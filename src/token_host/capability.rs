@@ -2,10 +2,10 @@
 
 use cryptoki_sys::*;
 
-use super::{mechanism, parameter_set, raw::Module};
+use super::{cipher, mechanism, parameter_set, raw::Module};
 use crate::{
     hsm::protocol::{Capabilities, KeyCapability},
-    model::{KeyAlgorithm, SignatureAlgorithm},
+    model::{CipherAlgorithm, KeyAlgorithm, SignatureAlgorithm},
 };
 
 /// Unit of the sizes in `CK_MECHANISM_INFO`.
@@ -39,9 +39,10 @@ static ROWS: &[Row] = {
         row(K::Ed, CKM_EC_EDWARDS_KEY_PAIR_GEN, Meaningless, true),
         row(K::Aes, CKM_AES_KEY_GEN, Bytes, true),
         row(K::Dsa, CKM_DSA_KEY_PAIR_GEN, Bits, false),
-        row(K::Camellia, CKM_CAMELLIA_KEY_GEN, Bytes, false),
-        row(K::Tdea, CKM_DES3_KEY_GEN, Meaningless, false),
-        row(K::ChaCha20, CKM_CHACHA20_KEY_GEN, Meaningless, false),
+        row(K::Camellia, CKM_CAMELLIA_KEY_GEN, Bytes, true),
+        row(K::Tdea, CKM_DES3_KEY_GEN, Meaningless, true),
+        row(K::ChaCha20, CKM_CHACHA20_KEY_GEN, Meaningless, true),
+        row(K::HmacSha256, CKM_GENERIC_SECRET_KEY_GEN, Meaningless, true),
     ]
 };
 
@@ -53,7 +54,7 @@ pub fn generator(algorithm: KeyAlgorithm) -> Option<CK_MECHANISM_TYPE> {
 
 /// Puts a token's mechanisms into the contract's words.
 pub fn of(module: &Module, slot: CK_SLOT_ID, mechanisms: &[CK_MECHANISM_TYPE]) -> Capabilities {
-    let generated = ROWS.iter().filter(|row| row.served && mechanisms.contains(&row.generate)).map(|row| {
+    let generated = ROWS.iter().filter(|row| row.served && makes(row, mechanisms)).map(|row| {
         let (min, max) = module.key_sizes(slot, row.generate).unwrap_or_default();
         let (min_bits, max_bits) = bits(&row.unit, min, max);
         KeyCapability { algorithm: row.algorithm, min_bits, max_bits }
@@ -62,10 +63,18 @@ pub fn of(module: &Module, slot: CK_SLOT_ID, mechanisms: &[CK_MECHANISM_TYPE]) -
     let sets = parameter_set::ROWS.iter().filter(|row| mechanisms.contains(&row.generate));
     let sets = sets.map(|row| KeyCapability { algorithm: row.algorithm, min_bits: 0, max_bits: 0 });
     let signed = |algorithm: &SignatureAlgorithm| mechanism::way(*algorithm, mechanisms).is_some();
+    let sealed = |cipher: &CipherAlgorithm| mechanisms.contains(&cipher::kind(*cipher));
     Capabilities {
         key_algorithms: generated.chain(sets).collect(),
         signature_algorithms: SignatureAlgorithm::ALL.iter().copied().filter(signed).collect(),
+        cipher_algorithms: CipherAlgorithm::ALL.iter().copied().filter(sealed).collect(),
     }
+}
+
+fn makes(row: &Row, mechanisms: &[CK_MECHANISM_TYPE]) -> bool {
+    // Anybody makes 32 random bytes; what they are for is another matter.
+    let useful = row.algorithm != KeyAlgorithm::HmacSha256 || mechanisms.contains(&CKM_SHA256_HMAC);
+    useful && mechanisms.contains(&row.generate)
 }
 
 fn bits(unit: &Unit, min: u64, max: u64) -> (u32, u32) {

@@ -132,7 +132,10 @@ fn entry(session: &Session, object: Object) -> Result<Option<InventoryEntry>, Hs
         entry.algorithm = algorithm(key_type, curve.as_deref(), object::set_of(session, object, key_type)?);
         let bits = match entry.algorithm {
             Some(KeyAlgorithm::Rsa) => Some(modulus_len(modulus.as_deref()) * 8),
-            Some(KeyAlgorithm::Aes) => value_len.and_then(|bytes| usize::try_from(bytes * 8).ok()),
+            Some(KeyAlgorithm::ChaCha20) => Some(256),
+            Some(KeyAlgorithm::Aes | KeyAlgorithm::Camellia) => {
+                value_len.and_then(|bytes| usize::try_from(bytes * 8).ok())
+            }
             _ => None,
         };
         entry.key_size = bits.and_then(|bits| u32::try_from(bits).ok()).filter(|bits| *bits > 0);

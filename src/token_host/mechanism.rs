@@ -131,6 +131,11 @@ pub fn way(algorithm: SignatureAlgorithm, mechanisms: &[CK_MECHANISM_TYPE]) -> O
     mechanisms.contains(&kind).then_some(Way::Hashed(mechanism))
 }
 
+/// Numbers of a hash and of its mask generation function.
+pub fn parameters(hash: Hash) -> Option<(CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE)> {
+    HASHES.iter().find(|row| row.hash == hash).map(|row| (row.plain, row.mgf))
+}
+
 /// The usual parameters of RSASSA-PSS.
 pub fn pss(hash: Hash) -> Option<Pss> {
     let row = HASHES.iter().find(|row| row.hash == hash)?;

@@ -4,6 +4,7 @@
 //! it is worth keeping.
 
 mod capability;
+mod cipher;
 mod error;
 mod index;
 mod inside;
@@ -20,6 +21,7 @@ mod public;
 mod quirk;
 mod raw;
 mod removal;
+mod secret;
 mod socket;
 mod token;
 

@@ -8,7 +8,7 @@ use super::{
     mechanism::KeyShape,
     parameter_set, public,
     raw::{Attribute, Failure, Mechanism, Object, Session},
-    removal,
+    removal, secret,
     token::{Canary, SignKey, Token},
 };
 use crate::{
@@ -46,7 +46,9 @@ pub(super) fn complete(
         Some(CKK_RSA) => modulus,
         Some(CKK_EC | CKK_EC_EDWARDS) => curve,
         // An empty secret key may look like a full one to whoever may not read its value.
-        Some(CKK_AES) => local == Some(true) || value_len.is_some_and(|bytes| bytes > 0),
+        Some(CKK_AES | CKK_CAMELLIA | CKK_GENERIC_SECRET | CKK_SHA256_HMAC) => {
+            local == Some(true) || value_len.is_some_and(|bytes| bytes > 0)
+        }
         Some(_) => true,
         None => false,
     }
@@ -65,6 +67,11 @@ pub(super) fn algorithm(
             Some(KeyAlgorithm::Ed)
         }
         CKK_AES => Some(KeyAlgorithm::Aes),
+        CKK_CAMELLIA => Some(KeyAlgorithm::Camellia),
+        CKK_DES3 => Some(KeyAlgorithm::Tdea),
+        CKK_CHACHA20 => Some(KeyAlgorithm::ChaCha20),
+        // The contract has no other key for HMAC, and many tokens have no type of their own for it.
+        CKK_GENERIC_SECRET | CKK_SHA256_HMAC => Some(KeyAlgorithm::HmacSha256),
         other => parameter_set::algorithm(other, set?),
     }
 }
@@ -243,7 +250,8 @@ impl Key {
         };
         let key_size = match self.key_type {
             Some(CKK_RSA) => u32::try_from(modulus_len(self.modulus.as_deref()) * 8).ok(),
-            Some(CKK_AES) => self.value_len.and_then(|bytes| u32::try_from(bytes * 8).ok()),
+            Some(CKK_CHACHA20) => Some(256),
+            Some(CKK_AES | CKK_CAMELLIA) => self.value_len.and_then(|bytes| u32::try_from(bytes * 8).ok()),
             _ => None,
         };
         Ok(KeyFacts {
@@ -473,7 +481,9 @@ fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Made
                 }
             }
         }
-        if !last.as_ref().is_some_and(|error| curve_refused(template.algorithm, error)) {
+        let other_way =
+            |error| curve_refused(template.algorithm, error) || secret::refused(template.algorithm, error);
+        if !last.as_ref().is_some_and(other_way) {
             break;
         }
     }
@@ -607,6 +617,9 @@ fn specifics(template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
         }
         KeyAlgorithm::Aes => {
             vec![vec![Attribute::number(CKA_KEY_TYPE, CKK_AES), Attribute::number(CKA_VALUE_LEN, size / 8)]]
+        }
+        KeyAlgorithm::Camellia | KeyAlgorithm::ChaCha20 | KeyAlgorithm::Tdea | KeyAlgorithm::HmacSha256 => {
+            secret::specifics(template.algorithm, size)
         }
         other => match parameter_set::of(other) {
             Some(row) => vec![vec![

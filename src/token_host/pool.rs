@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    cipher,
     index::Objects,
     intake::{Intake, Place},
     inventory, mechanism, object, probe, raw,
@@ -167,7 +168,7 @@ fn wrong_socket(request: &Request) -> HsmError {
 }
 
 /// The key of an id, remembered. Others may have looked it up while this one waited for its turn.
-fn look_up(token: &Token, session: &Session, key: &KeyId) -> Result<SignKey, HsmError> {
+pub(super) fn look_up(token: &Token, session: &Session, key: &KeyId) -> Result<SignKey, HsmError> {
     let mut objects = Objects::of(token, session, Instant::now());
     if let Some(chosen) = token.cached(key) {
         return Ok(chosen);
@@ -318,6 +319,15 @@ impl Worker {
             }
             Request::Probe(what) => {
                 self.alone(asked, |objects| Ok(Reply::Findings(Box::new(probe::run(objects.token, *what)?))))
+            }
+            Request::Encrypt(job) => {
+                self.attempt(Some(&job.key), |session| cipher::encrypt(&token, session, job))
+            }
+            Request::Decrypt(job) => {
+                self.attempt(Some(&job.key), |session| cipher::decrypt(&token, session, job))
+            }
+            Request::Hmac { key, payload } => {
+                self.attempt(Some(key), |session| cipher::hmac(&token, session, key, payload.expose()))
             }
             Request::Open(_) | Request::Ping | Request::Workers(_) | Request::Since(..) => {
                 unreachable!("not for a worker, see submit")

@@ -3,6 +3,7 @@
 //! Nothing here may change the token or disturb who else uses it: no object outlives the probe, and nobody is logged
 //! out. Each trial that may leave a session in the middle of an operation has a session of its own.
 
+mod ciphers;
 mod curves;
 mod dsa;
 mod edwards;
@@ -41,6 +42,7 @@ pub fn run(token: &Token, probe: Probe) -> Result<Findings, HsmError> {
         Probe::Rsa => rsa::probe(token),
         Probe::Hmac => hmac::probe(token),
         Probe::Dsa => dsa::probe(token),
+        Probe::Ciphers => ciphers::probe(token),
         Probe::Sessions => sessions::probe(token),
     }
 }

@@ -1,6 +1,6 @@
 //! The C interface: PKCS#11 calls and what little of libc the token-host needs, made safe to use.
 //!
-//! The only file with `unsafe`. It knows calls and bytes; what they mean is decided elsewhere.
+//! The only file with `unsafe`, along with its parts. It knows calls and bytes; what they mean is decided elsewhere.
 #![allow(unsafe_code)]
 
 use std::{
@@ -67,6 +67,9 @@ macro_rules! call {
         }
     }};
 }
+
+mod cipher;
+pub use cipher::{Cipher, CipherParameter};
 
 /// A loaded and initialised module; stays loaded until the process ends.
 pub struct Module {

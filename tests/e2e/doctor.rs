@@ -74,6 +74,7 @@ async fn the_doctor_tells_what_a_token_is_like() {
             "Keys        RSA ",
             "Curves      ",
             "Signatures  SHA1_WITH_RSA,",
+            "Ciphers     RSA_PADDING_OAEP",
             "Speed       ",
             "Limits      sessions: ",
             "Objects     ",

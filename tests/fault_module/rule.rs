@@ -50,7 +50,7 @@ pub enum Action {
 }
 
 /// Functions that the module wraps: those that the token-host calls.
-pub const FUNCTIONS: [&str; 25] = [
+pub const FUNCTIONS: [&str; 29] = [
     "C_Initialize",
     "C_Finalize",
     "C_GetInfo",
@@ -76,6 +76,10 @@ pub const FUNCTIONS: [&str; 25] = [
     "C_SignUpdate",
     "C_SignFinal",
     "C_GenerateRandom",
+    "C_EncryptInit",
+    "C_Encrypt",
+    "C_DecryptInit",
+    "C_Decrypt",
 ];
 
 impl Action {

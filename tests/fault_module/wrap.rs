@@ -104,6 +104,8 @@ macro_rules! plain {
             list.C_GetMechanismList = Some(C_GetMechanismList);
             list.C_GetAttributeValue = Some(C_GetAttributeValue);
             list.C_Sign = Some(C_Sign);
+            list.C_Encrypt = Some(C_Encrypt);
+            list.C_Decrypt = Some(C_Decrypt);
         }
     };
 }
@@ -166,6 +168,8 @@ plain! {
     C_SignUpdate(session: CK_SESSION_HANDLE, part: *mut CK_BYTE, length: CK_ULONG) of session;
     C_SignFinal(session: CK_SESSION_HANDLE, signature: *mut CK_BYTE, length: *mut CK_ULONG) of session;
     C_GenerateRandom(session: CK_SESSION_HANDLE, bytes: *mut CK_BYTE, length: CK_ULONG) of session;
+    C_EncryptInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) of session;
+    C_DecryptInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) of session;
 }
 
 /// Halves the answer to a question for a size.
@@ -285,3 +289,27 @@ unsafe extern "C" fn C_Sign(
     }
     code
 }
+
+/// Functions that end an operation and write what comes of it.
+macro_rules! ending {
+    ($($function:ident)+) => {
+        $(unsafe extern "C" fn $function(
+            session: CK_SESSION_HANDLE,
+            data: *mut CK_BYTE,
+            data_length: CK_ULONG,
+            out: *mut CK_BYTE,
+            length: *mut CK_ULONG,
+        ) -> CK_RV {
+            if let Some(code) = strike(decide(stringify!($function)), Some(session)) {
+                // The operation is over, as with a module that fails by itself.
+                let mut nowhere = vec![0; usize::try_from(data_length).unwrap_or(0) + SIGNATURE_MAX];
+                let mut room = nowhere.len() as CK_ULONG;
+                let _ = real!($function(session, data, data_length, nowhere.as_mut_ptr(), &raw mut room));
+                return code;
+            }
+            real!($function(session, data, data_length, out, length))
+        })+
+    };
+}
+
+ending! { C_Encrypt C_Decrypt }

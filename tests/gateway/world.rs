@@ -242,11 +242,15 @@ impl World {
             "p384" => curve("1.3.132.0.34"),
             "p521" => curve("1.3.132.0.35"),
             "k1" => curve("1.3.132.0.10"),
-            "aes" => json!({"algorithm": "AES", "keySize": 256}),
+            "aes" | "aes-cipher" => json!({"algorithm": "AES", "keySize": 256}),
+            "rsa-cipher" => json!({"algorithm": "RSA", "keySize": 2048}),
+            "hmac" | "hmac-mute" => plain("HMACSHA256"),
             _ => plain("ED"),
         };
         spec["partitionRef"] = json!({"name": PARTITION});
-        spec["attributes"] = json!({"sign": name != "p256-mute", "destroyable": name == "ed-destroyable"});
+        let (sign, decrypt) = (!name.ends_with("-mute"), name.ends_with("-cipher"));
+        let destroyable = name == "ed-destroyable";
+        spec["attributes"] = json!({"sign": sign, "decrypt": decrypt, "destroyable": destroyable});
         if name == "ed-destroyable" {
             spec["deletionPolicy"] = json!("Destroy");
         }

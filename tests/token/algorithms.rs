@@ -141,7 +141,7 @@ async fn an_aes_key_is_made_and_described(token: Token) {
         assert_eq!((facts.algorithm, facts.key_size), (Some(KeyAlgorithm::Aes), Some(bits)));
         assert_eq!((facts.public_key, facts.attributes.decrypt), (None, Some(true)));
     }
-    let error = generate(&hsm, template("tdea", KeyAlgorithm::Tdea, None, None)).await.unwrap_err();
+    let error = generate(&hsm, template("bls", KeyAlgorithm::Bls, None, None)).await.unwrap_err();
     assert_eq!(error.kind, Kind::Unsupported);
     let error = sign(&hsm, "aes128", SignatureAlgorithm::EdDsa, b"x").await.unwrap_err();
     assert_eq!(error.kind, Kind::Invalid);

@@ -8,7 +8,7 @@ use hsm_operator::{
         probe::{Findings, Probe},
         protocol::{HsmError, Kind, Reply, Request},
     },
-    model::SignatureAlgorithm,
+    model::{CipherAlgorithm, SignatureAlgorithm},
 };
 
 use crate::{
@@ -24,6 +24,7 @@ on_both_tokens! {
     a_probe_leaves_nothing_behind,
     a_lie_about_sizes_is_found_out,
     what_a_token_lists_and_refuses_is_found_out,
+    a_cipher_that_is_listed_and_refused_is_found_out,
     a_module_that_dies_of_a_probe_is_there_again_for_everybody_else,
 }
 
@@ -69,6 +70,11 @@ async fn what_is_odd_about_a_token_is_found_out(token: Token) {
                 ("edwardsContext", "ignored"),
                 ("pssMask", "the message's hash only"),
                 ("hmacKey", "at least 32 bytes"),
+                ("wrongTag", "CKR_GENERAL_ERROR"),
+                (
+                    "refusedCiphers",
+                    "RSA_PADDING_OAEP_WITH_SHA512, RSA_PADDING_OAEP_WITH_SHA384, RSA_PADDING_OAEP_WITH_SHA256, RSA_PADDING_OAEP_WITH_SHA224",
+                ),
             ];
             let usual = [
                 ("ecPoint", "OCTET STRING"),
@@ -77,6 +83,8 @@ async fn what_is_odd_about_a_token_is_found_out(token: Token) {
                 ("edwardsCurve", "by identifier"),
                 ("pssSalt", "any length"),
                 ("dsa", "works"),
+                ("gcmTags", "all"),
+                ("gcmIv", "as given"),
             ];
             assert_eq!((quirk(true).as_slice(), quirk(false).as_slice()), (&odd[..], &usual[..]));
             assert!(findings.curves.contains(&"secp256k1".to_owned()), "{findings:?}");
@@ -97,6 +105,9 @@ async fn what_is_odd_about_a_token_is_found_out(token: Token) {
                 ("pssSalt", "any length"),
                 ("pssMask", "any hash"),
                 ("hmacKey", "any length"),
+                ("gcmTags", "all"),
+                ("gcmIv", "as given"),
+                ("wrongTag", "CKR_ENCRYPTED_DATA_INVALID"),
             ];
             assert_eq!((quirk(true).as_slice(), quirk(false).as_slice()), (&odd[..], &usual[..]));
             assert_eq!(findings.curves, ["P-256", "P-384", "P-521"]);
@@ -151,6 +162,26 @@ async fn what_a_token_lists_and_refuses_is_found_out(token: Token) {
     faults.set(&["C_SignInit return=CKR_DEVICE_ERROR"]);
     let findings = probe(&hsm, Probe::EllipticCurves).await.unwrap();
     assert_eq!(findings.refuted_signatures, []);
+}
+
+async fn a_cipher_that_is_listed_and_refused_is_found_out(token: Token) {
+    let faults = Faults::new(&token);
+    let hsm = Supervisor::start(faults.config());
+    hsm.ready().await.unwrap();
+    // Of a cipher of RSA it counts what is decrypted: with public keys the operator encrypts itself.
+    faults.set(&["C_EncryptInit return=0x00000070"]);
+    let findings = probe(&hsm, Probe::Ciphers).await.unwrap();
+    let refuted = |cipher| findings.refuted_ciphers.contains(&cipher);
+    assert!(!refuted(CipherAlgorithm::RsaPkcs) && !refuted(CipherAlgorithm::RsaOaep), "{findings:?}");
+    faults.set(&["C_DecryptInit return=0x00000070"]);
+    let findings = probe(&hsm, Probe::Ciphers).await.unwrap();
+    assert_eq!(findings.refuted_ciphers, hsm.token().unwrap().capabilities.cipher_algorithms);
+    assert!(value(&findings, "refusedCiphers").contains("AES_GCM"), "{findings:?}");
+    // Keys that are not made say nothing of what could be done with them, and a token in trouble says nothing at all.
+    faults.set(&["C_GenerateKey return=0x00000070", "C_GenerateKeyPair return=0x00000070"]);
+    let findings = probe(&hsm, Probe::Ciphers).await.unwrap();
+    assert_eq!(findings.refuted_ciphers, []);
+    assert_eq!(value(&findings, "ciphersOfAES"), "not probed: CKR_MECHANISM_INVALID");
 }
 
 async fn a_module_that_dies_of_a_probe_is_there_again_for_everybody_else(token: Token) {

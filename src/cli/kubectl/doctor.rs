@@ -150,6 +150,7 @@ impl Page {
             self.line("Curves", &or_none(&probed.curves));
         }
         self.line("Signatures", &or_none(&token.signature_algorithms));
+        self.line("Ciphers", &or_none(&token.cipher_algorithms));
         if let Some(probed) = &token.probed {
             if let Some(speed) = &probed.speed {
                 let what =
@@ -293,7 +294,7 @@ mod tests {
             "token": {
                 "label": "t", "manufacturer": "M", "model": "X", "serial": "7", "firmware": "1.2",
                 "library": "P11 library 1.0", "keyAlgorithms": ["RSA 512-4096", "EC"],
-                "signatureAlgorithms": ["EDDSA"],
+                "signatureAlgorithms": ["EDDSA"], "cipherAlgorithms": ["AES_GCM"],
                 "probed": {
                     "curves": ["P-256"], "mechanisms": ["AES_GCM", "RSA_PKCS"], "mechanismCount": 5,
                     "limits": {"sessions": 9, "sessionsMax": 0, "pinMin": 8, "pinMax": 0},
@@ -321,6 +322,7 @@ Token       t: X of M, serial 7, firmware 1.2
 Keys        RSA 512-4096, EC
 Curves      P-256
 Signatures  EDDSA
+Ciphers     AES_GCM
 Speed       57 µs for one P-256 signature, in one session
 Limits      sessions: 9 open, no limit; memory: not told
 Sessions    4 in each token-host

@@ -148,9 +148,11 @@ fn token_status(token: &TokenFacts, findings: Option<&Findings>, old: Option<&To
     }
     let refuted_keys = findings.map(|found| found.refuted_keys.as_slice()).unwrap_or_default();
     let refuted_signatures = findings.map(|found| found.refuted_signatures.as_slice()).unwrap_or_default();
+    let refuted_ciphers = findings.map(|found| found.refuted_ciphers.as_slice()).unwrap_or_default();
     let mut capabilities = token.capabilities.clone();
     capabilities.key_algorithms.retain(|row| !refuted_keys.contains(&row.algorithm));
     capabilities.signature_algorithms.retain(|one| !refuted_signatures.contains(one));
+    capabilities.cipher_algorithms.retain(|one| !refuted_ciphers.contains(one));
     TokenStatus {
         label: token.label.clone(),
         manufacturer: token.manufacturer.clone(),
@@ -165,6 +167,7 @@ fn token_status(token: &TokenFacts, findings: Option<&Findings>, old: Option<&To
             .map(str::to_owned)
             .collect(),
         signature_algorithms: capabilities.signature_algorithms.iter().map(ToString::to_string).collect(),
+        cipher_algorithms: capabilities.cipher_algorithms.iter().map(ToString::to_string).collect(),
         probed: findings.map(probed),
     }
 }
@@ -224,7 +227,7 @@ mod tests {
             Rung,
             protocol::{Capabilities, KeyCapability},
         },
-        model::{KeyAlgorithm, SignatureAlgorithm},
+        model::{CipherAlgorithm, KeyAlgorithm, SignatureAlgorithm},
     };
 
     fn partition() -> HsmPartition {
@@ -300,6 +303,7 @@ mod tests {
             capabilities: Capabilities {
                 key_algorithms: vec![row(KeyAlgorithm::Ec), row(KeyAlgorithm::Ed)],
                 signature_algorithms: vec![SignatureAlgorithm::Sha256WithEcdsa, SignatureAlgorithm::EdDsa],
+                cipher_algorithms: vec![CipherAlgorithm::RsaOaep, CipherAlgorithm::RsaOaepSha256],
             },
             ..TokenFacts::default()
         }
@@ -310,13 +314,14 @@ mod tests {
         let findings = Findings {
             refuted_keys: vec![KeyAlgorithm::Ed],
             refuted_signatures: vec![SignatureAlgorithm::EdDsa],
+            refuted_ciphers: vec![CipherAlgorithm::RsaOaepSha256],
             ..Findings::default()
         };
         let status = after_a_probe(findings, &HsmPartitionStatus::default());
         let token = status.token.unwrap();
         assert_eq!(
-            (token.key_algorithms, token.signature_algorithms),
-            (vec!["EC".into()], vec!["SHA256_WITH_ECDSA".into()])
+            (token.key_algorithms, token.signature_algorithms, token.cipher_algorithms),
+            (vec!["EC".into()], vec!["SHA256_WITH_ECDSA".into()], vec!["RSA_PADDING_OAEP".into()])
         );
         assert_eq!(
             condition::find(&status.conditions, condition::READY).unwrap().message,

@@ -1,5 +1,6 @@
 //! Routes, one file per group of endpoints.
 
+mod ciphers;
 mod key_body;
 mod keys;
 mod operations;
@@ -40,6 +41,9 @@ pub fn router(state: Shared) -> Router {
         .route("/v1/key/{name}", delete(keys::remove))
         .route("/v1/synchronousSign", post(operations::sign))
         .route("/v1/verify", post(operations::verify))
+        .route("/v1/synchronousHmac", post(ciphers::hmac))
+        .route("/v1/encrypt", post(ciphers::encrypt))
+        .route("/v1/synchronousDecrypt", post(ciphers::decrypt))
         .fallback(async |request: Request| {
             ApiError::new(Code::NoRoute, format!("{} is not served", request.uri().path()))
         })

@@ -25,7 +25,10 @@ use crate::{
     },
 };
 
-use super::keys::lookup;
+use super::{
+    ciphers::{VerifyHmacRequest, verify_hmac},
+    keys::lookup,
+};
 
 /// Body of `POST /v1/synchronousSign`.
 #[derive(Deserialize)]
@@ -97,7 +100,7 @@ pub async fn sign(
 #[serde(rename_all = "camelCase")]
 pub struct VerifyBody {
     verify_signature_request: Option<VerifyRequest>,
-    verify_hmac_request: Option<serde::de::IgnoredAny>,
+    verify_hmac_request: Option<VerifyHmacRequest>,
 }
 
 #[derive(Deserialize)]
@@ -113,10 +116,10 @@ struct VerifyRequest {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyAnswer {
-    signature_valid: bool,
+    pub(super) signature_valid: bool,
 }
 
-/// `POST /v1/verify`: done with the public key, outside the token.
+/// `POST /v1/verify`: done with the public key, outside the token; an HMAC by the token.
 pub async fn verify(
     State(state): State<Shared>,
     Caller(caller): Caller,
@@ -125,8 +128,10 @@ pub async fn verify(
 ) -> Result<Json<VerifyAnswer>, ApiError> {
     let Some(request) = body.verify_signature_request else {
         return Err(match body.verify_hmac_request {
-            Some(_) => ApiError::new(Code::Unsupported, "HMAC keys are not served yet"),
-            None => ApiError::new(Code::Validation, "verifySignatureRequest is missing"),
+            Some(request) => return verify_hmac(&state, &caller, &request_id, request).await.map(Json),
+            None => {
+                ApiError::new(Code::Validation, "verifySignatureRequest and verifyHmacRequest are missing")
+            }
         });
     };
     let payload = PayloadType::Unspecified.decode(&request.payload).map_err(bad_payload)?;

@@ -20,7 +20,7 @@ pub(super) enum Private {
     Rsa { spki: Vec<u8>, numbers: Box<Numbers> },
     Ec { pair: EcdsaKeyPair, digest: &'static digest::Algorithm },
     Ed(Ed25519KeyPair),
-    Secret,
+    Secret(Vec<u8>),
 }
 
 /// An RSA key, for the operations that aws-lc does not offer.
@@ -53,11 +53,11 @@ struct Pkcs1<'a> {
     inverse: UintRef<'a>,
 }
 
-fn unsupported(what: impl std::fmt::Display) -> HsmError {
+pub(super) fn unsupported(what: impl std::fmt::Display) -> HsmError {
     HsmError::new(Kind::Unsupported, format!("the fake has no {what}"))
 }
 
-fn broken(what: impl std::fmt::Display) -> HsmError {
+pub(super) fn broken(what: impl std::fmt::Display) -> HsmError {
     HsmError::new(Kind::Device, format!("the fake failed: {what}"))
 }
 
@@ -99,7 +99,8 @@ impl Private {
                 Ok(Self::Ec { pair: EcdsaKeyPair::generate(signing).map_err(broken)?, digest })
             }
             KeyAlgorithm::Ed => Ok(Self::Ed(Ed25519KeyPair::generate().map_err(broken)?)),
-            KeyAlgorithm::Aes => Ok(Self::Secret),
+            KeyAlgorithm::Aes => Ok(Self::Secret(random(size.unwrap_or(256) as usize / 8))),
+            KeyAlgorithm::HmacSha256 => Ok(Self::Secret(random(32))),
             other => Err(unsupported(format_args!("{other} keys"))),
         }
     }
@@ -110,7 +111,7 @@ impl Private {
             Self::Rsa { spki, .. } => return Ok(Some(spki.clone())),
             Self::Ec { pair, .. } => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()),
             Self::Ed(pair) => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()),
-            Self::Secret => return Ok(None),
+            Self::Secret(_) => return Ok(None),
         };
         Ok(Some(spki.map_err(broken)?.as_ref().to_vec()))
     }
@@ -159,7 +160,7 @@ impl Numbers {
     }
 
     /// RSASP1 of RFC 8017, by the Chinese remainder theorem.
-    fn private(&self, message: &[u8]) -> Vec<u8> {
+    pub(super) fn private(&self, message: &[u8]) -> Vec<u8> {
         let message = BigUint::from_bytes_be(message);
         let one = message.modpow(&self.dp, &self.p);
         let two = message.modpow(&self.dq, &self.q);
@@ -195,7 +196,7 @@ impl Numbers {
 }
 
 /// MGF1.
-fn mask(hash: Hash, seed: &[u8]) -> impl Iterator<Item = u8> {
+pub(super) fn mask(hash: Hash, seed: &[u8]) -> impl Iterator<Item = u8> {
     let seed = seed.to_vec();
     (0_u32..).flat_map(move |count| hash.digest(&[&seed[..], &count.to_be_bytes()].concat()))
 }

@@ -56,7 +56,7 @@ pub static CODES: &[Row] = rows! {
     CKR_KEY_FUNCTION_NOT_PERMITTED Forbidden "an attribute of the key forbids this use" "make a key with the attribute set",
     CKR_KEY_NOT_WRAPPABLE Forbidden "the key cannot be wrapped" "use a key that is extractable",
     CKR_KEY_UNEXTRACTABLE Forbidden "the key is not extractable" "use a key that is",
-    CKR_MECHANISM_INVALID Unsupported "the token does not have the mechanism, or not for this key" "use an algorithm from the partition's status.token.signatureAlgorithms",
+    CKR_MECHANISM_INVALID Unsupported "the token does not have the mechanism, or not for this key" "use an algorithm that the partition's status.token lists",
     CKR_MECHANISM_PARAM_INVALID Unsupported "the token does not accept the mechanism's parameters" "use another hash or algorithm",
     CKR_OBJECT_HANDLE_INVALID Lost "the object's handle is no longer good" "the object is looked for again",
     CKR_OPERATION_ACTIVE Lost "the session is stuck in another operation" "a new session is opened",

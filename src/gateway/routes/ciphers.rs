@@ -1,0 +1,305 @@
+//! Encrypt, decrypt, and HMAC.
+
+use axum::{Json, extract::State};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    keys::{lookup, usable},
+    operations::VerifyAnswer,
+};
+use crate::{
+    auth::{self, Action},
+    gateway::{
+        Shared,
+        error::{ApiError, Code},
+        extract::{Caller, JsonBody, RequestId},
+    },
+    model::{CipherAlgorithm, payload::PAYLOAD_MAX, secret::Plaintext},
+    service::{
+        audit::{About, Use},
+        cipher::{self, CipherError, Known, ToDecrypt, ToEncrypt},
+        directory::Entry,
+    },
+};
+
+/// What padding and tag may add to a payload; the largest modulus is far below it.
+const SEALED_MAX: usize = PAYLOAD_MAX + 64;
+/// Name of the algorithm in audit records.
+const HMAC: &str = "HMACSHA256";
+
+/// Body of `POST /v1/encrypt`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptBody {
+    encrypt_request: EncryptRequest,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EncryptRequest {
+    payload: String,
+    encrypt_key_name: String,
+    cipher_algorithm: CipherAlgorithm,
+    additional_authentication_data: Option<String>,
+    tag_length: Option<i64>,
+}
+
+/// Answer of `POST /v1/encrypt`: all four members are always there.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptAnswer {
+    /// The ciphertext with the tag at its end.
+    encrypted_payload: String,
+    /// Null for RSA, which has no tag that it could be without.
+    encrypted_payload_without_message_authentication_code: Option<String>,
+    initialization_vector: Option<String>,
+    message_authentication_code: Option<String>,
+}
+
+/// `POST /v1/encrypt`: for an RSA key with its public half and outside of the token, else by the token.
+pub async fn encrypt(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    RequestId(request_id): RequestId,
+    JsonBody(body): JsonBody<EncryptBody>,
+) -> Result<Json<EncryptAnswer>, ApiError> {
+    let request = body.encrypt_request;
+    let plaintext = Plaintext::from(base64("payload", &request.payload, PAYLOAD_MAX)?);
+    let aad = optional("additionalAuthenticationData", request.additional_authentication_data)?;
+    let cipher = request.cipher_algorithm;
+    let entry = lookup(&state, &caller, &request.encrypt_key_name).await?;
+    let record = record(&caller, &entry, "encrypt", &request_id);
+    // Of a short plaintext, a digest tells everything.
+    may_use(&state, &caller, &entry, &record, cipher.name(), About::Nothing).await?;
+    let key = usable(&entry)?;
+    let encrypts = entry.object.spec.attributes.resolved().encrypt;
+    if key.public.is_some() && cipher.fits(key.algorithm) && !encrypts {
+        let message = format!("the key '{}' does not encrypt: its attribute encrypt is false", entry.label);
+        return Err(ApiError::new(Code::Forbidden, message));
+    }
+    let hsm = state.partitions.hsm(&key.partition);
+    let hsm = match key.public {
+        // A public key encrypts without a token, also while that is away.
+        Some(_) => hsm.ok(),
+        None => Some(hsm?),
+    };
+    let tried = state.partitions.ciphers(&key.partition);
+    record.record_of(Some(cipher.name()), About::Nothing, None);
+    let job =
+        ToEncrypt { cipher, plaintext, aad: aad.into(), tag_length: request.tag_length.unwrap_or_default() };
+    let sealed = cipher::encrypt(hsm.as_deref(), key, job, Known { tried: tried.as_deref() }).await;
+    let sealed = sealed.inspect_err(|error| missed(&state, &entry, error))?;
+    let (bare, tag) = sealed.ciphertext.split_at(sealed.ciphertext.len() - sealed.tag_len);
+    let filled = |bytes: &[u8]| (!bytes.is_empty()).then(|| STANDARD.encode(bytes));
+    Ok(Json(EncryptAnswer {
+        encrypted_payload: STANDARD.encode(&sealed.ciphertext),
+        encrypted_payload_without_message_authentication_code: key
+            .public
+            .is_none()
+            .then(|| STANDARD.encode(bare)),
+        initialization_vector: filled(&sealed.iv),
+        message_authentication_code: filled(tag),
+    }))
+}
+
+/// Body of `POST /v1/synchronousDecrypt`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DecryptBody {
+    decrypt_request: DecryptRequest,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DecryptRequest {
+    encrypted_payload: String,
+    decrypt_key_name: String,
+    cipher_algorithm: CipherAlgorithm,
+    initialization_vector: Option<String>,
+    additional_authentication_data: Option<String>,
+    tag_length: Option<i64>,
+    signed_approvals: Option<Vec<String>>,
+}
+
+/// Answer of `POST /v1/synchronousDecrypt`; strict clients refuse a further member.
+#[derive(Serialize)]
+pub struct DecryptAnswer {
+    payload: String,
+}
+
+/// `POST /v1/synchronousDecrypt`: by the token.
+pub async fn decrypt(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    RequestId(request_id): RequestId,
+    JsonBody(body): JsonBody<DecryptBody>,
+) -> Result<Json<DecryptAnswer>, ApiError> {
+    let request = body.decrypt_request;
+    let ciphertext = base64("encryptedPayload", &request.encrypted_payload, SEALED_MAX)?;
+    let iv = optional("initializationVector", request.initialization_vector)?;
+    let aad = optional("additionalAuthenticationData", request.additional_authentication_data)?;
+    if request.signed_approvals.is_some_and(|approvals| !approvals.is_empty()) {
+        return Err(ApiError::new(Code::Unsupported, "signedApprovals are not served yet"));
+    }
+    let cipher = request.cipher_algorithm;
+    let entry = lookup(&state, &caller, &request.decrypt_key_name).await?;
+    let record = record(&caller, &entry, "decrypt", &request_id);
+    let about = About::Ciphertext(&ciphertext);
+    may_use(&state, &caller, &entry, &record, cipher.name(), about).await?;
+    let key = usable(&entry)?;
+    let hsm = state.partitions.hsm(&key.partition)?;
+    record.record_of(Some(cipher.name()), about, None);
+    let job = ToDecrypt {
+        cipher,
+        ciphertext: ciphertext.clone().into(),
+        iv: iv.into(),
+        aad: aad.into(),
+        tag_length: request.tag_length.unwrap_or_default(),
+    };
+    let plaintext = cipher::decrypt(hsm.as_ref(), key, job).await;
+    let plaintext = plaintext.inspect_err(|error| missed(&state, &entry, error))?;
+    Ok(Json(DecryptAnswer { payload: STANDARD.encode(plaintext.expose()) }))
+}
+
+/// Body of `POST /v1/synchronousHmac`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HmacBody {
+    hmac_request: HmacRequest,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HmacRequest {
+    key_name: String,
+    payload: String,
+}
+
+/// Answer of `POST /v1/synchronousHmac`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HmacAnswer {
+    keyed_hash: String,
+}
+
+/// `POST /v1/synchronousHmac`: by the token.
+pub async fn hmac(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    RequestId(request_id): RequestId,
+    JsonBody(body): JsonBody<HmacBody>,
+) -> Result<Json<HmacAnswer>, ApiError> {
+    let HmacRequest { key_name, payload } = body.hmac_request;
+    let payload = base64("payload", &payload, PAYLOAD_MAX)?;
+    let entry = lookup(&state, &caller, &key_name).await?;
+    let record = record(&caller, &entry, "hmac", &request_id);
+    let about = About::Payload(&payload);
+    may_use(&state, &caller, &entry, &record, HMAC, about).await?;
+    let key = usable(&entry)?;
+    let hsm = state.partitions.hsm(&key.partition)?;
+    record.record_of(Some(HMAC), about, None);
+    let mac = cipher::hmac(hsm.as_ref(), key, payload.clone().into()).await;
+    let mac = mac.inspect_err(|error| missed(&state, &entry, error))?;
+    Ok(Json(HmacAnswer { keyed_hash: STANDARD.encode(mac) }))
+}
+
+/// `verifyHmacRequest` of `POST /v1/verify`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyHmacRequest {
+    key_name: String,
+    payload: String,
+    signature: String,
+}
+
+/// `POST /v1/verify` with an HMAC: made once more by the token and compared.
+pub async fn verify_hmac(
+    state: &Shared,
+    caller: &auth::Caller,
+    request_id: &str,
+    request: VerifyHmacRequest,
+) -> Result<VerifyAnswer, ApiError> {
+    let payload = base64("payload", &request.payload, PAYLOAD_MAX)?;
+    let mac = base64("signature", &request.signature, PAYLOAD_MAX)?;
+    let entry = lookup(state, caller, &request.key_name).await?;
+    let record = record(caller, &entry, "verify", request_id);
+    let about = About::Payload(&payload);
+    may_use(state, caller, &entry, &record, HMAC, about).await?;
+    let key = usable(&entry)?;
+    let hsm = state.partitions.hsm(&key.partition)?;
+    record.record_of(Some(HMAC), about, None);
+    let right = cipher::verify_hmac(hsm.as_ref(), key, payload.clone().into(), &mac).await;
+    let signature_valid = right.inspect_err(|error| missed(state, &entry, error))?;
+    Ok(VerifyAnswer { signature_valid })
+}
+
+fn record<'a>(
+    caller: &'a auth::Caller,
+    entry: &'a Entry,
+    operation: &'static str,
+    request_id: &'a str,
+) -> Use<'a> {
+    Use {
+        caller: &caller.username,
+        namespace: &caller.namespace,
+        key: &entry.label,
+        operation,
+        algorithm: None,
+        payload: &[],
+        request_id,
+    }
+}
+
+/// Checks verb `use` on the key; a refusal is recorded here, a use where it happens.
+async fn may_use(
+    state: &Shared,
+    caller: &auth::Caller,
+    entry: &Entry,
+    record: &Use<'_>,
+    algorithm: &str,
+    about: About<'_>,
+) -> Result<(), ApiError> {
+    let name = entry.object.metadata.name.clone().unwrap_or_default();
+    let action = Action { verb: "use", resource: "hsmkeys", namespace: caller.namespace.clone(), name };
+    let decision = state.authorize.authorize(caller, &action).await.map_err(ApiError::from);
+    decision.inspect_err(|denied| record.record_of(Some(algorithm), about, Some(&denied.message)))
+}
+
+/// Tells the controller of a key that the token does not have.
+fn missed(state: &Shared, entry: &Entry, error: &CipherError) {
+    if let CipherError::Hsm(error) = error {
+        state.missed.note(state.client.as_ref(), entry, error);
+    }
+}
+
+/// Decodes a member.
+fn base64(member: &str, text: &str, most: usize) -> Result<Vec<u8>, ApiError> {
+    let bytes = STANDARD.decode(text).map_err(|_| {
+        ApiError::new(Code::Encoding, format!("The '{member}' is not valid 'base64' encoded."))
+    })?;
+    if bytes.len() > most {
+        let message = format!("the '{member}' has {} bytes and at most {most} are taken", bytes.len());
+        return Err(ApiError::new(Code::Payload, message));
+    }
+    Ok(bytes)
+}
+
+/// Decodes a member that may be missing, which is the same as empty: published clients send both.
+fn optional(member: &str, text: Option<String>) -> Result<Vec<u8>, ApiError> {
+    base64(member, &text.unwrap_or_default(), PAYLOAD_MAX)
+}
+
+impl From<CipherError> for ApiError {
+    fn from(error: CipherError) -> Self {
+        let code = match &error {
+            CipherError::Mismatch(_) => Code::AlgorithmNotSupportedByKey,
+            CipherError::NotServed(_) => Code::Cipher,
+            CipherError::Input(_) => Code::Payload,
+            CipherError::TagLength(_) => Code::TagLength,
+            CipherError::NotDecrypted(_) => Code::Decrypt,
+            CipherError::Hsm(error) => return error.clone().into(),
+        };
+        Self::new(code, error.to_string())
+    }
+}
