@@ -6,6 +6,7 @@
 
 pub mod algorithm;
 pub mod attributes;
+pub mod certificate;
 pub mod curve;
 pub mod digest;
 pub mod name;

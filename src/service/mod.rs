@@ -2,5 +2,6 @@
 
 pub mod attest;
 pub mod audit;
+pub mod certificate;
 pub mod directory;
 pub mod sign;

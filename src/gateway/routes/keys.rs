@@ -129,6 +129,7 @@ fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
             adopt: false,
             deletion_policy: if destroyable { DeletionPolicy::Destroy } else { DeletionPolicy::Retain },
             public_key_secret_name: None,
+            certificate: None,
         },
     );
     key.metadata = ObjectMeta {
