@@ -3,6 +3,8 @@
 
 #[path = "gateway/callers.rs"]
 mod callers;
+#[path = "gateway/certificates.rs"]
+mod certificates;
 mod common;
 #[path = "gateway/contract.rs"]
 mod contract;

@@ -52,6 +52,14 @@ pub enum Code {
     Address,
     /// Not base64 or hexadecimal.
     Encoding,
+    /// Not a certificate for this.
+    Certificate,
+    /// Not a certificate.
+    CertificateEncoding,
+    /// Not a request for a certificate.
+    CertificateRequest,
+    /// The key has no certificate.
+    NoCertificate,
     /// No such key.
     NoKey,
     /// The HSM is not there.
@@ -95,6 +103,10 @@ impl Code {
             Self::Json => (S::BAD_REQUEST, 621, "res.error.invalid.json"),
             Self::Address => (S::BAD_REQUEST, 630, "res.error.invalid.address.on.non.ska.key"),
             Self::Encoding => (S::BAD_REQUEST, 635, "res.error.encoding.exception"),
+            Self::Certificate => (S::BAD_REQUEST, 402, "res.error.invalid.certificate"),
+            Self::CertificateEncoding => (S::BAD_REQUEST, 626, "res.error.certificate.invalid.encoding"),
+            Self::CertificateRequest => (S::BAD_REQUEST, 628, "res.error.csr.invalid.format"),
+            Self::NoCertificate => (S::NOT_FOUND, 653, "res.error.data.object.not.existent"),
             Self::NoKey => (S::NOT_FOUND, 650, "res.error.key.not.existent"),
             Self::Subsystem => (S::INTERNAL_SERVER_ERROR, 700, "res.error.in.subystem"),
             Self::Hsm => (S::INTERNAL_SERVER_ERROR, 701, "res.error.in.hsm"),

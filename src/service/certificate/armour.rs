@@ -113,7 +113,10 @@ mod tests {
         let read = |text: &str| read(text, &[CERTIFICATE]).unwrap_err();
         let label = || CERTIFICATE.to_owned();
         assert_eq!(read(""), NotPem::NoBlock(label()));
-        assert_eq!(read("-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----"), NotPem::NoBlock(label()));
+        assert_eq!(
+            read("-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----"),
+            NotPem::NoBlock(label())
+        );
         assert_eq!(read("-----BEGIN CERTIFICATE-----\nAAAA"), NotPem::NoEnd(label()));
         let other_end = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END PUBLIC KEY-----";
         assert_eq!(read(other_end), NotPem::NoEnd(label()));

@@ -35,8 +35,7 @@ pub fn attached(key: &HsmKey, public: &PublicKey) -> Result<Option<Chain>, Missi
     if let Some(made) = made.filter(|made| made.made_for.as_ref() == Some(&self_signed.digest())) {
         return Ok(Some(Chain::from_pem(&made.pem, public)?));
     }
-    let refused = condition::find(&status.conditions, condition::CERTIFIED).filter(|found| {
-        found.status == "False" && found.observed_generation == key.metadata.generation
-    });
+    let refused = condition::find(&status.conditions, condition::CERTIFIED)
+        .filter(|found| found.status == "False" && found.observed_generation == key.metadata.generation);
     Err(refused.map_or(Missing::NotYet, |found| Missing::Refused(found.message.clone())))
 }

@@ -94,7 +94,8 @@ impl TokenKey {
                 .map(|one| one.name())
                 .collect();
             let fitting = if fitting.is_empty() { "none".into() } else { fitting.join(", ") };
-            let message = format!("{algorithm} does not sign certificates with {of_key} keys; these do: {fitting}");
+            let message =
+                format!("{algorithm} does not sign certificates with {of_key} keys; these do: {fitting}");
             return Err(Error::Mismatch(message));
         }
         let (oid, parameters) = match algorithm {
@@ -106,7 +107,9 @@ impl TokenKey {
             CertificateAlgorithm::Sha384WithEcdsa => (rfc5912::ECDSA_WITH_SHA_384, None),
             CertificateAlgorithm::Sha512WithEcdsa => (rfc5912::ECDSA_WITH_SHA_512, None),
             // Edwards curves name key and signature alike (RFC 8410).
-            CertificateAlgorithm::EdDsa => (SubjectPublicKeyInfoRef::from_der(key.spki())?.algorithm.oid, None),
+            CertificateAlgorithm::EdDsa => {
+                (SubjectPublicKeyInfoRef::from_der(key.spki())?.algorithm.oid, None)
+            }
         };
         Ok(Self { spki: key.spki().to_vec(), algorithm: AlgorithmIdentifierOwned { oid, parameters } })
     }
@@ -170,9 +173,12 @@ impl Authority {
         if now < begin || end < now {
             return unfit(&format!("is valid from {begin} to {end} only"));
         }
-        let constraints = leaf.get_extension::<BasicConstraints>().map_err(|_| unreadable("basicConstraints"))?;
+        let constraints =
+            leaf.get_extension::<BasicConstraints>().map_err(|_| unreadable("basicConstraints"))?;
         let Some((_, constraints)) = constraints.filter(|(_, constraints)| constraints.ca) else {
-            return unfit("is not an authority's: attach one that is, as selfsign does with certificateAuthority true");
+            return unfit(
+                "is not an authority's: attach one that is, as selfsign does with certificateAuthority true",
+            );
         };
         let usage = leaf.get_extension::<KeyUsage>().map_err(|_| unreadable("keyUsage"))?;
         if usage.is_some_and(|(_, usage)| !usage.key_cert_sign()) {
@@ -195,7 +201,9 @@ impl Authority {
 }
 
 fn unreadable(extension: &str) -> Error {
-    Error::Unfit(format!("the certificate of the signing key has an extension {extension} that cannot be read"))
+    Error::Unfit(format!(
+        "the certificate of the signing key has an extension {extension} that cannot be read"
+    ))
 }
 
 impl Unsigned {

@@ -38,11 +38,17 @@ impl Chain {
 
     fn new(der: Vec<Vec<u8>>, key: &PublicKey) -> Result<Self, Error> {
         if der.len() > LENGTH_MAX {
-            return Err(Error::Unfit(format!("there are {} certificates, at most {LENGTH_MAX} are taken", der.len())));
+            return Err(Error::Unfit(format!(
+                "there are {} certificates, at most {LENGTH_MAX} are taken",
+                der.len()
+            )));
         }
         let all = der.iter().enumerate().map(|(at, der)| {
             Certificate::from_der(der).map_err(|error| {
-                Error::Unreadable(format!("certificate {} is not the DER of an X.509 certificate: {error}", at + 1))
+                Error::Unreadable(format!(
+                    "certificate {} is not the DER of an X.509 certificate: {error}",
+                    at + 1
+                ))
             })
         });
         let all = all.collect::<Result<Vec<_>, _>>()?;
@@ -53,7 +59,8 @@ impl Chain {
                 return Err(Error::Unfit(message));
             }
         }
-        let leaf = all.into_iter().next().ok_or_else(|| Error::Unreadable("there is no certificate".into()))?;
+        let leaf =
+            all.into_iter().next().ok_or_else(|| Error::Unreadable("there is no certificate".into()))?;
         if leaf.tbs_certificate().subject_public_key_info().to_der()? != key.spki() {
             return Err(Error::Unfit("the certificate is of another key".into()));
         }

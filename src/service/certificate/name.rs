@@ -59,12 +59,7 @@ pub fn name(subject: &Subject) -> Result<Name, Error> {
         ("givenName", &subject.given_name, oid::GIVEN_NAME, Text::Utf8(128)),
         ("initials", &subject.initials, oid::INITIALS, Text::Utf8(128)),
         ("pseudonym", &subject.pseudonym, PSEUDONYM, Text::Utf8(128)),
-        (
-            "generationQualifier",
-            &subject.generation_qualifier,
-            oid::GENERATION_QUALIFIER,
-            Text::Utf8(128),
-        ),
+        ("generationQualifier", &subject.generation_qualifier, oid::GENERATION_QUALIFIER, Text::Utf8(128)),
     ];
     let given = |value: &Option<String>| value.as_ref().is_some_and(|text| !text.trim().is_empty());
     if !given(&subject.common_name) {

@@ -42,11 +42,11 @@ impl Request {
         let bytes = signed.info.to_der().map_err(unreadable)?;
         let info = CertReqInfo::from_der(&bytes).map_err(unreadable)?;
         let spki = info.public_key.to_der().map_err(unreadable)?;
-        let key =
-            PublicKey::from_spki(&spki).map_err(|error| refuse(format!("has a key that is not taken: {error}")))?;
+        let key = PublicKey::from_spki(&spki)
+            .map_err(|error| refuse(format!("has a key that is not taken: {error}")))?;
         let oid = signed.algorithm.oid;
-        let algorithm =
-            algorithm(oid).ok_or_else(|| refuse(format!("is signed by {oid}, which cannot be checked here")))?;
+        let algorithm = algorithm(oid)
+            .ok_or_else(|| refuse(format!("is signed by {oid}, which cannot be checked here")))?;
         let signature = signed.signature.as_bytes().unwrap_or_default();
         match key.verify(algorithm, &bytes, signature) {
             Ok(true) => Ok(Self { key, der }),

@@ -50,7 +50,8 @@ impl Usages {
         let constraints = BasicConstraints { ca: true, path_len_constraint: None };
         let mut all = vec![extension(true, &constraints)?];
         // RFC 5280 wants the extension in every authority's certificate.
-        let key = if self.key.is_empty() { &[KeyUsage::KeyCertSign, KeyUsage::CrlSign] } else { &self.key[..] };
+        let key =
+            if self.key.is_empty() { &[KeyUsage::KeyCertSign, KeyUsage::CrlSign] } else { &self.key[..] };
         all.extend(self.usages(key)?);
         Ok(all)
     }
