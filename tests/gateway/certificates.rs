@@ -653,6 +653,13 @@ async fn bad_input_is_told_apart_and_changes_nothing() {
     let middle = csr.len() / 2;
     let swapped = if csr.as_bytes()[middle] == b'A' { "B" } else { "A" };
     let damaged = format!("{}{swapped}{}", &csr[..middle], &csr[middle + 1..]);
+    // The last byte of the DER is one of the signature.
+    let mut unsigned =
+        STANDARD.decode(csr.lines().filter(|line| !line.starts_with('-')).collect::<String>()).unwrap();
+    *unsigned.last_mut().unwrap() ^= 1;
+    let unsigned = STANDARD.encode(unsigned);
+    let unsigned =
+        format!("-----BEGIN CERTIFICATE REQUEST-----\n{unsigned}\n-----END CERTIFICATE REQUEST-----");
     let cut = csr.replace("-----END CERTIFICATE REQUEST-----", "");
     let as_certificate = csr.replace("CERTIFICATE REQUEST", "CERTIFICATE");
     let wrong_inside = "-----BEGIN CERTIFICATE REQUEST-----\nMIIB\n-----END CERTIFICATE REQUEST-----";
@@ -719,6 +726,7 @@ async fn bad_input_is_told_apart_and_changes_nothing() {
         (json!(wrong_inside), "DER"),
         (json!(not_base64), "base64"),
         (json!(damaged), "request"),
+        (json!(unsigned), "good signature"),
         (json!(format!("{csr}{csr}")), "2"),
     ] {
         cases.push((SIGN, with(&issue, json!({"certificateSigningRequest": bad})), 400, 628, word));

@@ -103,7 +103,7 @@ mod tests {
         for text in [both.clone(), both.replace('\n', "\r\n"), format!("subject=x\n{both}"), flat] {
             assert_eq!(read(&text, &[CERTIFICATE]).unwrap(), [one.clone(), two.clone()]);
         }
-        assert_eq!(read(&one_line(&one), &[CERTIFICATE]).unwrap(), [one.clone()]);
+        assert_eq!(read(&one_line(&one), &[CERTIFICATE]).unwrap(), std::slice::from_ref(&one));
         assert_eq!(one_line(&one).lines().count(), 3);
         assert_eq!(read(&request(&two), &REQUEST).unwrap(), [two]);
     }
