@@ -567,6 +567,15 @@ async fn a_certificate_is_imported_read_replaced_and_removed() {
 }
 
 #[tokio::test]
+async fn an_object_of_the_same_name_made_meanwhile_is_not_meant() {
+    let stage = Stage::with_view(&["p256"], false).await;
+    let body = json!({"signKeyName": "p256", "signatureAlgorithm": "SHA256_WITH_ECDSA", "commonName": "x"});
+    stage.store.change("p256", |key| key.metadata.uid = Some("another".into()));
+    assert_eq!(stage.post(SELF_SIGN, &body).await.refused(), (404, 650));
+    assert_eq!(stage.store.object("p256").spec.certificate, None);
+}
+
+#[tokio::test]
 async fn a_declared_certificate_is_read_once_it_is_made() {
     let stage = Stage::new(&["p256"]).await;
     let made = stage

@@ -328,8 +328,11 @@ async fn attach(state: &Shared, entry: &Entry, chain: &Chain, over: Over) -> Res
             return Ok(());
         }
     }
-    let message = format!("HsmKey {} changes all the time; try again", entry.object.name_any());
-    Err(ApiError::new(Code::Busy, message))
+    Err(crowded(&entry.object.name_any()))
+}
+
+fn crowded(name: &str) -> ApiError {
+    ApiError::new(Code::Busy, format!("HsmKey {name} changes all the time; try again"))
 }
 
 #[derive(PartialEq, Eq)]
@@ -359,8 +362,13 @@ async fn write(
     let patched = match timeout(LOOKUP_WAIT, api.patch(&name, &params, &Patch::Merge(&patch))).await {
         Ok(Ok(patched)) => patched,
         Ok(Err(kube::Error::Api(status))) if status.code == 409 && versioned => return Ok(Written::Changed),
-        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
             return Err(ApiError::no_key(&entry.label));
+        }
+        // Another object has the name meanwhile, or too many write to this one.
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+            let same = fresh(state, entry).await?.object.uid() == entry.object.uid();
+            return Err(if same { crowded(&name) } else { ApiError::no_key(&entry.label) });
         }
         Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 403 | 422) => {
             return Err(ApiError::new(Code::Validation, status.message.clone()));

@@ -80,7 +80,46 @@ fn algorithm(oid: ObjectIdentifier) -> Option<SignatureAlgorithm> {
         rfc5912::ECDSA_WITH_SHA_256 => A::Sha256WithEcdsa,
         rfc5912::ECDSA_WITH_SHA_384 => A::Sha384WithEcdsa,
         rfc5912::ECDSA_WITH_SHA_512 => A::Sha512WithEcdsa,
-        rfc8410::ID_ED_25519 => A::EdDsa,
+        rfc8410::ID_ED_25519 | rfc8410::ID_ED_448 => A::EdDsa,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A request of openssl's: P-256, CN=x.
+    const GOOD: &str = "MIHFMG4CAQAwDDEKMAgGA1UEAwwBeDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABF4YkZRfYXf55IjcxeL6NR0h//2VdMn9k7MLcLOUz+/gU9HXW/+RTwU+fudjTTJ5EvlvpC/O0dhuwas2lP4fiCGgADAKBggqhkjOPQQDAgNHADBEAiBuGbK/3aV1fNfugU/bNY0md19ngSp4vrnkGjfDmFiW0gIgE0Tki9H8yKlAaBex9naiffekx570vEN4dbYGgEzddDc=";
+
+    fn armoured(der: &[u8]) -> String {
+        armour::request(der)
+    }
+
+    #[test]
+    fn no_byte_of_a_request_can_be_another() {
+        let der = STANDARD.decode(GOOD).unwrap();
+        assert!(Request::from_pem(&armoured(&der)).is_ok());
+        for at in 0..der.len() {
+            for bit in [0x01, 0x10, 0x80] {
+                let mut bad = der.clone();
+                bad[at] ^= bit;
+                assert!(matches!(Request::from_pem(&armoured(&bad)), Err(Error::Request(_))), "{at} {bit}");
+            }
+            assert!(Request::from_pem(&armoured(&der[..at])).is_err(), "cut at {at}");
+        }
+        assert!(Request::from_pem(&armoured(&[&der[..], &[0]].concat())).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_sent_is_refused_and_nothing_breaks(text in "\\PC{0,200}", der in any::<Vec<u8>>()) {
+            for text in [text, armoured(&der)] {
+                prop_assert!(matches!(Request::from_pem(&text), Err(Error::Request(_))));
+            }
+        }
+    }
 }
