@@ -5,6 +5,8 @@
 mod callers;
 #[path = "gateway/ciphers.rs"]
 mod ciphers;
+#[path = "gateway/certificates.rs"]
+mod certificates;
 mod common;
 #[path = "gateway/contract.rs"]
 mod contract;

@@ -5,6 +5,8 @@
 mod algorithms;
 #[path = "token/blame.rs"]
 mod blame;
+#[path = "token/certificates.rs"]
+mod certificates;
 #[path = "token/chaos.rs"]
 mod chaos;
 #[path = "token/chaos_keys.rs"]

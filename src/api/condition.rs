@@ -19,6 +19,8 @@ pub const GENERATED: &str = "Generated";
 pub const PUBLISHED: &str = "Published";
 /// The key has its attestation.
 pub const ATTESTED: &str = "Attested";
+/// The key has the certificate that its spec asks for; absent where it asks for none.
+pub const CERTIFIED: &str = "Certified";
 
 /// Longest message that is written; the rest is cut, because status is not a log.
 const MESSAGE_MAX: usize = 900;

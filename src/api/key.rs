@@ -5,7 +5,11 @@ use kube::{CustomResource, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LocalRef, condition};
+use super::{
+    LocalRef,
+    certificate::{CertificateSpec, CertificateStatus},
+    condition,
+};
 use crate::model::{KeyAlgorithm, KeyAttributes, RequestedAttributes, vocabulary_enum as vocabulary};
 
 /// A key that lives in an HSM partition; the cluster only ever sees its public half.
@@ -49,6 +53,8 @@ use crate::model::{KeyAlgorithm, KeyAttributes, RequestedAttributes, vocabulary_
 #[x_kube(validation = Rule::new("self.algorithm != 'EC' || has(self.curveOid)").message("algorithm EC needs a curveOid"))]
 #[x_kube(validation = Rule::new("!(self.algorithm in ['RSA', 'AES']) || has(self.keySize)")
     .message("algorithms RSA and AES need a keySize"))]
+#[x_kube(validation = Rule::new("!has(self.certificate) || self.algorithm in ['RSA', 'EC', 'ED']")
+    .message("only keys of the algorithms RSA, EC and ED have certificates"))]
 pub struct HsmKeySpec {
     /// Partition that holds the key. Cannot change.
     #[x_kube(validation = Rule::new("self == oldSelf").message("partitionRef cannot change: make a new key"))]
@@ -82,6 +88,9 @@ pub struct HsmKeySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub public_key_secret_name: Option<String>,
+    /// The key's certificate: `tls.crt` of the Secret. It can change, come and go while the key is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateSpec>,
 }
 
 vocabulary! {
@@ -100,7 +109,8 @@ vocabulary! {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HsmKeyStatus {
-    /// Ready: the key can be used. Generated, Published, Attested: the steps to it. Stalled: a person must act.
+    /// Ready: the key can be used. Generated, Published, Attested: the steps to it. Certified: it has
+    /// the certificate that the spec asks for. Stalled: a person must act.
     #[serde(default)]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -137,6 +147,9 @@ pub struct HsmKeyStatus {
     /// The signed statement about the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<Attestation>,
+    /// The key's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateStatus>,
     /// Uses are refused. Blocking comes with approvals.
     #[serde(default)]
     pub blocked: bool,

@@ -58,6 +58,14 @@ pub enum Code {
     TagLength,
     /// The token does not have the cipher.
     Cipher,
+    /// Not a certificate for this.
+    Certificate,
+    /// Not a certificate.
+    CertificateEncoding,
+    /// Not a request for a certificate.
+    CertificateRequest,
+    /// The key has no certificate.
+    NoCertificate,
     /// No such key.
     NoKey,
     /// The HSM is not there.
@@ -104,6 +112,10 @@ impl Code {
             Self::Decrypt => (S::BAD_REQUEST, 410, "res.error.decrypt.failed"),
             Self::TagLength => (S::BAD_REQUEST, 624, "res.error.key.invalid.tagLength"),
             Self::Cipher => (S::BAD_REQUEST, 629, "res.error.unsupported.cipher"),
+            Self::Certificate => (S::BAD_REQUEST, 402, "res.error.invalid.certificate"),
+            Self::CertificateEncoding => (S::BAD_REQUEST, 626, "res.error.certificate.invalid.encoding"),
+            Self::CertificateRequest => (S::BAD_REQUEST, 628, "res.error.csr.invalid.format"),
+            Self::NoCertificate => (S::NOT_FOUND, 653, "res.error.data.object.not.existent"),
             Self::NoKey => (S::NOT_FOUND, 650, "res.error.key.not.existent"),
             Self::Subsystem => (S::INTERNAL_SERVER_ERROR, 700, "res.error.in.subystem"),
             Self::Hsm => (S::INTERNAL_SERVER_ERROR, 701, "res.error.in.hsm"),

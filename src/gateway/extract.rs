@@ -80,6 +80,18 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, ApiError> {
+        let RawBody(bytes) = RawBody::from_request(request, state).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// A body as it was sent.
+pub struct RawBody(pub Bytes);
+
+impl FromRequest<Shared> for RawBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &Shared) -> Result<Self, ApiError> {
         let read = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
         let bytes = read.map_err(|_| {
             let message = format!("the request body did not arrive within {} s", BODY_WITHIN.as_secs());
@@ -97,7 +109,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
                 ApiError::new(Code::Json, "the request body ended early")
             }
         })?;
-        parse(&bytes).map(Self)
+        Ok(Self(bytes))
     }
 }
 

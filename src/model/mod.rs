@@ -7,6 +7,7 @@
 pub mod algorithm;
 pub mod attributes;
 pub mod cipher;
+pub mod certificate;
 pub mod curve;
 pub mod digest;
 pub mod name;

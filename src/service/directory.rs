@@ -12,7 +12,7 @@ use moka::sync::Cache;
 use tokio::sync::watch;
 
 use crate::{
-    api::HsmKey,
+    api::{HsmKey, key::HsmKeyStatus},
     model::{KeyAlgorithm, KeyId},
     public_key::PublicKey,
 };
@@ -56,7 +56,12 @@ impl Usable {
         if !key.is_ready() || key.metadata.deletion_timestamp.is_some() {
             return None;
         }
-        let status = key.status.as_ref()?;
+        Self::described(key, key.status.as_ref()?)
+    }
+
+    /// Reads what a status says of a key, Ready or not; `None` if it says too little.
+    #[must_use]
+    pub fn described(key: &HsmKey, status: &HsmKeyStatus) -> Option<Self> {
         let public = match &status.public_key {
             None => None,
             Some(text) => Some(Arc::new(PublicKey::from_spki(&STANDARD.decode(text).ok()?).ok()?)),

@@ -3,5 +3,6 @@
 pub mod attest;
 pub mod audit;
 pub mod cipher;
+pub mod certificate;
 pub mod directory;
 pub mod sign;

@@ -5,6 +5,7 @@
 mod common;
 
 mod caller;
+mod certificates;
 mod controller;
 mod doctor;
 mod host;

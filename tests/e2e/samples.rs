@@ -33,13 +33,20 @@ async fn every_sample_applies_and_reaches_its_goal() {
         *kinds.entry(kind.to_owned()).or_default() += 1;
     }
     let kinds: Vec<_> = kinds.into_iter().collect();
-    assert_eq!(kinds, [("HsmKey".into(), 2), ("Job".into(), 1), ("SigningRequest".into(), 1)]);
+    assert_eq!(kinds, [("HsmKey".into(), 3), ("Job".into(), 1), ("SigningRequest".into(), 1)]);
+
+    // The certificate is its key's, and verifies by itself.
+    let folder = tempfile::tempdir().unwrap();
+    let secret = world.api::<Secret>(&namespace).get(&format!("{namespace}-ca-public")).await.unwrap();
+    let certificate = folder.path().join("tls.crt");
+    std::fs::write(&certificate, &secret.data.unwrap()["tls.crt"].0).unwrap();
+    let certificate = certificate.to_str().unwrap();
+    tools::output("openssl", &["verify", "-x509_strict", "-CAfile", certificate, certificate], b"");
 
     // Both signatures are the key's, by openssl.
     let pem =
         world.api::<Secret>(&namespace).get(&format!("{namespace}-rsa-public")).await.unwrap().data.unwrap();
     let pem = &pem["publicKey.pem"].0;
-    let folder = tempfile::tempdir().unwrap();
     let request = world
         .api::<SigningRequest>(&namespace)
         .get(&format!("{namespace}-hello"))

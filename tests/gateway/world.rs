@@ -46,7 +46,7 @@ struct Words;
 impl Authenticate for Words {
     async fn authenticate(&self, token: &str) -> Result<Arc<Caller>, Refused> {
         let (namespace, name) = match token {
-            "app" | "reader" | "nobody" => (NAMESPACE, token),
+            "app" | "reader" | "user" | "nobody" => (NAMESPACE, token),
             "stranger" => ("elsewhere", "app"),
             "person" => return Err(Refused::NotServiceAccount("jane".into())),
             "bomb" => panic!("told to"),
@@ -62,7 +62,7 @@ impl Authenticate for Words {
     }
 }
 
-/// `app` may do everything, `reader` everything but use keys, `nobody` nothing.
+/// `app` may do everything, `reader` everything but use keys, `user` use and read them only, `nobody` nothing.
 #[derive(Default)]
 pub struct Rules(Mutex<Vec<Action>>);
 
@@ -73,6 +73,7 @@ impl Authorize for Rules {
         let allowed = match caller.uid.as_str() {
             "app" => true,
             "reader" => action.verb != "use",
+            "user" => action.verb == "use" || action.verb == "get",
             _ => false,
         };
         if allowed {

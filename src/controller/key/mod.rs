@@ -1,5 +1,6 @@
 //! Reconciler of HsmKeys: gather, plan, act, report.
 
+mod certificate;
 mod gather;
 mod plan;
 mod publish;
@@ -26,13 +27,16 @@ use super::{
     error::Error,
 };
 use crate::{
-    api::{HsmKey, KEY_FINALIZER, MISSED, condition, key::DeletionPolicy},
+    api::{
+        HsmKey, KEY_FINALIZER, MISSED, condition,
+        key::{DeletionPolicy, HsmKeyStatus},
+    },
     hsm::{
         Hsm,
         protocol::{KeyFacts, KeyTemplate, Kind, Reply, Request},
     },
     model::{KeyAlgorithm, KeyId, KeyLabel, curve},
-    service::sign::unexpected,
+    service::{directory::Usable, sign::unexpected},
 };
 
 /// Keys that take a token long are made a few at a time, so that none waits longer for its turn than a call may take.
@@ -109,7 +113,7 @@ async fn write(key: &HsmKey, ctx: &Context, step: &Step, done: &Done) -> Result<
     let new = report(key, &old, step, done, ctx.now());
     if new != old {
         ctx.write_status(&ctx.api_of(key), key, &new, false).await?;
-        if let Done::Refused(refusal) = done
+        if let Some(refusal) = done.refusal()
             && condition::find(&old.conditions, condition::STALLED)
                 .is_none_or(|stalled| stalled.reason != refusal.reason)
         {
@@ -125,10 +129,7 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
         Step::Wait(reason, message) => Ok(Done::Waiting(reason, message.clone())),
         Step::Keep => {
             let status = key.status.clone().unwrap_or_default();
-            match publish::secret(key, &status, ctx).await? {
-                Some(refusal) => Ok(Done::Refused(refusal)),
-                None => Ok(Done::Complete { status: Box::new(status), reason: "Ready" }),
-            }
+            published(key, seen, ctx, status, "Ready").await
         }
         Step::Generate => {
             let hsm = seen.hsm()?;
@@ -195,9 +196,22 @@ async fn complete(
         .attest(seen.hsm()?.as_ref(), partition, facts, key.spec.algorithm, &create_time, ctx.now())
         .await?;
     status.attestation = Some(attestation);
+    published(key, seen, ctx, status, reason).await
+}
+
+/// Certifies the key, where its spec asks for that, and publishes all that is public of it.
+async fn published(
+    key: &HsmKey,
+    seen: &Seen,
+    ctx: &Context,
+    mut status: HsmKeyStatus,
+    reason: &'static str,
+) -> Result<Done, Error> {
+    let usable = Usable::described(key, &status);
+    let certified = certificate::certify(key, usable, &mut status, seen, ctx).await?;
     match publish::secret(key, &status, ctx).await? {
         Some(refusal) => Ok(Done::Refused(refusal)),
-        None => Ok(Done::Complete { status: Box::new(status), reason }),
+        None => Ok(Done::Complete { status: Box::new(status), reason, certified }),
     }
 }
 

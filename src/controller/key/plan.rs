@@ -69,6 +69,11 @@ impl Refusal {
         )
     }
 
+    /// The certificate that the spec asks for cannot be had. The key can be used without it.
+    pub fn certificate(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(reason, message)
+    }
+
     /// A Secret of that name belongs to somebody else.
     pub fn secret(name: &str) -> Self {
         Self::new(

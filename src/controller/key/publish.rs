@@ -22,8 +22,14 @@ use crate::{
 };
 
 /// What may be in such a Secret.
-const PUBLISHED: [&str; 5] =
-    ["publicKey.pem", "publicKey.der", "attestation.xml", "attestation.sig", "attestation-chain.pem"];
+const PUBLISHED: [&str; 6] = [
+    "publicKey.pem",
+    "publicKey.der",
+    "attestation.xml",
+    "attestation.sig",
+    "attestation-chain.pem",
+    "tls.crt",
+];
 
 /// Writes the Secret if it is absent or differs; a refusal if one of that name is somebody else's.
 pub async fn secret(key: &HsmKey, status: &HsmKeyStatus, ctx: &Context) -> Result<Option<Refusal>, Error> {
@@ -137,6 +143,9 @@ fn data(key: &HsmKey, status: &HsmKeyStatus, ctx: &Context) -> BTreeMap<String, 
         .and_then(|status| status.attestation.as_ref());
     if let Some(attestation) = chain {
         put("attestation-chain.pem", attestation.chain.clone().into_bytes());
+    }
+    if let Some(certificate) = &status.certificate {
+        put("tls.crt", certificate.pem.clone().into_bytes());
     }
     data
 }

@@ -3,7 +3,10 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 
-use super::plan::{Refusal, Step};
+use super::{
+    certificate::Certified,
+    plan::{Refusal, Step},
+};
 use crate::{
     api::{
         HsmKey,
@@ -23,11 +26,25 @@ pub enum Done {
         status: Box<HsmKeyStatus>,
         /// Reason of Ready and Generated.
         reason: &'static str,
+        /// How it stands with the certificate, which the key can do without.
+        certified: Certified,
     },
     /// Something passes by itself.
     Waiting(&'static str, String),
     /// A person must act.
     Refused(Refusal),
+}
+
+impl Done {
+    /// What a person must act on.
+    pub const fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) | Self::Complete { certified: Certified::Refused(refusal), .. } => {
+                Some(refusal)
+            }
+            Self::Complete { .. } | Self::Waiting(..) => None,
+        }
+    }
 }
 
 /// What the token says of a key, as a status.
@@ -59,7 +76,7 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
     };
     let was_ready = condition::is_true(&old.conditions, condition::READY);
     let reports = match done {
-        Done::Complete { reason, .. } => {
+        Done::Complete { reason, certified, .. } => {
             // A later look at the same key says again how it came to be.
             let reason = match condition::find(&old.conditions, condition::GENERATED) {
                 Some(before) if matches!(step, Step::Keep) && before.reason == "Adopted" => "Adopted",
@@ -67,7 +84,7 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
                 _ if *reason == "Ready" => "Generated",
                 _ => reason,
             };
-            vec![
+            let mut all = vec![
                 Report::new(condition::READY, Some(true), "Ready", "the key can be used"),
                 Report::new(condition::GENERATED, Some(true), reason, "the key is on the token"),
                 Report::new(
@@ -82,7 +99,19 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
                     "Published",
                     format!("Secret {} carries the public half", key.public_secret()),
                 ),
-            ]
+            ];
+            match certified {
+                Certified::NotAsked => {}
+                Certified::Yes => {
+                    let message = format!("Secret {} carries the certificate", key.public_secret());
+                    all.push(Report::new(condition::CERTIFIED, Some(true), "Certified", message));
+                }
+                Certified::Refused(Refusal { reason, message }) => {
+                    all.push(Report::new(condition::CERTIFIED, Some(false), reason, message));
+                    all.push(Report::new(condition::STALLED, Some(true), reason, message));
+                }
+            }
+            all
         }
         // A key that works goes on working for the data plane while the controller cannot reach its token. A change of
         // its spec is not observed before it is carried out.
@@ -111,6 +140,9 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
         }
     };
     status.conditions = condition::apply(&old.conditions, &reports, generation, now);
+    if key.spec.certificate.is_none() {
+        status.conditions.retain(|one| one.type_ != condition::CERTIFIED);
+    }
     status.observed_generation = generation;
     status
 }

@@ -38,10 +38,11 @@ const CREATE_WAIT: Duration = Duration::from_secs(80);
 /// Reasons for which a key is refused before it is made.
 const BEFOREHAND: &[&str] = &["InvalidSpec", "NamespaceNotAllowed", "Conflict", "Recoverable", "Unsupported"];
 /// How long a request waits for the API server to say whether there is a key.
-const LOOKUP_WAIT: Duration = Duration::from_secs(5);
+pub const LOOKUP_WAIT: Duration = Duration::from_secs(5);
 /// The same where an earlier answer can be used instead.
 const LOOKUP_WAIT_KNOWN: Duration = Duration::from_secs(1);
-const API_AWAY: &str = "the Kubernetes API server did not answer; keys can be used but not made or deleted";
+pub const API_AWAY: &str =
+    "the Kubernetes API server did not answer; keys can be used but not made or deleted";
 /// How long a request waits for a key to be destroyed.
 const DELETE_WAIT: Duration = Duration::from_secs(30);
 /// How often the API server is asked whether it is, where the view does not know.
@@ -129,6 +130,7 @@ fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
             adopt: false,
             deletion_policy: if destroyable { DeletionPolicy::Destroy } else { DeletionPolicy::Retain },
             public_key_secret_name: None,
+            certificate: None,
         },
     );
     key.metadata = ObjectMeta {
@@ -403,7 +405,7 @@ pub fn usable(entry: &Entry) -> Result<&Usable, ApiError> {
     })
 }
 
-async fn allowed(
+pub async fn allowed(
     state: &Shared,
     caller: &auth::Caller,
     verb: &'static str,
@@ -414,11 +416,11 @@ async fn allowed(
     Ok(state.authorize.authorize(caller, &action).await?)
 }
 
-fn client(state: &Shared) -> Result<Client, ApiError> {
+pub fn client(state: &Shared) -> Result<Client, ApiError> {
     state.client.clone().ok_or_else(|| ApiError::new(Code::General, "there is no API server"))
 }
 
-fn api_error(error: &kube::Error) -> ApiError {
+pub fn api_error(error: &kube::Error) -> ApiError {
     tracing::warn!(error = %crate::telemetry::logs::chain(error), "the API server did not do as asked");
     ApiError::new(Code::Busy, API_AWAY)
 }

@@ -1,6 +1,8 @@
 //! Routes, one file per group of endpoints.
 
 mod ciphers;
+mod certificate_body;
+mod certificates;
 mod key_body;
 mod keys;
 mod operations;
@@ -44,6 +46,13 @@ pub fn router(state: Shared) -> Router {
         .route("/v1/synchronousHmac", post(ciphers::hmac))
         .route("/v1/encrypt", post(ciphers::encrypt))
         .route("/v1/synchronousDecrypt", post(ciphers::decrypt))
+        .route("/v1/certificate/synchronous/request", post(certificates::request))
+        .route("/v1/certificate/synchronous/request/download", post(certificates::request_file))
+        .route("/v1/certificate/synchronous/selfsign", post(certificates::self_sign))
+        .route("/v1/certificate/synchronous/create/selfSigned", post(certificates::self_sign))
+        .route("/v1/certificate/synchronous/sign", post(certificates::issue))
+        .route("/v1/certificate/import/plain", post(certificates::import))
+        .route("/v1/certificate/{name}", get(certificates::read).delete(certificates::remove))
         .fallback(async |request: Request| {
             ApiError::new(Code::NoRoute, format!("{} is not served", request.uri().path()))
         })

@@ -170,7 +170,7 @@ pub async fn verify(
 }
 
 /// Checks verb `use` on the key; a refusal is recorded here, a use where it happens.
-async fn may_use(
+pub async fn may_use(
     state: &Shared,
     caller: &auth::Caller,
     entry: &Entry,
