@@ -16,6 +16,8 @@ mod chaos_races;
 #[path = "token/chaos_repair.rs"]
 mod chaos_repair;
 mod common;
+#[path = "token/data.rs"]
+mod data;
 #[path = "token/errors.rs"]
 mod errors;
 #[path = "token/fault_module.rs"]

@@ -18,7 +18,9 @@ use super::{
     recovery::Rung,
 };
 use crate::model::{
-    KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, SignatureAlgorithm, attributes::ResolvedAttributes,
+    KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, SignatureAlgorithm,
+    attributes::ResolvedAttributes,
+    data::{DataAttributes, DataName, DataValue},
     secret::Pin,
 };
 
@@ -100,6 +102,19 @@ pub enum Request {
     Probe(Probe),
     /// Another request, and since when it waits: what was seen of the token after that answers it.
     Since(Moment, Box<Self>),
+    /// Keep a data object, unless there is one of its name. Answered by [`Reply::DataKept`].
+    PutData {
+        /// Whose it is and what it is called.
+        name: DataName,
+        /// `CKA_VALUE`.
+        value: DataValue,
+        /// How it is kept.
+        attributes: DataAttributes,
+    },
+    /// A data object. Answered by [`Reply::Data`], empty only under a proven login.
+    GetData(DataName),
+    /// Destroy a data object. Answered by [`Reply::DataGone`].
+    DestroyData(DataName),
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -172,6 +187,21 @@ pub enum Reply {
     },
     /// See [`Request::Probe`].
     Findings(Box<Findings>),
+    /// See [`Request::PutData`]: its attributes by the token's word; `None` where there was one of that name.
+    DataKept(Option<DataAttributes>),
+    /// See [`Request::GetData`].
+    Data(Option<Box<DataFacts>>),
+    /// See [`Request::DestroyData`]: whether there was one.
+    DataGone(bool),
+}
+
+/// A data object as its token reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataFacts {
+    /// `CKA_VALUE`.
+    pub value: DataValue,
+    /// How it is kept.
+    pub attributes: DataAttributes,
 }
 
 /// Id of frames that answer no request; no request has it.
@@ -466,6 +496,8 @@ impl Request {
             | Self::Workers(_)
             | Self::Ping => Lane::Look,
             Self::Since(_, request) => request.lane(),
+            Self::PutData { .. } | Self::DestroyData(_) => Lane::Change,
+            Self::GetData(_) => Lane::Look,
         }
     }
 
@@ -488,6 +520,9 @@ impl Request {
             | Self::PutCertificate { .. }
             | Self::Probe(_) => false,
             Self::Since(_, request) => request.repeatable(),
+            Self::GetData(_) => true,
+            // The second time it would say that there is one already, or none.
+            Self::PutData { .. } | Self::DestroyData(_) => false,
         }
     }
 
@@ -509,6 +544,9 @@ impl Request {
             Self::GetCertificate(_) => "get_certificate",
             Self::Probe(_) => "probe",
             Self::Since(_, request) => request.name(),
+            Self::PutData { .. } => "put_data",
+            Self::GetData(_) => "get_data",
+            Self::DestroyData(_) => "destroy_data",
         }
     }
 }

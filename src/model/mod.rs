@@ -7,6 +7,8 @@
 pub mod algorithm;
 pub mod attributes;
 pub mod curve;
+pub mod data;
+pub mod derivation;
 pub mod digest;
 pub mod name;
 pub mod payload;

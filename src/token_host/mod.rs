@@ -4,6 +4,7 @@
 //! it is worth keeping.
 
 mod capability;
+mod data;
 mod error;
 mod index;
 mod inside;
