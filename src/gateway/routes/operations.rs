@@ -12,6 +12,7 @@ use crate::{
         Shared,
         error::{ApiError, Code},
         extract::{Caller, JsonBody, RequestId},
+        json::{object, object_or_none},
     },
     model::{
         SignatureAlgorithm, SignatureType,
@@ -31,6 +32,7 @@ use super::keys::lookup;
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SignBody {
+    #[serde(deserialize_with = "object")]
     sign_request: SignRequest,
 }
 
@@ -96,6 +98,7 @@ pub async fn sign(
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyBody {
+    #[serde(default, deserialize_with = "object_or_none")]
     verify_signature_request: Option<VerifyRequest>,
     verify_hmac_request: Option<serde::de::IgnoredAny>,
 }
