@@ -1,20 +1,28 @@
 //! The REST data plane, router and listener, with a token in memory: what is sent and what is answered.
 #![allow(missing_docs, reason = "tests")]
 
+#[path = "gateway/bad_input.rs"]
+mod bad_input;
 #[path = "gateway/callers.rs"]
 mod callers;
-#[path = "gateway/ciphers.rs"]
-mod ciphers;
 #[path = "gateway/certificates.rs"]
 mod certificates;
+#[path = "gateway/ciphers.rs"]
+mod ciphers;
 mod common;
 #[path = "gateway/contract.rs"]
 mod contract;
+#[path = "gateway/data_objects.rs"]
+mod data_objects;
+#[path = "gateway/labels.rs"]
+mod labels;
 #[path = "gateway/lifecycle.rs"]
 mod lifecycle;
 #[path = "gateway/listener.rs"]
 mod listener;
 #[path = "gateway/operations.rs"]
 mod operations;
+#[path = "gateway/wire.rs"]
+mod wire;
 #[path = "gateway/world.rs"]
 mod world;

@@ -20,6 +20,8 @@ mod chaos_repair;
 #[path = "token/ciphers.rs"]
 mod ciphers;
 mod common;
+#[path = "token/data.rs"]
+mod data;
 #[path = "token/errors.rs"]
 mod errors;
 #[path = "token/fault_module.rs"]

@@ -82,6 +82,14 @@ pub enum Code {
     Busy,
     /// The HSM did not answer in time.
     Timeout,
+    /// A data object of that name is there already.
+    DataExists,
+    /// Not a value for a data object.
+    DataValue,
+    /// No such data object.
+    NoData,
+    /// Keys are not derived from a key of this kind.
+    Derivation,
 }
 
 impl Code {
@@ -124,6 +132,10 @@ impl Code {
             Self::TooLarge => (S::PAYLOAD_TOO_LARGE, 612, "res.error.invalid.payload"),
             Self::Busy => (S::SERVICE_UNAVAILABLE, 700, "res.error.in.subystem"),
             Self::Timeout => (S::GATEWAY_TIMEOUT, 701, "res.error.in.hsm"),
+            Self::DataExists => (S::BAD_REQUEST, 615, "res.error.data.object.already.existing"),
+            Self::DataValue => (S::BAD_REQUEST, 616, "res.error.data.object.invalid.value"),
+            Self::NoData => (S::NOT_FOUND, 653, "res.error.data.object.not.existent"),
+            Self::Derivation => (S::BAD_REQUEST, 634, "res.error.derivation.not.supported.by.algorithm"),
         }
     }
 }

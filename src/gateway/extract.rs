@@ -3,8 +3,8 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    body::Bytes,
-    extract::{FromRequest, FromRequestParts, Path, Request},
+    body::{Bytes, HttpBody},
+    extract::{FromRequest, FromRequestParts, Request},
     http::{header, request::Parts},
 };
 use serde::de::DeserializeOwned;
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use super::{
     BODY_MAX, Shared,
     error::{ApiError, Code},
+    json,
 };
 use crate::auth::Refused;
 
@@ -42,18 +43,26 @@ impl FromRequestParts<Shared> for Caller {
     }
 }
 
-/// The name in the path `/v1/…/{name}`. A text that is none, and the name of an endpoint in the place of a
-/// key's name, are taken as they were sent.
+/// What the path says after the first segments of an endpoint: a name, which may have slashes in it. Percent encoding is
+/// undone; clients send names with it and without. What is then no UTF-8 is taken as it was sent.
+#[must_use]
+pub fn name_in_path(path: &str, prefix: &str) -> String {
+    let raw = path.strip_prefix(prefix).unwrap_or_default();
+    let decoded = percent_encoding::percent_decode_str(raw).decode_utf8();
+    decoded.map_or_else(|_| raw.to_owned(), std::borrow::Cow::into_owned)
+}
+
+/// The name in the path `/v1/key/{name}`, and the length in `/v1/generateRandom/{length}`.
 pub struct PathName(pub String);
 
 impl FromRequestParts<Shared> for PathName {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, Infallible> {
-        if let Ok(Path(name)) = Path::<String>::from_request_parts(parts, state).await {
-            return Ok(Self(name));
-        }
-        Ok(Self(parts.uri.path().split('/').nth(3).unwrap_or_default().to_owned()))
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Infallible> {
+        let path = parts.uri.path();
+        // `/v1`, the endpoint, the name.
+        let prefix = path.match_indices('/').nth(2).map_or(path.len(), |(at, _)| at + 1);
+        Ok(Self(name_in_path(path, &path[..prefix])))
     }
 }
 
@@ -81,7 +90,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, ApiError> {
         let RawBody(bytes) = RawBody::from_request(request, state).await?;
-        parse(&bytes).map(Self)
+        json::parse(&bytes).map(Self)
     }
 }
 
@@ -92,6 +101,10 @@ impl FromRequest<Shared> for RawBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, ApiError> {
+        // What says of itself that it is too large is not waited for.
+        if request.body().size_hint().lower() > BODY_MAX as u64 {
+            return Err(too_large());
+        }
         let read = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
         let bytes = read.map_err(|_| {
             let message = format!("the request body did not arrive within {} s", BODY_WITHIN.as_secs());
@@ -99,12 +112,7 @@ impl FromRequest<Shared> for RawBody {
         })?;
         let bytes = bytes.map_err(|rejection| {
             if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-                ApiError::new(
-                    Code::TooLarge,
-                    format!(
-                        "the request has more than {BODY_MAX} bytes: hash large data yourself and sign the digest with a NONE… algorithm"
-                    ),
-                )
+                too_large()
             } else {
                 ApiError::new(Code::Json, "the request body ended early")
             }
@@ -113,14 +121,9 @@ impl FromRequest<Shared> for RawBody {
     }
 }
 
-/// Reads a JSON body.
-///
-/// # Errors
-/// 621 where it is no JSON, 600 where a member is missing or has a value that is not allowed.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        let code = if error.is_data() { Code::Validation } else { Code::Json };
-        let what = if error.is_data() { "" } else { "Invalid request. Cannot parse json string: " };
-        ApiError::new(code, format!("{what}{error}"))
-    })
+fn too_large() -> ApiError {
+    let message = format!(
+        "the request has more than {BODY_MAX} bytes: hash large data yourself and sign the digest with a NONE… algorithm"
+    );
+    ApiError::new(Code::TooLarge, message)
 }

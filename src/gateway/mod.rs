@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod extract;
+pub mod json;
 pub mod missed;
 pub mod partitions;
 mod routes;

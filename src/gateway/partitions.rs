@@ -93,43 +93,52 @@ impl Partitions {
     /// # Errors
     /// 403 when none allows it, 400 when several do and none is the default.
     pub fn for_namespace(&self, namespace: &str) -> Result<(String, Arc<dyn Hsm>), ApiError> {
-        let name = {
-            let known = self.known.read().expect("no panic while it is held");
-            let namespaces = self.namespaces.read().expect("no panic while it is held");
-            let empty = BTreeMap::new();
-            let labels = namespaces.get(namespace).unwrap_or(&empty);
-            let open: Vec<_> = known
-                .iter()
-                .filter(|(_, one)| one.object.allows(labels))
-                .filter(|(_, one)| one.object.meta().deletion_timestamp.is_none())
-                .collect();
-            let default = open
-                .iter()
-                .find(|(_, one)| one.object.annotations().get(DEFAULT).is_some_and(|value| value == "true"));
-            match (open.as_slice(), default) {
-                ([], _) => {
-                    return Err(ApiError::new(
-                        Code::NotAllowed,
-                        format!(
-                            "no HsmPartition allows the namespace {namespace}: see its allowedNamespaces"
-                        ),
-                    ));
-                }
-                (_, Some((name, _))) | ([(name, _)], None) => (*name).clone(),
-                (several, None) => {
-                    let names: Vec<_> = several.iter().map(|(name, _)| name.as_str()).collect();
-                    return Err(ApiError::new(
-                        Code::Unsupported,
-                        format!(
-                            "the namespace {namespace} may use several partitions ({}): annotate one with {DEFAULT}: \"true\"",
-                            names.join(", ")
-                        ),
-                    ));
-                }
-            }
-        };
+        let name = self.name_for(namespace)?;
         let hsm = self.hsm(&name)?;
         Ok((name, hsm))
+    }
+
+    /// The same, whether its token is reached or not.
+    ///
+    /// # Errors
+    /// As [`Self::for_namespace`], but for the token.
+    pub fn name_for(&self, namespace: &str) -> Result<String, ApiError> {
+        let known = self.known.read().expect("no panic while it is held");
+        let namespaces = self.namespaces.read().expect("no panic while it is held");
+        let empty = BTreeMap::new();
+        let labels = namespaces.get(namespace).unwrap_or(&empty);
+        let open: Vec<_> = known
+            .iter()
+            .filter(|(_, one)| one.object.allows(labels))
+            .filter(|(_, one)| one.object.meta().deletion_timestamp.is_none())
+            .collect();
+        let default = open
+            .iter()
+            .find(|(_, one)| one.object.annotations().get(DEFAULT).is_some_and(|value| value == "true"));
+        match (open.as_slice(), default) {
+            ([], _) => Err(ApiError::new(
+                Code::NotAllowed,
+                format!("no HsmPartition allows the namespace {namespace}: see its allowedNamespaces"),
+            )),
+            (_, Some((name, _))) | ([(name, _)], None) => Ok((*name).clone()),
+            (several, None) => {
+                let names: Vec<_> = several.iter().map(|(name, _)| name.as_str()).collect();
+                Err(ApiError::new(
+                    Code::Unsupported,
+                    format!(
+                        "the namespace {namespace} may use several partitions ({}): annotate one with {DEFAULT}: \"true\"",
+                        names.join(", ")
+                    ),
+                ))
+            }
+        }
+    }
+
+    /// The object of a partition.
+    #[must_use]
+    pub fn object(&self, partition: &str) -> Option<Arc<HsmPartition>> {
+        let known = self.known.read().expect("no panic while it is held");
+        known.get(partition).map(|one| Arc::clone(&one.object))
     }
 
     /// Why no keys can be made on a partition at the moment, in the controller's words; `None` if they can, or if that is

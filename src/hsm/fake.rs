@@ -19,12 +19,13 @@ use super::{
     knee::{End, Level, Measured},
     probe::{Findings, Probe, Quirk},
     protocol::{
-        Capabilities, FIND_MAX, Find, HsmError, InventoryEntry, KeyCapability, KeyFacts, KeyTemplate, Kind,
-        ObjectClass, Reply, Request, TokenFacts,
+        Capabilities, DataFacts, FIND_MAX, Find, HsmError, InventoryEntry, KeyCapability, KeyFacts,
+        KeyTemplate, Kind, ObjectClass, Reply, Request, TokenFacts,
     },
 };
 use crate::model::{
-    KeyAlgorithm, KeyAttributes, KeyId, SignatureAlgorithm, attributes::ResolvedAttributes, signature::Scheme,
+    KeyAlgorithm, KeyAttributes, KeyId, SignatureAlgorithm, attributes::ResolvedAttributes, data::DataName,
+    signature::Scheme,
 };
 
 /// What goes wrong with one request.
@@ -60,6 +61,7 @@ struct Stored {
 struct Inner {
     keys: Vec<Stored>,
     certificates: HashMap<KeyId, Bytes>,
+    data: HashMap<DataName, DataFacts>,
     faults: VecDeque<(&'static str, Fault)>,
     calls: Vec<&'static str>,
 }
@@ -209,6 +211,20 @@ impl Inner {
             Request::PutCertificate { key, der, .. } => {
                 self.certificates.insert(key, der);
                 Ok(Reply::Done)
+            }
+            Request::PutData { name, value, attributes } => {
+                if self.data.contains_key(&name) {
+                    return Ok(Reply::DataKept(None));
+                }
+                self.data.insert(name, DataFacts { value, attributes });
+                Ok(Reply::DataKept(Some(attributes)))
+            }
+            Request::GetData(name) => Ok(Reply::Data(self.data.get(&name).cloned().map(Box::new))),
+            Request::DestroyData(name) => {
+                if self.data.get(&name).is_some_and(|facts| !facts.attributes.destroyable) {
+                    return Err(HsmError::new(Kind::Forbidden, "the data object is not destroyable"));
+                }
+                Ok(Reply::DataGone(self.data.remove(&name).is_some()))
             }
             Request::GetCertificate(key) => Ok(Reply::Certificate(self.certificates.get(&key).cloned())),
             Request::Probe(probe) => Ok(Reply::Findings(Box::new(Findings {

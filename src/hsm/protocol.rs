@@ -21,6 +21,7 @@ use super::{
 use crate::model::{
     CipherAlgorithm, KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, SignatureAlgorithm,
     attributes::ResolvedAttributes,
+    data::{DataAttributes, DataName, DataValue},
     secret::{Pin, Plaintext},
 };
 
@@ -114,6 +115,19 @@ pub enum Request {
         /// The payload, decoded.
         payload: Plaintext,
     },
+    /// Keep a data object, unless there is one of its name. Answered by [`Reply::DataKept`].
+    PutData {
+        /// Whose it is and what it is called.
+        name: DataName,
+        /// `CKA_VALUE`.
+        value: DataValue,
+        /// How it is kept.
+        attributes: DataAttributes,
+    },
+    /// A data object. Answered by [`Reply::Data`], empty only under a proven login.
+    GetData(DataName),
+    /// Destroy a data object. Answered by [`Reply::DataGone`].
+    DestroyData(DataName),
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -197,6 +211,21 @@ pub enum Reply {
     Decrypted(Plaintext),
     /// See [`Request::Hmac`]: 32 bytes.
     Hmac(Bytes),
+    /// See [`Request::PutData`]: its attributes by the token's word; `None` where there was one of that name.
+    DataKept(Option<DataAttributes>),
+    /// See [`Request::GetData`].
+    Data(Option<Box<DataFacts>>),
+    /// See [`Request::DestroyData`]: whether there was one.
+    DataGone(bool),
+}
+
+/// A data object as its token reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataFacts {
+    /// `CKA_VALUE`.
+    pub value: DataValue,
+    /// How it is kept.
+    pub attributes: DataAttributes,
 }
 
 /// Id of frames that answer no request; no request has it.
@@ -494,6 +523,8 @@ impl Request {
             | Self::Ping => Lane::Look,
             Self::Since(_, request) => request.lane(),
             Self::Encrypt(_) | Self::Decrypt(_) | Self::Hmac { .. } => Lane::Sign,
+            Self::PutData { .. } | Self::DestroyData(_) => Lane::Change,
+            Self::GetData(_) => Lane::Look,
         }
     }
 
@@ -518,6 +549,9 @@ impl Request {
             Self::Since(_, request) => request.repeatable(),
             // The initialization vector is in the request: a second time gives the same ciphertext.
             Self::Encrypt(_) | Self::Decrypt(_) | Self::Hmac { .. } => true,
+            Self::GetData(_) => true,
+            // The second time it would say that there is one already, or none.
+            Self::PutData { .. } | Self::DestroyData(_) => false,
         }
     }
 
@@ -542,6 +576,9 @@ impl Request {
             Self::Encrypt(_) => "encrypt",
             Self::Decrypt(_) => "decrypt",
             Self::Hmac { .. } => "hmac",
+            Self::PutData { .. } => "put_data",
+            Self::GetData(_) => "get_data",
+            Self::DestroyData(_) => "destroy_data",
         }
     }
 }

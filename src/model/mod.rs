@@ -6,9 +6,11 @@
 
 pub mod algorithm;
 pub mod attributes;
-pub mod cipher;
 pub mod certificate;
+pub mod cipher;
 pub mod curve;
+pub mod data;
+pub mod derivation;
 pub mod digest;
 pub mod name;
 pub mod payload;

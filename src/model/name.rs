@@ -28,7 +28,7 @@ pub enum InvalidLabel {
     #[error("a key name must not contain control characters")]
     Control,
     /// A slash starts a derivation path.
-    #[error("'/' in a key name starts a derivation path, and derived keys are not served yet")]
+    #[error("'/' in a key name starts a derivation path, so that no key can be named so")]
     Derivation,
 }
 
@@ -195,6 +195,8 @@ impl fmt::Debug for KeyId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -218,6 +220,44 @@ mod tests {
             encoded,
             "a label that looks like an encoded name must not take its place"
         );
+    }
+
+    #[test]
+    fn the_longest_labels_have_names() {
+        for label in ["a".repeat(200), "a".repeat(201), "a".repeat(255), "é".repeat(127), "😀".repeat(63)]
+        {
+            let name = KeyLabel::new(label.clone()).unwrap().object_name();
+            assert!(is_dns_subdomain(&name) && name.len() <= 200, "{label} {name}");
+        }
+    }
+
+    /// Labels near to each other and near to what names look like: in case, blanks, dots, and as encoded ones.
+    fn labels() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-cA-C.@ é-]{1,4}",
+            "k-[0-9a-f]{40}",
+            "[kK]-[0-9a-fA-F]{39,41}",
+            "[a-z0-9.-]{195,205}",
+            "[^/\\p{Cc}]{1,60}",
+            any::<u8>().prop_map(|seed| KeyLabel(format!("Label {seed}")).object_name()),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn two_labels_never_have_one_name(one in labels(), other in labels()) {
+            let name = |label: &str| KeyLabel::new(label).map(|label| label.object_name());
+            let (Ok(a), Ok(b)) = (name(&one), name(&other)) else { return Ok(()) };
+            prop_assert_eq!(one == other, a == b, "{} {}", one, other);
+            prop_assert!(is_dns_subdomain(&a) && a.len() <= 200, "{}", a);
+        }
+
+        #[test]
+        fn any_text_without_slashes_and_control_characters_is_a_label(text in "[^/\\p{Cc}]{1,63}") {
+            prop_assert_eq!(KeyLabel::new(text.clone()).map(String::from), Ok(text));
+        }
     }
 
     #[test]

@@ -66,6 +66,38 @@ impl Use<'_> {
     }
 }
 
+/// A use of a data object, about to be decided. Nothing of its value is recorded: a digest of a short secret tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct DataUse<'a> {
+    /// Who uses it: a user name.
+    pub caller: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub data_object: &'a str,
+    /// The verb: `create`, `get` or `delete`.
+    pub operation: &'static str,
+    /// Request that asked.
+    pub request_id: &'a str,
+}
+
+impl DataUse<'_> {
+    /// Records the decision; `refused` says why it was refused.
+    pub fn record(&self, refused: Option<&str>) {
+        tracing::info!(
+            target: crate::telemetry::logs::AUDIT,
+            caller = self.caller,
+            namespace = self.namespace,
+            data_object = self.data_object,
+            operation = self.operation,
+            decision = if refused.is_some() { "refused" } else { "allowed" },
+            reason = refused,
+            request_id = self.request_id,
+            "data object use"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};

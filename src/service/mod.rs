@@ -2,7 +2,7 @@
 
 pub mod attest;
 pub mod audit;
-pub mod cipher;
 pub mod certificate;
+pub mod cipher;
 pub mod directory;
 pub mod sign;

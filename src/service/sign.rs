@@ -210,6 +210,7 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Certificate(_) => "Certificate",
         Reply::Crashed(_) => "Crashed",
         Reply::Recovery { .. } => "Recovery",
+        Reply::DataKept(_) | Reply::Data(_) | Reply::DataGone(_) => "data_object",
         Reply::Findings(_) => "Findings",
         Reply::Encrypted { .. } => "Encrypted",
         Reply::Decrypted(_) => "Decrypted",

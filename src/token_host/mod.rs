@@ -5,6 +5,7 @@
 
 mod capability;
 mod cipher;
+mod data;
 mod error;
 mod index;
 mod inside;

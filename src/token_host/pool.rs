@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    cipher,
+    cipher, data,
     index::Objects,
     intake::{Intake, Place},
     inventory, mechanism, object, probe, raw,
@@ -328,6 +328,19 @@ impl Worker {
             }
             Request::Hmac { key, payload } => {
                 self.attempt(Some(key), |session| cipher::hmac(&token, session, key, payload.expose()))
+            }
+            Request::PutData { name, value, attributes } => {
+                let mut before = false;
+                self.alone(asked, |objects| {
+                    let again = std::mem::replace(&mut before, true);
+                    data::put(objects, name, value, *attributes, again).map(Reply::DataKept)
+                })
+            }
+            Request::GetData(name) => {
+                self.alone(asked, |objects| Ok(Reply::Data(data::get(objects, name)?.map(Box::new))))
+            }
+            Request::DestroyData(name) => {
+                self.alone(asked, |objects| data::destroy(objects, name).map(Reply::DataGone))
             }
             Request::Open(_) | Request::Ping | Request::Workers(_) | Request::Since(..) => {
                 unreachable!("not for a worker, see submit")

@@ -25,7 +25,7 @@ const WORK: Duration = Duration::from_millis(60);
 
 /// What becomes of an object that is made.
 #[derive(Clone, Copy)]
-enum Fate {
+pub enum Fate {
     /// It is Ready after a while.
     Ready,
     /// It is Ready, and this gateway's view does not hear of it.
@@ -36,7 +36,7 @@ enum Fate {
     Refused(u16, &'static str),
 }
 
-struct Stand {
+pub struct Stand {
     fate: Fate,
     maker: Maker,
     directory: Arc<Directory>,
@@ -46,11 +46,11 @@ struct Stand {
 }
 
 impl Stand {
-    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, HsmKey>> {
+    pub fn objects(&self) -> MutexGuard<'_, BTreeMap<String, HsmKey>> {
         self.objects.lock().unwrap()
     }
 
-    fn changes(&self) -> Vec<String> {
+    pub fn changes(&self) -> Vec<String> {
         self.changes.lock().unwrap().clone()
     }
 
@@ -138,7 +138,7 @@ async fn delete(
     Json(key).into_response()
 }
 
-async fn world(fate: Fate, keys: &[&str]) -> (World, Arc<Stand>) {
+pub async fn world(fate: Fate, keys: &[&str]) -> (World, Arc<Stand>) {
     let mut made = None;
     let world = World::with_client(keys, |directory, maker| {
         // A view that hears nothing is the view of another directory.

@@ -27,7 +27,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-const LIMITS: Limits = Limits {
+pub const LIMITS: Limits = Limits {
     connections: 64,
     handshake: Duration::from_millis(300),
     idle: Duration::from_secs(30),
@@ -35,10 +35,10 @@ const LIMITS: Limits = Limits {
     drain: Duration::from_secs(5),
 };
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
@@ -51,7 +51,7 @@ impl Authority {
         certificate.set(signed.unwrap().pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap();
     }
 
-    fn client(&self) -> TlsConnector {
+    pub fn client(&self) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
@@ -60,7 +60,7 @@ impl Authority {
     }
 }
 
-struct Server {
+pub struct Server {
     address: SocketAddr,
     certificate: Arc<Certificate>,
     metrics: Arc<Metrics>,
@@ -71,10 +71,7 @@ struct Server {
 
 impl Server {
     async fn start(limits: Limits) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (certificate, metrics) = (Arc::new(Certificate::default()), Arc::new(Metrics::default()));
-        let (end, served) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let served = Arc::new(AtomicUsize::new(0));
         let count = served.clone();
         let router = Router::new().route("/slow", get(async || sleep(2 * LIMITS.linger).await)).route(
             "/work",
@@ -84,8 +81,24 @@ impl Server {
                 "done"
             }),
         );
+        Self { served, ..Self::of(limits, router).await }
+    }
+
+    async fn of(limits: Limits, router: Router) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (certificate, metrics) = (Arc::new(Certificate::default()), Arc::new(Metrics::default()));
+        let end = CancellationToken::new();
         let serve = https::serve(listener, certificate.clone(), router, limits, metrics.clone(), end.clone());
-        Self { address, certificate, metrics, end, task: tokio::spawn(serve), served }
+        let task = tokio::spawn(serve);
+        Self { address, certificate, metrics, end, task, served: Arc::default() }
+    }
+
+    /// Of a gateway.
+    pub async fn serving(router: Router, authority: &Authority) -> Self {
+        let server = Self::of(LIMITS, router).await;
+        authority.certify(&server.certificate);
+        server
     }
 
     async fn certified(limits: Limits, authority: &Authority) -> Self {
@@ -102,7 +115,7 @@ impl Server {
     }
 }
 
-async fn handshake(server: &Server, client: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
+pub async fn handshake(server: &Server, client: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(server.address).await?;
     client.connect("gateway.test".try_into().unwrap(), stream).await
 }

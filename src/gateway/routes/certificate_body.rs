@@ -9,7 +9,7 @@ use x509_cert::name::Name;
 use crate::{
     gateway::{
         error::{ApiError, Code},
-        extract::parse,
+        json,
     },
     model::certificate::{CertificateAlgorithm, ExtendedKeyUsage, KeyUsage, Subject},
     service::certificate::{self, Chain, Error, Usages, armour, attached::Missing},
@@ -22,6 +22,7 @@ pub struct SignBody {
     sign_key_name: String,
     signature_algorithm: CertificateAlgorithm,
     validity: Option<i64>,
+    #[serde(default, deserialize_with = "json::object_or_none")]
     standard_certificate_attributes: Option<Subject>,
     common_name: Option<String>,
     certificate_authority: Option<bool>,
@@ -131,7 +132,8 @@ pub struct ImportBody {
 impl ImportBody {
     /// Reads the body; a comma after its last member, which a published client always sends, is passed over.
     pub fn read(bytes: &[u8]) -> Result<Self, ApiError> {
-        parse(bytes).or_else(|error| without_last_comma(bytes).map_or(Err(error), |bytes| parse(&bytes)))
+        json::parse(bytes)
+            .or_else(|error| without_last_comma(bytes).map_or(Err(error), |bytes| json::parse(&bytes)))
     }
 
     /// The certificate's DER. Armour is taken off, line breaks are not: the contract refuses them.

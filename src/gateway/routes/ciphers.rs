@@ -14,6 +14,7 @@ use crate::{
         Shared,
         error::{ApiError, Code},
         extract::{Caller, JsonBody, RequestId},
+        json,
     },
     model::{CipherAlgorithm, payload::PAYLOAD_MAX, secret::Plaintext},
     service::{
@@ -32,6 +33,7 @@ const HMAC: &str = "HMACSHA256";
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EncryptBody {
+    #[serde(deserialize_with = "json::object")]
     encrypt_request: EncryptRequest,
 }
 
@@ -107,6 +109,7 @@ pub async fn encrypt(
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DecryptBody {
+    #[serde(deserialize_with = "json::object")]
     decrypt_request: DecryptRequest,
 }
 
@@ -166,6 +169,7 @@ pub async fn decrypt(
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HmacBody {
+    #[serde(deserialize_with = "json::object")]
     hmac_request: HmacRequest,
 }
 

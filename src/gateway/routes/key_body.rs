@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::HsmKey,
-    gateway::error::{ApiError, Code},
+    gateway::{
+        error::{ApiError, Code},
+        json::object,
+    },
     model::{KeyAlgorithm, KeyAttributes, KeyLabel, RequestedAttributes, algorithm::InvalidParameter, curve},
 };
 
@@ -20,6 +23,7 @@ pub struct CreateBody {
     curve_oid: Option<String>,
     key_size: Option<i64>,
     address_format: Option<serde_json::Value>,
+    #[serde(deserialize_with = "object")]
     attributes: RequestedAttributes,
     policy: Option<serde_json::Value>,
 }

@@ -16,7 +16,10 @@ use kube::{
 };
 use tokio::time::timeout;
 
-use super::key_body::{CreateBody, NameBody, NewKey, SignedKeyAttributes};
+use super::{
+    derived,
+    key_body::{CreateBody, NameBody, NewKey, SignedKeyAttributes},
+};
 use crate::{
     api::{
         HsmKey, LocalRef, condition,
@@ -29,7 +32,7 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, PathName},
     },
-    model::KeyLabel,
+    model::{KeyLabel, name::InvalidLabel},
     service::directory::{Entry, Usable},
 };
 
@@ -82,7 +85,9 @@ pub async fn create(
     let api = Api::<HsmKey>::namespaced(client(&state)?, &caller.namespace);
     let made = match api.create(&PostParams::default(), &object(&new, partition, &caller)).await {
         Ok(made) => made,
-        Err(kube::Error::Api(status)) if status.code == 409 => return Err(taken()),
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            return Err(another_label(&api, &new.label).await.unwrap_or_else(taken));
+        }
         Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
             return Err(ApiError::new(Code::Validation, status.message.clone()));
         }
@@ -111,6 +116,19 @@ pub async fn create(
             ),
         )),
     }
+}
+
+/// What is said where the name of the object is taken and the label is not: somebody made it with a label of its own.
+async fn another_label(api: &Api<HsmKey>, label: &KeyLabel) -> Option<ApiError> {
+    let name = label.object_name();
+    let found = timeout(LOOKUP_WAIT, api.get_opt(&name)).await.ok()?.ok()??;
+    let theirs = found.label();
+    (theirs != label.as_str()).then(|| {
+        let message = format!(
+            "the key '{label}' would be HsmKey {name}, and an HsmKey of that name has the label '{theirs}'"
+        );
+        ApiError::new(Code::KeyExists, message)
+    })
 }
 
 fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
@@ -215,16 +233,8 @@ pub async fn attributes(
     describe(&state, &caller, &body.label).await
 }
 
-/// `GET /v1/key/{name}/attributes`, the deprecated form.
-pub async fn attributes_of(
-    State(state): State<Shared>,
-    Caller(caller): Caller,
-    PathName(name): PathName,
-) -> Result<Json<SignedKeyAttributes>, ApiError> {
-    describe(&state, &caller, &name).await
-}
-
-async fn describe(
+/// What a key is, for both forms of asking.
+pub async fn describe(
     state: &Shared,
     caller: &auth::Caller,
     label: &str,
@@ -290,6 +300,10 @@ pub async fn remove_by_body(
 }
 
 async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<StatusCode, ApiError> {
+    if KeyLabel::new(label).is_err() {
+        // A key that is derived for a moment is not there to be deleted.
+        return Err(ApiError::no_key(label));
+    }
     let entry = lookup(state, caller, label).await?;
     let name = entry.object.name_any();
     allowed(state, caller, "delete", &name).await?;
@@ -356,8 +370,10 @@ pub async fn lookup(state: &Shared, caller: &auth::Caller, label: &str) -> Resul
     {
         return Ok(Arc::clone(entry));
     }
-    let Ok(checked) = KeyLabel::new(label) else {
-        return Err(ApiError::no_key(label));
+    let checked = match KeyLabel::new(label) {
+        Ok(checked) => checked,
+        Err(InvalidLabel::Derivation) => return Err(Box::pin(derived::refusal(state, caller, label)).await),
+        Err(_) => return Err(ApiError::no_key(label)),
     };
     let Some(client) = &state.client else {
         return known.ok_or_else(|| ApiError::no_key(label));
@@ -405,6 +421,7 @@ pub fn usable(entry: &Entry) -> Result<&Usable, ApiError> {
     })
 }
 
+/// Checks a verb on HsmKeys.
 pub async fn allowed(
     state: &Shared,
     caller: &auth::Caller,

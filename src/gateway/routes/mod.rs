@@ -1,10 +1,15 @@
 //! Routes, one file per group of endpoints.
 
-mod ciphers;
 mod certificate_body;
 mod certificates;
+mod ciphers;
+mod data_objects;
+mod derived;
 mod key_body;
+mod key_facts;
+mod key_paths;
 mod keys;
+mod log;
 mod operations;
 mod service;
 
@@ -39,8 +44,22 @@ pub fn router(state: Shared) -> Router {
         .route("/v1/key/attributes", post(keys::attributes).delete(keys::remove))
         .route("/v1/key/deleteKey", post(keys::remove_by_body).delete(keys::remove))
         .route("/v1/key/keyAttestation", post(keys::attestation).delete(keys::remove))
-        .route("/v1/key/{name}/attributes", get(keys::attributes_of))
-        .route("/v1/key/{name}", delete(keys::remove))
+        .route("/v1/key/address", post(key_facts::address).delete(keys::remove))
+        .route("/v1/key/changePassword", post(key_facts::change_password).delete(keys::remove))
+        .route("/v1/key/export/plain", post(key_facts::export).get(key_facts::export_of_nothing))
+        .route(
+            "/v1/key/{*name}",
+            delete(keys::remove).get(key_paths::get).head(key_paths::other).fallback(key_paths::other),
+        )
+        .route("/v1/derivedKey", post(derived::derive))
+        .route("/v1/derivedkey", post(derived::derive))
+        .route("/v1/importedKey", post(derived::import_seed))
+        .route("/v1/hsm/log", get(log::log))
+        .route("/v1/hsm/log/{*rest}", get(log::log))
+        .route("/v1/attestation", get(service::attestation_chain))
+        .route("/v1/attestation/{*rest}", get(service::attestation_chain))
+        .route("/v1/dataObject", post(data_objects::create))
+        .route("/v1/dataObject/{*name}", get(data_objects::read).delete(data_objects::remove))
         .route("/v1/synchronousSign", post(operations::sign))
         .route("/v1/verify", post(operations::verify))
         .route("/v1/synchronousHmac", post(ciphers::hmac))

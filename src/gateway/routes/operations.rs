@@ -12,6 +12,7 @@ use crate::{
         Shared,
         error::{ApiError, Code},
         extract::{Caller, JsonBody, RequestId},
+        json::{object, object_or_none},
     },
     model::{
         SignatureAlgorithm, SignatureType,
@@ -34,6 +35,7 @@ use super::{
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SignBody {
+    #[serde(deserialize_with = "object")]
     sign_request: SignRequest,
 }
 
@@ -99,7 +101,9 @@ pub async fn sign(
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyBody {
+    #[serde(default, deserialize_with = "object_or_none")]
     verify_signature_request: Option<VerifyRequest>,
+    #[serde(default, deserialize_with = "object_or_none")]
     verify_hmac_request: Option<VerifyHmacRequest>,
 }
 

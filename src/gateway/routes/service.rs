@@ -5,6 +5,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
+    attestation::chain,
     auth::Action,
     gateway::{
         Shared,
@@ -51,10 +52,7 @@ pub async fn random(
     Caller(caller): Caller,
     PathName(length): PathName,
 ) -> Result<Json<Value>, ApiError> {
-    let length = match length.parse::<u32>() {
-        Ok(length) if (1..=RANDOM_MAX).contains(&length) => length,
-        _ => return Err(ApiError::new(Code::Range, format!("the length must be 1 to {RANDOM_MAX} bytes"))),
-    };
+    let length = random_length(&length)?;
     let (name, hsm) = state.partitions.for_namespace(&caller.namespace)?;
     let action = Action { verb: "use", resource: "hsmpartitions", namespace: String::new(), name };
     state.authorize.authorize(&caller, &action).await?;
@@ -62,4 +60,38 @@ pub async fn random(
         Reply::Random(bytes) => Ok(Json(json!({ "random": STANDARD.encode(bytes) }))),
         other => Err(unexpected(&other).into()),
     }
+}
+
+/// A number, of whatever size, is out of range or not; anything else is none.
+fn random_length(text: &str) -> Result<u32, ApiError> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(ApiError::new(Code::Validation, "the length in the path is not a whole number"));
+    }
+    match text.parse::<u32>() {
+        Ok(length) if (1..=RANDOM_MAX).contains(&length) => Ok(length),
+        _ => Err(ApiError::new(Code::Range, format!("the length must be 1 to {RANDOM_MAX} bytes"))),
+    }
+}
+
+/// `GET /v1/attestation` and every path below it: the certificates that attestations of the namespace's partition end in,
+/// leaf first.
+pub async fn attestation_chain(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+) -> Result<Json<Value>, ApiError> {
+    let name = state.partitions.name_for(&caller.namespace)?;
+    let pem = state.partitions.attestation_chain(&name).ok_or_else(|| {
+        ApiError::new(Code::Busy, format!("the attestation key of partition {name} is not made yet"))
+    })?;
+    let chain = chain::from_pem(&pem).map_err(|error| {
+        tracing::error!(
+            partition = name,
+            error = crate::telemetry::logs::chain(&error),
+            "an attestation chain cannot be read"
+        );
+        ApiError::new(Code::General, "the attestation chain cannot be read")
+    })?;
+    let chain: Vec<_> = chain.iter().map(|der| STANDARD.encode(der)).collect();
+    Ok(Json(json!({ "attestationCertificateChain": chain })))
 }

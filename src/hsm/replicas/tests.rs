@@ -12,7 +12,10 @@ use crate::{
         health::Cause,
         protocol::{Find, KeyTemplate},
     },
-    model::{KeyAlgorithm, KeyLabel, RequestedAttributes, SignatureAlgorithm, SignatureType},
+    model::{
+        KeyAlgorithm, KeyLabel, RequestedAttributes, SignatureAlgorithm, SignatureType,
+        data::{DataAttributes, DataName, DataValue},
+    },
     public_key::PublicKey,
     service::{
         directory::Usable,
@@ -362,6 +365,10 @@ async fn with_everybody_hanging_a_caller_waits_no_longer_than_its_time() {
     assert_eq!(begun.elapsed(), LIMIT);
 }
 
+fn data() -> DataName {
+    DataName::new("shop", "d").unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_changes_a_token_or_says_what_is_on_it_is_the_primarys_alone() {
     let world = World::proven().await;
@@ -369,6 +376,13 @@ async fn what_changes_a_token_or_says_what_is_on_it_is_the_primarys_alone() {
     let requests = [
         Request::Generate(template("new", KeyAlgorithm::Ed, None)),
         Request::Destroy(id("k")),
+        Request::PutData {
+            name: data(),
+            value: DataValue::new(vec![1]).unwrap(),
+            attributes: DataAttributes::default(),
+        },
+        Request::GetData(data()),
+        Request::DestroyData(data()),
         Request::PutCertificate { key: id("k"), label: "c".into(), der: b"x".as_slice().into() },
         Request::GetCertificate(id("k")),
         Request::Find(Find::Id(id("k"))),
