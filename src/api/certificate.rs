@@ -12,17 +12,17 @@ use crate::model::{
 /// The certificate of a key: one that somebody else made, or how to make one that the key signs itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.pem) != has(self.selfSigned)")
-    .message("exactly one of pem and selfSigned says what the certificate is"))]
+#[x_kube(validation = Rule::new("has(self.pem) || has(self.selfSigned)")
+    .message("pem or selfSigned says what the certificate is"))]
 pub struct CertificateSpec {
-    /// A certificate of this key that somebody else made, in PEM. The certificates of its issuers may follow, each the
+    /// A certificate of this key that is given, in PEM; it goes before `selfSigned`. The certificates of its issuers may follow, each the
     /// issuer of the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536), regex(pattern = "-----BEGIN CERTIFICATE-----"))]
     #[x_kube(validation = Rule::new("!self.contains('PRIVATE KEY')")
         .message("pem takes certificates only, never a private key"))]
     pub pem: Option<String>,
-    /// A certificate that the key signs itself. It is made again when this changes, and when two thirds of its time
+    /// A certificate that the key signs itself where `pem` is absent. It is made again when this changes, and when two thirds of its time
     /// are over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub self_signed: Option<SelfSigned>,

@@ -98,7 +98,8 @@ impl From<EncryptError> for CipherError {
         match error {
             EncryptError::Input(error) => error.into(),
             EncryptError::Mismatch { .. } => Self::Mismatch(error.to_string()),
-            EncryptError::TooLarge(_) | EncryptError::Library => Self::Input(error.to_string()),
+            EncryptError::TooLarge(_) => Self::Input(error.to_string()),
+            EncryptError::Library => Self::Hsm(HsmError::new(Kind::Device, error.to_string())),
         }
     }
 }

@@ -134,7 +134,7 @@ fn read(objects: &Objects<'_>, object: Object) -> Result<DataFacts, HsmError> {
     let value = DataValue::new(value.unwrap_or_default()).map_err(|error| {
         let message =
             format!("token {} has a data object that is none of ours: {error}", objects.token.facts.label);
-        HsmError::new(Kind::Device, message)
+        HsmError::new(Kind::Ambiguous, message)
     })?;
     let attributes = DataAttributes {
         private: flag(&private).unwrap_or(false),
@@ -158,10 +158,11 @@ pub fn get(objects: &mut Objects<'_>, name: &DataName) -> Result<Option<DataFact
     }
 }
 
-/// See [`crate::hsm::protocol::Request::DestroyData`]. All of them go, if there are several.
-pub fn destroy(objects: &mut Objects<'_>, name: &DataName) -> Result<bool, HsmError> {
+/// See [`crate::hsm::protocol::Request::DestroyData`]. All of them go, if there are several. The second time, `again`, the first
+/// may have done it.
+pub fn destroy(objects: &mut Objects<'_>, name: &DataName, again: bool) -> Result<bool, HsmError> {
     let mut left = find(objects, name)?;
-    let there = !left.is_empty();
+    let there = again || !left.is_empty();
     for _ in 0..TRIES {
         for object in &left {
             let [destroyable] = objects.session.attributes(*object, [CKA_DESTROYABLE])?;

@@ -340,7 +340,11 @@ impl Worker {
                 self.alone(asked, |objects| Ok(Reply::Data(data::get(objects, name)?.map(Box::new))))
             }
             Request::DestroyData(name) => {
-                self.alone(asked, |objects| data::destroy(objects, name).map(Reply::DataGone))
+                let mut before = false;
+                self.alone(asked, |objects| {
+                    let again = std::mem::replace(&mut before, true);
+                    data::destroy(objects, name, again).map(Reply::DataGone)
+                })
             }
             Request::Open(_) | Request::Ping | Request::Workers(_) | Request::Since(..) => {
                 unreachable!("not for a worker, see submit")

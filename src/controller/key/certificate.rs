@@ -114,26 +114,30 @@ fn plan<'a>(
         return Step::Refuse(Refusal::certificate("InvalidCertificate", message));
     };
     match (&spec.pem, &spec.self_signed) {
-        (Some(pem), None) => match Chain::from_pem(pem, public) {
+        // What was given, by hand or over REST, goes before what a manifest asks for in its absence.
+        (Some(pem), _) => match Chain::from_pem(pem, public) {
             Ok(chain) => Step::Take(Box::new(chain)),
             Err(error) => Step::Refuse(refusal(&error)),
         },
         (None, Some(wanted)) => {
             let made = have.filter(|have| have.made_for.as_ref() == Some(&wanted.digest()));
             let still_good = made.and_then(|have| Chain::from_pem(&have.pem, public).ok());
-            if still_good.is_some_and(|chain| now < renewal(&chain)) {
+            // One that is made twice on a day is the same: both begin at its midnight.
+            let today = |chain: &Chain| now.as_second() - chain.not_before().as_second() < DAY;
+            if still_good.is_some_and(|chain| now < renewal(&chain) || today(&chain)) {
                 Step::Keep
             } else {
                 Step::Make(wanted)
             }
         }
-        _ => {
-            let message =
-                "exactly one of certificate.pem and certificate.selfSigned says what the certificate is";
+        (None, None) => {
+            let message = "certificate.pem or certificate.selfSigned says what the certificate is";
             Step::Refuse(Refusal::certificate("InvalidCertificate", message))
         }
     }
 }
+
+const DAY: i64 = 24 * 3600;
 
 /// When two thirds of a certificate's time are over.
 fn renewal(chain: &Chain) -> Timestamp {

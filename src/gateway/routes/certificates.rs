@@ -314,7 +314,8 @@ enum Over {
 
 /// Writes the certificate into the key's object.
 async fn attach(state: &Shared, entry: &Entry, chain: &Chain, over: Over) -> Result<(), ApiError> {
-    let spec = json!({ "pem": chain.pem(), "selfSigned": null });
+    // What a manifest says stays beside it: taken away, the manifest would put it back.
+    let spec = json!({ "pem": chain.pem() });
     if over == Over::Any {
         return write(state, entry, &spec, None).await.map(|_| ());
     }

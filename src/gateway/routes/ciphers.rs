@@ -75,7 +75,10 @@ pub async fn encrypt(
     // Of a short plaintext, a digest tells everything.
     may_use(&state, &caller, &entry, &record, cipher.name(), About::Nothing).await?;
     let key = usable(&entry)?;
-    let encrypts = entry.object.spec.attributes.resolved().encrypt;
+    // Of an adopted key nothing need have been asked for: then it is as it is on the token.
+    let decrypts = || entry.object.status.as_ref()?.attributes.as_ref()?.decrypt;
+    let asked = &entry.object.spec.attributes;
+    let encrypts = asked.encrypt.or(asked.decrypt).or_else(decrypts) == Some(true);
     if key.public.is_some() && cipher.fits(key.algorithm) && !encrypts {
         let message = format!("the key '{}' does not encrypt: its attribute encrypt is false", entry.label);
         return Err(ApiError::new(Code::Forbidden, message));

@@ -34,10 +34,18 @@ pub async fn refusal(state: &Shared, caller: &auth::Caller, name: &str) -> ApiEr
         Ok(derived) => derived,
         Err(error) => return bad_name(&error),
     };
-    match lookup(state, caller, derived.master.as_str()).await {
-        Ok(master) => not_derived(&master),
-        Err(error) => error,
+    let master = match lookup(state, caller, derived.master.as_str()).await {
+        Ok(master) => master,
+        Err(error) => return error,
+    };
+    // What is said of the key is only for who may use or see it.
+    let name = master.object.metadata.name.clone().unwrap_or_default();
+    if let Err(error) = allowed(state, caller, "use", &name).await
+        && allowed(state, caller, "get", &name).await.is_err()
+    {
+        return error;
     }
+    not_derived(&master)
 }
 
 fn bad_name(error: &InvalidDerivation) -> ApiError {

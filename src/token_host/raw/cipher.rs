@@ -4,8 +4,8 @@ use zeroize::Zeroizing;
 
 use super::*;
 
-/// More than any cipher adds to its input: a block of padding and a tag.
-const OVERHEAD: usize = 64;
+/// More than any cipher adds to its input: a block of padding and a tag, or the block of the largest RSA key.
+const OVERHEAD: usize = 1024 + 64;
 
 /// How to encrypt or decrypt: a mechanism with parameters of which some belong to the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
