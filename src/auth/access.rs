@@ -24,7 +24,7 @@ const AGES: Ages = Ages {
 
 /// [`Authorize`] by SubjectAccessReview.
 pub struct AccessReviews {
-    reviews: Api<SubjectAccessReview>,
+    client: Client,
     memory: Memory<(String, String, Action), (), Denied>,
     metrics: Arc<Metrics>,
 }
@@ -33,7 +33,7 @@ impl AccessReviews {
     /// Asks through `client`.
     #[must_use]
     pub fn new(client: Client, metrics: Arc<Metrics>) -> Self {
-        Self { reviews: Api::all(client), memory: Memory::new(200_000, AGES), metrics }
+        Self { client, memory: Memory::new(200_000, AGES), metrics }
     }
 }
 
@@ -43,15 +43,12 @@ impl Authorize for AccessReviews {
         // Groups belong to the user as authenticated; a new pod of the same account has the same ones.
         let key = (caller.username.clone(), caller.uid.clone(), action.clone());
         let ask = || {
-            let (reviews, review) = (self.reviews.clone(), review(caller, action));
+            let (client, review) = (self.client.clone(), review(caller, action));
             let refusal = refusal(caller, action);
             async move {
-                match reviews.create(&PostParams::default(), &review).await {
-                    Ok(answer) => {
-                        let allowed =
-                            answer.status.is_some_and(|status| status.allowed && status.denied != Some(true));
-                        Ok(if allowed { Ok(()) } else { Err(Denied::Forbidden(refusal)) })
-                    }
+                match is_allowed(client, &review).await {
+                    Ok(true) => Ok(Ok(())),
+                    Ok(false) => Ok(Err(Denied::Forbidden(refusal))),
                     Err(error) => {
                         tracing::warn!(error = %crate::telemetry::logs::chain(&error), "SubjectAccessReview failed");
                         Err(Denied::Unavailable)
@@ -74,6 +71,28 @@ impl Authorize for AccessReviews {
             }
         }
     }
+}
+
+/// Whether the API server allows it. One that has just begun does not know all RoleBindings yet, and refuses what it
+/// allows a moment later: a refusal counts when it is repeated by one that says that it is ready.
+async fn is_allowed(client: Client, review: &SubjectAccessReview) -> Result<bool, kube::Error> {
+    let reviews = Api::<SubjectAccessReview>::all(client.clone());
+    let ask = async || {
+        let answer = reviews.create(&PostParams::default(), review).await?;
+        Ok::<_, kube::Error>(
+            answer.status.is_some_and(|status| status.allowed && status.denied != Some(true)),
+        )
+    };
+    if ask().await? {
+        return Ok(true);
+    }
+    let ready = axum::http::Request::get("/readyz").body(Vec::new()).map_err(kube::Error::HttpError)?;
+    match client.request_text(ready).await {
+        // A cluster may keep it to itself.
+        Err(kube::Error::Api(status)) if status.code < 500 => {}
+        other => drop(other?),
+    }
+    ask().await
 }
 
 fn review(caller: &Caller, action: &Action) -> SubjectAccessReview {

@@ -454,7 +454,7 @@ impl Calls {
     /// module does not return. Where calls return and answers do not come, a thread has much to do, like reading the
     /// names of all objects of a full token.
     ///
-    /// Where signatures wait, a third of their deadline is enough, so that there is time to make them again and the token
+    /// Where signatures wait, a quarter of their deadline is enough, so that there is time to make them again and the token
     /// is back in five seconds. While other work takes long and is within its own time, signing gets no verdict, and
     /// looking gets none while a key is made; afterwards they get their time from there. A thread has all objects to
     /// itself meanwhile, and some modules hold a lock that everything waits for. But only the making of a key, of a kind
@@ -484,9 +484,9 @@ impl Calls {
                 // One thread that hangs among busy ones is a thread less.
                 Lane::Sign => {
                     let single = since(&[freed, Some(oldest)])?;
-                    let overdue = hangs > limit / 3 || single > 2 * limit;
+                    let overdue = hangs > limit / 4 || single > 2 * limit;
                     let held_up = busy(Lane::Change) || busy(Lane::Look);
-                    overdue && if held_up { !table.making && blocked(limit) } else { blocked(limit / 3) }
+                    overdue && if held_up { !table.making && blocked(limit) } else { blocked(limit / 4) }
                 }
                 // Keys are made to look how a token makes them, too.
                 Lane::Look if table.making => hangs > limit && !busy(Lane::Change),

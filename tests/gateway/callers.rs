@@ -7,7 +7,7 @@ use axum::{
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{get, post},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hsm_operator::{
@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 struct Reviews {
     status: Mutex<Option<Value>>,
     asked: Mutex<Vec<Value>>,
+    /// What `/readyz` says, and what reviews are answered with from then on.
+    readiness: Mutex<Option<(StatusCode, Value)>>,
 }
 
 impl Reviews {
@@ -44,6 +46,7 @@ impl Reviews {
         let router = Router::new()
             .route("/apis/authentication.k8s.io/v1/tokenreviews", post(review))
             .route("/apis/authorization.k8s.io/v1/subjectaccessreviews", post(review))
+            .route("/readyz", get(ready))
             .with_state(self.clone());
         Client::new(router, "default")
     }
@@ -65,6 +68,16 @@ async fn review(State(reviews): State<Arc<Reviews>>, Json(mut review): Json<Valu
             (StatusCode::CREATED, Json(review)).into_response()
         }
         None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn ready(State(reviews): State<Arc<Reviews>>) -> StatusCode {
+    match reviews.readiness.lock().unwrap().clone() {
+        Some((readiness, status)) => {
+            reviews.say(Some(status));
+            readiness
+        }
+        None => StatusCode::OK,
     }
 }
 
@@ -154,7 +167,22 @@ async fn permission_is_reviewed_for_the_callers_own_name_and_the_object() {
         let denied = authorize.authorize(caller, action).await.expect_err("a denial").to_string();
         assert!(denied.contains("grant verb 'use' on hsmkeys.hsm-operator.io by RBAC"), "{denied}");
     }
-    assert_eq!(reviews.asked().len(), 3);
+    assert_eq!(reviews.asked().len(), 5, "a refusal is repeated before it counts");
+}
+
+#[tokio::test]
+async fn an_api_server_that_has_just_begun_refuses_nobody() {
+    let (yes, no) = (json!({"allowed": true}), json!({"allowed": false}));
+    for (readiness, later, answer) in [
+        (StatusCode::INTERNAL_SERVER_ERROR, &no, Err(Denied::Unavailable)),
+        (StatusCode::OK, &yes, Ok(())),
+        // Who keeps its readiness to itself is believed.
+        (StatusCode::FORBIDDEN, &yes, Ok(())),
+    ] {
+        let reviews = Reviews::new(no.clone());
+        *reviews.readiness.lock().unwrap() = Some((readiness, later.clone()));
+        assert_eq!(reviews.authorize().authorize(&caller(), &usage("signer")).await, answer, "{readiness}");
+    }
 }
 
 #[tokio::test]
