@@ -465,6 +465,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_certificate_for_a_day_is_made_once_a_day() {
+        let mut world = World::new(true).await;
+        world.ask(json!({"selfSigned": {"subject": {"commonName": "x"}, "validityDays": 1}}));
+        let have = world.look().await.certificate.unwrap();
+        let public =
+            STANDARD.decode(world.key.status.as_ref().unwrap().public_key.as_ref().unwrap()).unwrap();
+        let public = PublicKey::from_spki(&public).unwrap();
+        let begin: Timestamp = have.not_before.parse().unwrap();
+        let planned = |hour: i64| {
+            let then = Timestamp::from_second(begin.as_second() + hour * 3600).unwrap();
+            plan(&world.key, Some(&public), Some(&have), then)
+        };
+        assert!(matches!(planned(23), Step::Keep));
+        assert!(matches!(planned(24), Step::Make(_)));
+    }
+
+    #[tokio::test]
     async fn a_given_certificate_must_be_the_keys_own_and_a_wrong_one_stalls_no_signature() {
         let mut world = World::new(true).await;
         world.ask(self_signed("own"));
