@@ -3,10 +3,11 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    body::{Bytes, HttpBody},
+    body::{Body, Bytes, HttpBody},
     extract::{FromRequest, FromRequestParts, Request},
     http::{header, request::Parts},
 };
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -18,6 +19,10 @@ use crate::auth::Refused;
 
 /// How long the body of a request may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
+/// How many bytes of a body that is too large are taken before it is refused.
+const DRAINED: usize = 8 * 1024 * 1024;
+/// How long the next ones may take to come.
+const SILENT: Duration = Duration::from_millis(200);
 
 /// The authenticated caller.
 pub struct Caller(pub Arc<crate::auth::Caller>);
@@ -101,8 +106,9 @@ impl FromRequest<Shared> for RawBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, ApiError> {
-        // What says of itself that it is too large is not waited for.
+        // What says of itself that it is too large is not waited for, but for what is on its way.
         if request.body().size_hint().lower() > BODY_MAX as u64 {
+            drain(request.into_body()).await;
             return Err(too_large());
         }
         let read = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
@@ -118,6 +124,17 @@ impl FromRequest<Shared> for RawBody {
             }
         })?;
         Ok(Self(bytes))
+    }
+}
+
+/// Takes what comes of a body that nobody wants, for as long as it comes: whose writing is cut off does not read the
+/// answer.
+async fn drain(mut body: Body) {
+    let mut left = DRAINED;
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(SILENT, body.frame()).await
+        && left > 0
+    {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
     }
 }
 

@@ -205,6 +205,12 @@ async fn a_length_that_lies_makes_no_other_request() {
     // More than is taken: refused by what it says alone.
     let (said, _) = line.say(request("Content-Length: 1000000000", SIGN).as_bytes(), false).await;
     assert_eq!(answers(&said), [(413, Some(612))], "{said}");
+    // Who writes all of it reads the answer.
+    for size in [600 * 1024, 5_000_000] {
+        let large = request(&format!("Content-Length: {size}"), &" ".repeat(size));
+        let (said, _) = line.say(large.as_bytes(), false).await;
+        assert_eq!(answers(&said), [(413, Some(612))], "{said}");
+    }
     assert_eq!(line.signed(), 0);
     assert_eq!(line.stand.changes(), [] as [&str; 0]);
 }
