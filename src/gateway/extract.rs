@@ -108,7 +108,7 @@ impl FromRequest<Shared> for RawBody {
     async fn from_request(request: Request, state: &Shared) -> Result<Self, ApiError> {
         // What says of itself that it is too large is not waited for, but for what is on its way.
         if request.body().size_hint().lower() > BODY_MAX as u64 {
-            drain(request.into_body()).await;
+            let _ = tokio::time::timeout(BODY_WITHIN, drain(request.into_body())).await;
             return Err(too_large());
         }
         let read = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
