@@ -2,8 +2,8 @@
 //!
 //! Dependencies between the modules point one way:
 //! `cli → {controller, gateway, sidecar, inject} → service → {hsm, auth, attestation} → api → model`.
-//! `token_host` knows only `hsm::protocol` and `model`; `harden`, `server` and `telemetry` know
-//! nothing of the domain.
+//! `token_host` knows only `hsm::protocol` and `model`; `harden`, `server`, `telemetry` and
+//! `watch` know nothing of the domain.
 
 pub mod api;
 pub mod attestation;
@@ -21,3 +21,4 @@ pub mod service;
 pub mod sidecar;
 pub mod telemetry;
 pub mod token_host;
+pub mod watch;

@@ -133,6 +133,36 @@ pub struct Context {
     pub filled: watch::Sender<bool>,
 }
 
+#[cfg(test)]
+impl Context {
+    /// For tests: of what else there is in the cluster it knows nothing.
+    pub fn alone(client: Client, keys: Store<Guarded<HsmKey>>) -> Self {
+        use kube::runtime::reflector::store;
+        let metrics = Arc::new(Metrics::default());
+        Self {
+            namespace: "hsm-operator".into(),
+            registry: Arc::new(Registry::new(Arc::clone(&metrics))),
+            keys,
+            partitions: store().0,
+            namespaces: store().0,
+            reached: Reached::default(),
+            recorder: Recorder::new(client.clone(), "tests".into()),
+            client,
+            signer: Signer::new(Arc::clone(&metrics)),
+            metrics,
+            admission_checked: false,
+            attestor: Attestor::default(),
+            inventories: Inventories::default(),
+            probes: Probes::default(),
+            sessions: Measurements::default(),
+            labels: Labels::default(),
+            resync: Duration::from_secs(600),
+            failures: Failures::default(),
+            filled: watch::Sender::new(true),
+        }
+    }
+}
+
 impl Context {
     /// Now, in whole seconds: what a status can carry.
     #[must_use]

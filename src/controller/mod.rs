@@ -41,14 +41,11 @@ use self::{
     error::Error,
 };
 use crate::{
-    api::{
-        HsmKey, HsmPartition, SigningRequest, condition,
-        signing_request::State,
-        watch::{Unpaused, changes},
-    },
+    api::{HsmKey, HsmPartition, SigningRequest, condition, signing_request::State},
     hsm::Registry,
     service::{attest::Attestor, sign::Signer},
     telemetry::Metrics,
+    watch::{Unpaused, changes},
 };
 
 /// Reconciles of one kind at the same time.

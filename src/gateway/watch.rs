@@ -16,10 +16,11 @@ use tokio::sync::watch;
 
 use super::partitions::{Known, Partitions};
 use crate::{
-    api::{HsmKey, HsmPartition, partition::Pkcs11, pins::Pins, watch::changes},
+    api::{HsmKey, HsmPartition, partition::Pkcs11, pins::Pins},
     hsm::{Canary, PartitionConfig, Registry, Wanted, registry::TokenConfig},
     server::https::Certificate,
     service::directory::Directory,
+    watch::changes,
 };
 
 /// What is kept up to date.

@@ -2,8 +2,6 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::model::SignatureAlgorithm;
-
 /// A use of a key, about to be decided.
 #[derive(Clone, Copy, Debug)]
 pub struct Use<'a> {
@@ -15,10 +13,10 @@ pub struct Use<'a> {
     pub key: &'a str,
     /// What is done.
     pub operation: &'static str,
-    /// With which algorithm.
-    pub algorithm: Option<SignatureAlgorithm>,
-    /// What for; only its SHA-256 is recorded.
-    pub payload: &'a [u8],
+    /// With which algorithm, in the contract's word.
+    pub algorithm: Option<&'static str>,
+    /// What for.
+    pub about: About<'a>,
     /// Request that asked.
     pub request_id: &'a str,
 }
@@ -37,14 +35,8 @@ pub enum About<'a> {
 impl Use<'_> {
     /// Records the decision; `refused` says why it was refused.
     pub fn record(&self, refused: Option<&str>) {
-        self.record_of(self.algorithm.map(SignatureAlgorithm::name), About::Payload(self.payload), refused);
-    }
-
-    /// The same with an algorithm that is none of a signature, and with something else than the payload to tell the use
-    /// apart by.
-    pub fn record_of(&self, algorithm: Option<&str>, about: About<'_>, refused: Option<&str>) {
         let digest = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
-        let (payload, ciphertext) = match about {
+        let (payload, ciphertext) = match self.about {
             About::Payload(bytes) => (Some(digest(bytes)), None),
             About::Ciphertext(bytes) => (None, Some(digest(bytes))),
             About::Nothing => (None, None),
@@ -55,7 +47,7 @@ impl Use<'_> {
             namespace = self.namespace,
             key = self.key,
             operation = self.operation,
-            algorithm,
+            algorithm = self.algorithm,
             payload_sha256 = payload,
             ciphertext_sha256 = ciphertext,
             decision = if refused.is_some() { "refused" } else { "allowed" },
@@ -133,11 +125,11 @@ mod tests {
             key: "k",
             operation: "x",
             algorithm: None,
-            payload: b"abc",
+            about: About::Payload(b"abc"),
             request_id: "1",
         };
         let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        let with = |about| said(|| record.record_of(Some("AES_GCM"), about, Some("no")));
+        let with = |about| said(|| Use { algorithm: Some("AES_GCM"), about, ..record }.record(Some("no")));
         assert!(said(|| record.record(None)).contains(&format!("\"payload_sha256\":\"{digest}\"")));
         let sealed = with(About::Ciphertext(b"abc"));
         assert!(sealed.contains(&format!("\"ciphertext_sha256\":\"{digest}\"")), "{sealed}");

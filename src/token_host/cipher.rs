@@ -4,6 +4,7 @@ use cryptoki_sys::*;
 
 use super::{
     mechanism::{self, KeyShape},
+    object,
     pool::look_up,
     raw::{Cipher, CipherParameter, Failure, Mechanism, Session},
     token::{SignKey, Token},
@@ -72,15 +73,11 @@ pub fn mechanism<'a>(
 
 /// The contract's word for a key that was looked up.
 fn algorithm(shape: KeyShape) -> Option<KeyAlgorithm> {
-    Some(match shape {
-        KeyShape::Rsa(_) => KeyAlgorithm::Rsa,
-        KeyShape::Other(CKK_AES) => KeyAlgorithm::Aes,
-        KeyShape::Other(CKK_CAMELLIA) => KeyAlgorithm::Camellia,
-        KeyShape::Other(CKK_DES3) => KeyAlgorithm::Tdea,
-        KeyShape::Other(CKK_CHACHA20) => KeyAlgorithm::ChaCha20,
-        KeyShape::Other(CKK_GENERIC_SECRET | CKK_SHA256_HMAC) => KeyAlgorithm::HmacSha256,
-        _ => return None,
-    })
+    match shape {
+        KeyShape::Rsa(_) => Some(KeyAlgorithm::Rsa),
+        KeyShape::Other(key_type) => object::algorithm(Some(key_type), None, None),
+        _ => None,
+    }
 }
 
 fn fitting(key: &SignKey, wanted: KeyAlgorithm, what: &str) -> Result<(), HsmError> {

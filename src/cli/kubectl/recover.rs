@@ -20,8 +20,9 @@ use super::{
     table::table,
 };
 use crate::{
-    api::{HsmKey, HsmPartition, condition, partition::Recovery, watch},
+    api::{HsmKey, HsmPartition, condition, partition::Recovery},
     model::KeyId,
+    watch,
 };
 
 /// Shows which HsmKeys of a partition would take over the keys that were made for earlier objects of their names, and

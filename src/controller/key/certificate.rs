@@ -18,7 +18,7 @@ use crate::{
     model::certificate::CertificateAlgorithm,
     public_key::PublicKey,
     service::{
-        audit::Use,
+        audit::{About, Use},
         certificate::{self, Chain, Unsigned, Usages},
         directory::Usable,
         sign::SignError,
@@ -168,8 +168,8 @@ async fn made(
         namespace: &key.namespace().unwrap_or_default(),
         key: &key.label(),
         operation: "certificate selfsign",
-        algorithm: Some(algorithm.signature()),
-        payload: unsigned.to_be_signed(),
+        algorithm: Some(algorithm.signature().name()),
+        about: About::Payload(unsigned.to_be_signed()),
         request_id: &key.uid().unwrap_or_default(),
     };
     record.record(None);
@@ -208,7 +208,6 @@ mod tests {
     use std::{
         collections::BTreeMap,
         sync::{Arc, Mutex},
-        time::Duration,
     };
 
     use axum::{
@@ -219,12 +218,8 @@ mod tests {
         routing::{get, post},
     };
     use base64::{Engine, engine::general_purpose::STANDARD};
-    use kube::runtime::{
-        events::{Recorder, Reporter},
-        reflector,
-    };
+    use kube::runtime::reflector;
     use serde_json::{Value, json};
-    use tokio::sync::watch;
 
     use super::{
         super::{
@@ -241,8 +236,6 @@ mod tests {
             protocol::{KeyFacts, KeyTemplate, Reply, Request},
         },
         model::{KeyAlgorithm, KeyId, KeyLabel, RequestedAttributes},
-        service::sign::Signer,
-        telemetry::Metrics,
     };
 
     /// Secrets by name, and reasons of events.
@@ -302,28 +295,7 @@ mod tests {
                 .route("/apis/events.k8s.io/v1/namespaces/ns/events", post(event))
                 .with_state(cluster.clone());
             let client = kube::Client::new(api, "default");
-            let metrics = Arc::new(Metrics::default());
-            let ctx = Context {
-                namespace: "hsm-operator".into(),
-                registry: Arc::new(crate::hsm::Registry::new(Arc::clone(&metrics))),
-                keys: reflector::store().0,
-                partitions: reflector::store().0,
-                namespaces: reflector::store().0,
-                reached: Default::default(),
-                recorder: Recorder::new(client.clone(), Reporter::from("tests")),
-                client,
-                signer: Signer::new(Arc::clone(&metrics)),
-                metrics,
-                admission_checked: false,
-                attestor: Default::default(),
-                inventories: Default::default(),
-                probes: Default::default(),
-                sessions: Default::default(),
-                labels: Default::default(),
-                resync: Duration::from_secs(600),
-                failures: Default::default(),
-                filled: watch::Sender::new(true),
-            };
+            let ctx = Context::alone(client, reflector::store().0);
             let fake = Arc::new(Fake::default());
             let key = key(&facts(&fake, 1, sign).await);
             Self { ctx, cluster, fake, key }

@@ -306,12 +306,10 @@ mod tests {
         routing::get,
     };
     use kube::runtime::{
-        events::{Recorder, Reporter},
         reflector::{self, store::Writer},
         watcher::Event,
     };
     use serde_json::{Value, json};
-    use tokio::sync::watch;
 
     use super::*;
     use crate::{
@@ -320,8 +318,6 @@ mod tests {
             protocol::{KeyTemplate, Request},
         },
         model::{KeyAlgorithm, RequestedAttributes},
-        service::sign::Signer,
-        telemetry::Metrics,
     };
 
     /// What the API server has, by name.
@@ -343,28 +339,7 @@ mod tests {
                 .with_state(Arc::clone(&written));
             let client = kube::Client::new(api, "default");
             let (keys, seen) = reflector::store();
-            let metrics = Arc::new(Metrics::default());
-            let ctx = Context {
-                namespace: "hsm-operator".into(),
-                registry: Arc::new(crate::hsm::Registry::new(Arc::clone(&metrics))),
-                keys,
-                partitions: reflector::store().0,
-                namespaces: reflector::store().0,
-                reached: Default::default(),
-                recorder: Recorder::new(client.clone(), Reporter::from("tests")),
-                client,
-                signer: Signer::new(Arc::clone(&metrics)),
-                metrics,
-                admission_checked: false,
-                attestor: Default::default(),
-                inventories: Default::default(),
-                probes: Default::default(),
-                sessions: Default::default(),
-                labels: Default::default(),
-                resync: Duration::from_secs(600),
-                failures: Default::default(),
-                filled: watch::Sender::new(true),
-            };
+            let ctx = Context::alone(client, keys);
             let hsm = Fake::default();
             let template = KeyTemplate {
                 id: KeyId::for_object(uuid::Uuid::from_u128(9), "ns", made_for),

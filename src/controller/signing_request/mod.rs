@@ -23,7 +23,7 @@ use crate::{
     },
     hsm::protocol::Kind,
     service::{
-        audit::Use,
+        audit::{About, Use},
         directory::Usable,
         sign::{Job, SignError},
     },
@@ -138,8 +138,8 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         namespace: &namespace,
         key: &key.label(),
         operation: "sign",
-        algorithm: Some(spec.signature_algorithm),
-        payload: &payload,
+        algorithm: Some(spec.signature_algorithm.name()),
+        about: About::Payload(&payload),
         request_id: &uid,
     };
     record.record(None);

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use super::{
     certificate_body::{CertificateAnswer, ImportBody, RequestAnswer, SignBody, Wanted},
     keys::{API_AWAY, LOOKUP_WAIT, allowed, api_error, client, lookup, usable},
-    operations::may_use,
+    operations::{may_use, usage},
 };
 use crate::{
     api::HsmKey,
@@ -35,7 +35,7 @@ use crate::{
     model::{SignatureAlgorithm, certificate::KeyUsage},
     public_key::PublicKey,
     service::{
-        audit::Use,
+        audit::{About, Use},
         certificate::{Authority, Chain, Error, Request, Unsigned, Usages, armour, attached::attached},
         directory::{Entry, Usable},
         sign::SignError,
@@ -227,16 +227,9 @@ struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    const fn record(&self, algorithm: Option<SignatureAlgorithm>, payload: &'a [u8]) -> Use<'a> {
-        Use {
-            caller: self.caller.username.as_str(),
-            namespace: self.caller.namespace.as_str(),
-            key: self.entry.label.as_str(),
-            operation: self.operation,
-            algorithm,
-            payload,
-            request_id: self.request_id,
-        }
+    fn record(&self, algorithm: Option<SignatureAlgorithm>, payload: &'a [u8]) -> Use<'a> {
+        let algorithm = algorithm.map(SignatureAlgorithm::name);
+        usage(self.caller, self.entry, self.request_id, self.operation, algorithm, About::Payload(payload))
     }
 
     /// The key, if the caller may use it. What would be signed is written only after that: a refusal has no payload.
@@ -258,8 +251,7 @@ impl<'a> Task<'a> {
         unsigned: Unsigned,
     ) -> Result<Vec<u8>, ApiError> {
         let (hsm, _) = self.state.partitions.to_sign_with(&key.partition)?;
-        let record = Use { payload: unsigned.to_be_signed(), ..self.record(Some(algorithm), &[]) };
-        record.record(None);
+        self.record(Some(algorithm), unsigned.to_be_signed()).record(None);
         let signed = unsigned.signed(&self.state.signer, hsm.as_ref(), key).await;
         let signed = signed.inspect_err(|error| {
             if let Error::Sign(SignError::Hsm(error)) = error {

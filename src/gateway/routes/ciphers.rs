@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     keys::{lookup, usable},
-    operations::VerifyAnswer,
+    operations::{VerifyAnswer, may_use, usage},
 };
 use crate::{
-    auth::{self, Action},
+    auth,
     gateway::{
         Shared,
         error::{ApiError, Code},
@@ -18,7 +18,7 @@ use crate::{
     },
     model::{CipherAlgorithm, payload::PAYLOAD_MAX, secret::Plaintext},
     service::{
-        audit::{About, Use},
+        audit::About,
         cipher::{self, CipherError, Known, ToDecrypt, ToEncrypt},
         directory::Entry,
     },
@@ -71,9 +71,9 @@ pub async fn encrypt(
     let aad = optional("additionalAuthenticationData", request.additional_authentication_data)?;
     let cipher = request.cipher_algorithm;
     let entry = lookup(&state, &caller, &request.encrypt_key_name).await?;
-    let record = record(&caller, &entry, "encrypt", &request_id);
     // Of a short plaintext, a digest tells everything.
-    may_use(&state, &caller, &entry, &record, cipher.name(), About::Nothing).await?;
+    let record = usage(&caller, &entry, &request_id, "encrypt", Some(cipher.name()), About::Nothing);
+    may_use(&state, &caller, &entry, &record).await?;
     let key = usable(&entry)?;
     // Of an adopted key nothing need have been asked for: then it is as it is on the token.
     let decrypts = || entry.object.status.as_ref()?.attributes.as_ref()?.decrypt;
@@ -90,7 +90,7 @@ pub async fn encrypt(
         None => Some(hsm?),
     };
     let tried = state.partitions.ciphers(&key.partition);
-    record.record_of(Some(cipher.name()), About::Nothing, None);
+    record.record(None);
     let job =
         ToEncrypt { cipher, plaintext, aad: aad.into(), tag_length: request.tag_length.unwrap_or_default() };
     let sealed = cipher::encrypt(hsm.as_deref(), key, job, Known { tried: tried.as_deref() }).await;
@@ -150,12 +150,12 @@ pub async fn decrypt(
     }
     let cipher = request.cipher_algorithm;
     let entry = lookup(&state, &caller, &request.decrypt_key_name).await?;
-    let record = record(&caller, &entry, "decrypt", &request_id);
     let about = About::Ciphertext(&ciphertext);
-    may_use(&state, &caller, &entry, &record, cipher.name(), about).await?;
+    let record = usage(&caller, &entry, &request_id, "decrypt", Some(cipher.name()), about);
+    may_use(&state, &caller, &entry, &record).await?;
     let key = usable(&entry)?;
     let hsm = state.partitions.hsm(&key.partition)?;
-    record.record_of(Some(cipher.name()), about, None);
+    record.record(None);
     let job = ToDecrypt {
         cipher,
         ciphertext: ciphertext.clone().into(),
@@ -200,12 +200,11 @@ pub async fn hmac(
     let HmacRequest { key_name, payload } = body.hmac_request;
     let payload = base64("payload", &payload, PAYLOAD_MAX)?;
     let entry = lookup(&state, &caller, &key_name).await?;
-    let record = record(&caller, &entry, "hmac", &request_id);
-    let about = About::Payload(&payload);
-    may_use(&state, &caller, &entry, &record, HMAC, about).await?;
+    let record = usage(&caller, &entry, &request_id, "hmac", Some(HMAC), About::Payload(&payload));
+    may_use(&state, &caller, &entry, &record).await?;
     let key = usable(&entry)?;
     let hsm = state.partitions.hsm(&key.partition)?;
-    record.record_of(Some(HMAC), about, None);
+    record.record(None);
     let mac = cipher::hmac(hsm.as_ref(), key, payload.clone().into()).await;
     let mac = mac.inspect_err(|error| missed(&state, &entry, error))?;
     Ok(Json(HmacAnswer { keyed_hash: STANDARD.encode(mac) }))
@@ -230,47 +229,14 @@ pub async fn verify_hmac(
     let payload = base64("payload", &request.payload, PAYLOAD_MAX)?;
     let mac = base64("signature", &request.signature, PAYLOAD_MAX)?;
     let entry = lookup(state, caller, &request.key_name).await?;
-    let record = record(caller, &entry, "verify", request_id);
-    let about = About::Payload(&payload);
-    may_use(state, caller, &entry, &record, HMAC, about).await?;
+    let record = usage(caller, &entry, request_id, "verify", Some(HMAC), About::Payload(&payload));
+    may_use(state, caller, &entry, &record).await?;
     let key = usable(&entry)?;
     let hsm = state.partitions.hsm(&key.partition)?;
-    record.record_of(Some(HMAC), about, None);
+    record.record(None);
     let right = cipher::verify_hmac(hsm.as_ref(), key, payload.clone().into(), &mac).await;
     let signature_valid = right.inspect_err(|error| missed(state, &entry, error))?;
     Ok(VerifyAnswer { signature_valid })
-}
-
-fn record<'a>(
-    caller: &'a auth::Caller,
-    entry: &'a Entry,
-    operation: &'static str,
-    request_id: &'a str,
-) -> Use<'a> {
-    Use {
-        caller: &caller.username,
-        namespace: &caller.namespace,
-        key: &entry.label,
-        operation,
-        algorithm: None,
-        payload: &[],
-        request_id,
-    }
-}
-
-/// Checks verb `use` on the key; a refusal is recorded here, a use where it happens.
-async fn may_use(
-    state: &Shared,
-    caller: &auth::Caller,
-    entry: &Entry,
-    record: &Use<'_>,
-    algorithm: &str,
-    about: About<'_>,
-) -> Result<(), ApiError> {
-    let name = entry.object.metadata.name.clone().unwrap_or_default();
-    let action = Action { verb: "use", resource: "hsmkeys", namespace: caller.namespace.clone(), name };
-    let decision = state.authorize.authorize(caller, &action).await.map_err(ApiError::from);
-    decision.inspect_err(|denied| record.record_of(Some(algorithm), about, Some(&denied.message)))
 }
 
 /// Tells the controller of a key that the token does not have.

@@ -8,7 +8,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::keys::{allowed, lookup, usable};
+use super::{
+    keys::{allowed, lookup, usable},
+    operations::usage,
+};
 use crate::{
     auth,
     gateway::{
@@ -21,7 +24,7 @@ use crate::{
         KeyAlgorithm, KeyLabel, RequestedAttributes, curve,
         derivation::{DerivationPath, DerivedName, InvalidDerivation},
     },
-    service::{audit::Use, directory::Entry},
+    service::{audit::About, directory::Entry},
 };
 
 /// Bytes of a seed: 128 to 512 bits.
@@ -99,15 +102,8 @@ pub async fn derive(
         Ok(master) => master,
         Err(error) => return error,
     };
-    let record = Use {
-        caller: &caller.username,
-        namespace: &caller.namespace,
-        key: &master.label,
-        operation: "derive",
-        algorithm: None,
-        payload: derivation_path.as_bytes(),
-        request_id: &request_id,
-    };
+    let about = About::Payload(derivation_path.as_bytes());
+    let record = usage(&caller, &master, &request_id, "derive", None, about);
     let name = master.object.metadata.name.clone().unwrap_or_default();
     let may = match allowed(&state, &caller, "create", "").await {
         Ok(()) => allowed(&state, &caller, "use", &name).await,

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::{
     key_body::{NameBody, Password},
     keys::{allowed, lookup, usable},
+    operations::usage,
 };
 use crate::{
     auth,
@@ -14,7 +15,7 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, RequestId},
     },
-    service::audit::Use,
+    service::audit::About,
 };
 
 /// `POST /v1/key/address`.
@@ -54,15 +55,7 @@ pub async fn no_export(state: &Shared, caller: &auth::Caller, request_id: &str, 
         Ok(entry) => entry,
         Err(error) => return error,
     };
-    let record = Use {
-        caller: &caller.username,
-        namespace: &caller.namespace,
-        key: &entry.label,
-        operation: "export",
-        algorithm: None,
-        payload: &[],
-        request_id,
-    };
+    let record = usage(caller, &entry, request_id, "export", None, About::Payload(&[]));
     let asked = async {
         allowed(state, caller, "export", entry.object.metadata.name.as_deref().unwrap_or_default()).await?;
         usable(&entry)?;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    auth::{self, Action},
+    auth,
     gateway::{
         Shared,
         error::{ApiError, Code},
@@ -20,7 +21,7 @@ use crate::{
     },
     public_key::VerifyError,
     service::{
-        audit::Use,
+        audit::{About, Use},
         directory::Entry,
         sign::{Job, SignError},
     },
@@ -28,7 +29,7 @@ use crate::{
 
 use super::{
     ciphers::{VerifyHmacRequest, verify_hmac},
-    keys::lookup,
+    keys::{allowed, lookup},
 };
 
 /// Body of `POST /v1/synchronousSign`.
@@ -69,15 +70,8 @@ pub async fn sign(
         return Err(ApiError::new(Code::Unsupported, "signedApprovals are not served yet"));
     }
     let entry = lookup(&state, &caller, &request.sign_key_name).await?;
-    let record = Use {
-        caller: &caller.username,
-        namespace: &caller.namespace,
-        key: &entry.label,
-        operation: "sign",
-        algorithm: Some(request.signature_algorithm),
-        payload: &payload,
-        request_id: &request_id,
-    };
+    let (algorithm, about) = (Some(request.signature_algorithm.name()), About::Payload(&payload));
+    let record = usage(&caller, &entry, &request_id, "sign", algorithm, about);
     may_use(&state, &caller, &entry, &record).await?;
     let usable = super::keys::usable(&entry)?;
     let (hsm, verify) = state.partitions.to_sign_with(&usable.partition)?;
@@ -143,15 +137,8 @@ pub async fn verify(
         .decode(&request.signature)
         .map_err(|_| ApiError::new(Code::Encoding, "The 'signature' is not valid 'base64' encoded."))?;
     let entry = lookup(&state, &caller, &request.sign_key_name).await?;
-    let record = Use {
-        caller: &caller.username,
-        namespace: &caller.namespace,
-        key: &entry.label,
-        operation: "verify",
-        algorithm: Some(request.signature_algorithm),
-        payload: &payload,
-        request_id: &request_id,
-    };
+    let (algorithm, about) = (Some(request.signature_algorithm.name()), About::Payload(&payload));
+    let record = usage(&caller, &entry, &request_id, "verify", algorithm, about);
     may_use(&state, &caller, &entry, &record).await?;
     let usable = super::keys::usable(&entry)?;
     record.record(None);
@@ -173,6 +160,26 @@ pub async fn verify(
     })
 }
 
+/// What is recorded of a use of a caller's key.
+pub fn usage<'a>(
+    caller: &'a auth::Caller,
+    entry: &'a Entry,
+    request_id: &'a str,
+    operation: &'static str,
+    algorithm: Option<&'static str>,
+    about: About<'a>,
+) -> Use<'a> {
+    Use {
+        caller: &caller.username,
+        namespace: &caller.namespace,
+        key: &entry.label,
+        operation,
+        algorithm,
+        about,
+        request_id,
+    }
+}
+
 /// Checks verb `use` on the key; a refusal is recorded here, a use where it happens.
 pub async fn may_use(
     state: &Shared,
@@ -180,9 +187,7 @@ pub async fn may_use(
     entry: &Entry,
     record: &Use<'_>,
 ) -> Result<(), ApiError> {
-    let name = entry.object.metadata.name.clone().unwrap_or_default();
-    let action = Action { verb: "use", resource: "hsmkeys", namespace: caller.namespace.clone(), name };
-    let decision = state.authorize.authorize(caller, &action).await.map_err(ApiError::from);
+    let decision = allowed(state, caller, "use", &entry.object.name_any()).await;
     decision.inspect_err(|denied| record.record(Some(&denied.message)))
 }
 
