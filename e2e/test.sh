@@ -47,7 +47,8 @@ trap finish EXIT
 "$here/setup.sh"
 "$here/tools/build.sh"
 HSM_TEST_KRYOPTIC=$("$here/kryoptic/build.sh")
-export HSM_TEST_KRYOPTIC HSM_TEST_SOFTHSM=/usr/lib/softhsm/libsofthsm2.so
+HSM_TEST_OPENAPI=$("$here/openapi/build.sh")
+export HSM_TEST_KRYOPTIC HSM_TEST_OPENAPI HSM_TEST_SOFTHSM=/usr/lib/softhsm/libsofthsm2.so
 run 'build tests' 'cargo test --no-run shows all of it' cargo test --locked --no-run
 
 mapfile -t targets < <(test_targets)

@@ -3,6 +3,8 @@
 
 #[path = "gateway/bad_input.rs"]
 mod bad_input;
+#[path = "gateway/browser.rs"]
+mod browser;
 #[path = "gateway/callers.rs"]
 mod callers;
 #[path = "gateway/certificates.rs"]
@@ -14,14 +16,20 @@ mod common;
 mod contract;
 #[path = "gateway/data_objects.rs"]
 mod data_objects;
+#[path = "gateway/fuzz.rs"]
+mod fuzz;
 #[path = "gateway/labels.rs"]
 mod labels;
 #[path = "gateway/lifecycle.rs"]
 mod lifecycle;
 #[path = "gateway/listener.rs"]
 mod listener;
+#[path = "gateway/openapi.rs"]
+mod openapi;
 #[path = "gateway/operations.rs"]
 mod operations;
+#[path = "gateway/swagger_ui.rs"]
+mod swagger_ui;
 #[path = "gateway/wire.rs"]
 mod wire;
 #[path = "gateway/world.rs"]

@@ -5,7 +5,9 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
+use strum::VariantArray;
 
 use crate::{
     auth::{Denied, Refused},
@@ -14,7 +16,7 @@ use crate::{
 };
 
 /// Reasons of the contract that are used here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum Code {
     /// Something of ours went wrong.
     General,
@@ -93,8 +95,13 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every row of the table.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Self::VARIANTS.iter().copied()
+    }
+
     /// Status, code and reason on the wire.
-    const fn wire(self) -> (StatusCode, u16, &'static str) {
+    pub(super) const fn wire(self) -> (StatusCode, u16, &'static str) {
         use StatusCode as S;
         match self {
             Self::General => (S::NOT_IMPLEMENTED, 103, "res.error.general"),
@@ -164,11 +171,16 @@ impl ApiError {
     }
 }
 
-#[derive(Serialize)]
+/// Body of every refusal.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Body<'a> {
+#[schemars(rename = "Error")]
+pub(super) struct Body<'a> {
+    /// The contract's number of the reason.
     error_code: u16,
+    /// The contract's word for it.
     reason: &'static str,
+    /// A sentence for people.
     message: &'a str,
 }
 

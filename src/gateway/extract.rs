@@ -17,6 +17,8 @@ use super::{
 };
 use crate::auth::Refused;
 
+/// Where the page is from that has a browser send a request (Fetch Metadata).
+const FETCH_SITE: &str = "sec-fetch-site";
 /// How long the body of a request may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 /// How many bytes of a body that is too large are taken before it is refused.
@@ -31,6 +33,14 @@ impl FromRequestParts<Shared> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, ApiError> {
+        // The sidecar adds the token to whatever comes, also to what a page of somebody else has a browser send to a port
+        // that is forwarded. Browsers say so, and pages cannot change what they say.
+        if let Some(site) = parts.headers.get(FETCH_SITE)
+            && site != "same-origin"
+            && site != "none"
+        {
+            return Err(ApiError::new(Code::NotAllowed, "pages of other sites may not call"));
+        }
         // A client that retries may send the header twice; both must then say the same.
         let mut tokens = parts.headers.get_all(header::AUTHORIZATION).iter();
         let first = tokens.next().ok_or(Refused::Missing)?;

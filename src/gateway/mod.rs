@@ -4,6 +4,7 @@ pub mod error;
 pub mod extract;
 pub mod json;
 pub mod missed;
+pub mod openapi;
 pub mod partitions;
 mod routes;
 pub mod watch;
@@ -26,7 +27,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-pub use routes::router;
+pub use routes::{paths, router};
 
 /// Largest body of a request: a 64 KiB payload in hexadecimal, its metadata and room to spare.
 pub const BODY_MAX: usize = 512 * 1024;

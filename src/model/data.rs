@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
@@ -136,7 +137,7 @@ impl<'de> Deserialize<'de> for DataValue {
 }
 
 /// How a data object is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DataAttributes {
     /// `CKA_PRIVATE`: shown to who is logged in only.
     pub private: bool,

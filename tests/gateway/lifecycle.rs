@@ -14,7 +14,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use hsm_operator::{api::HsmKey, service::directory::Directory};
+use hsm_operator::{
+    api::HsmKey,
+    hsm::{Hsm, fake::Fake},
+    service::directory::Directory,
+};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
@@ -62,7 +66,7 @@ impl Stand {
         let keys = "/apis/hsm-operator.io/v1alpha1/namespaces/{namespace}/hsmkeys";
         Router::new()
             .route(keys, post(create).get(list))
-            .route(&format!("{keys}/{{name}}"), axum::routing::get(get).delete(delete))
+            .route(&format!("{keys}/{{name}}"), axum::routing::get(get).delete(delete).patch(patch))
             .with_state(self.clone())
     }
 }
@@ -95,7 +99,12 @@ async fn create(
         tokio::time::sleep(WORK).await;
         let seen = match controller.fate {
             Fate::Stalled(reason) => unready(made, true, reason, "somebody must act"),
-            Fate::Ready | Fate::Unseen | Fate::Refused(..) => controller.maker.ready(made).await,
+            Fate::Ready | Fate::Unseen | Fate::Refused(..) => {
+                match controller.maker.try_ready(made.clone()).await {
+                    Ok(ready) => ready,
+                    Err(error) => unready(made, true, "Unsupported", &error.message),
+                }
+            }
         };
         controller.objects().insert(name, seen.clone());
         controller.directory.put(Arc::new(seen));
@@ -138,9 +147,51 @@ async fn delete(
     Json(key).into_response()
 }
 
+/// A merge patch (RFC 7396), as far as the gateway sends one.
+async fn patch(
+    State(stand): State<Arc<Stand>>,
+    Path((namespace, name)): Path<(String, String)>,
+    body: Bytes,
+) -> Response {
+    let change: Value = serde_json::from_slice(&body).unwrap();
+    stand.changed(format!("patch {namespace}/{name}"));
+    let Some(key) = stand.objects().get(&name).cloned() else { return status(404, "not found") };
+    let mut key = serde_json::to_value(&key).unwrap();
+    merge(&mut key, &change);
+    let key: HsmKey = serde_json::from_value(key).unwrap();
+    stand.objects().insert(name, key.clone());
+    stand.directory.put(Arc::new(key.clone()));
+    Json(key).into_response()
+}
+
+fn merge(into: &mut Value, change: &Value) {
+    let Some(members) = change.as_object() else { return *into = change.clone() };
+    if !into.is_object() {
+        *into = json!({});
+    }
+    for (name, change) in members {
+        if change.is_null() {
+            into.as_object_mut().unwrap().remove(name);
+        } else {
+            merge(&mut into[name], change);
+        }
+    }
+}
+
 pub async fn world(fate: Fate, keys: &[&str]) -> (World, Arc<Stand>) {
+    let fake = Arc::new(Fake::default());
+    world_over(fake.clone(), fake, fate, keys).await
+}
+
+/// The same with a token of any kind.
+pub async fn world_over(
+    hsm: Arc<dyn Hsm>,
+    fake: Arc<Fake>,
+    fate: Fate,
+    keys: &[&str],
+) -> (World, Arc<Stand>) {
     let mut made = None;
-    let world = World::with_client(keys, |directory, maker| {
+    let world = World::over(hsm, fake, keys, |directory, maker| {
         // A view that hears nothing is the view of another directory.
         let directory = if matches!(fate, Fate::Unseen) { Arc::default() } else { directory };
         let (objects, changes) = (Mutex::default(), Mutex::default());

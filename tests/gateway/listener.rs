@@ -44,6 +44,10 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
     /// Lets a listener serve a new certificate of this authority.
     fn certify(&self, certificate: &Certificate) {
         let key = KeyPair::generate().unwrap();
@@ -96,9 +100,18 @@ impl Server {
 
     /// Of a gateway.
     pub async fn serving(router: Router, authority: &Authority) -> Self {
-        let server = Self::of(LIMITS, router).await;
+        Self::serving_within(LIMITS, router, authority).await
+    }
+
+    /// The same with other limits.
+    pub async fn serving_within(limits: Limits, router: Router, authority: &Authority) -> Self {
+        let server = Self::of(limits, router).await;
         authority.certify(&server.certificate);
         server
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     async fn certified(limits: Limits, authority: &Authority) -> Self {

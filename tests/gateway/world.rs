@@ -22,7 +22,7 @@ use hsm_operator::{
     hsm::{
         Hsm,
         fake::Fake,
-        protocol::{KeyFacts, KeyTemplate, Reply, Request},
+        protocol::{HsmError, KeyFacts, KeyTemplate, Reply, Request},
     },
     model::{KeyId, KeyLabel},
     service::{attest::Attestor, directory::Directory, sign::Signer},
@@ -122,10 +122,15 @@ pub async fn office() -> &'static Office {
 
 /// What the controller does with the token: makes the key and says everything about it in the status.
 #[derive(Clone)]
-pub struct Maker(pub Arc<Fake>);
+pub struct Maker(pub Arc<dyn Hsm>);
 
 impl Maker {
-    pub async fn ready(&self, mut key: HsmKey) -> HsmKey {
+    pub async fn ready(&self, key: HsmKey) -> HsmKey {
+        self.try_ready(key).await.unwrap_or_else(|error| panic!("the token makes no key: {error:?}"))
+    }
+
+    /// Fails where the token does.
+    pub async fn try_ready(&self, mut key: HsmKey) -> Result<HsmKey, HsmError> {
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
         let uid = key.uid().unwrap().parse().unwrap();
         let namespace = key.namespace().unwrap();
@@ -137,8 +142,8 @@ impl Maker {
             curve_oid: key.spec.curve_oid.clone(),
             attributes: key.spec.attributes.resolved(),
         };
-        let Ok(Reply::Key(facts)) = self.0.call(Request::Generate(template)).await else {
-            panic!("the fake makes keys")
+        let Reply::Key(facts) = self.0.call(Request::Generate(template)).await? else {
+            panic!("the answer is a key")
         };
         let KeyFacts { id, label, key_size, curve_oid, public_key, attributes, .. } = *facts.clone();
         let office = office().await;
@@ -160,7 +165,7 @@ impl Maker {
             attestation: Some(attestation),
             ..HsmKeyStatus::default()
         });
-        key
+        Ok(key)
     }
 }
 
@@ -191,6 +196,8 @@ pub fn object(namespace: &str, name: &str, spec: Value) -> HsmKey {
 
 pub struct World {
     pub fake: Arc<Fake>,
+    /// The same, or another token.
+    pub hsm: Arc<dyn Hsm>,
     pub directory: Arc<Directory>,
     pub partitions: Arc<Partitions>,
     pub rules: Arc<Rules>,
@@ -208,11 +215,22 @@ impl World {
         keys: &[&str],
         client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
     ) -> Self {
-        let (fake, directory) = (Arc::new(Fake::default()), Arc::new(Directory::default()));
+        let fake = Arc::new(Fake::default());
+        Self::over(fake.clone(), fake, keys, client).await
+    }
+
+    /// With a token of any kind; `fake` then is for nothing.
+    pub async fn over(
+        hsm: Arc<dyn Hsm>,
+        fake: Arc<Fake>,
+        keys: &[&str],
+        client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
+    ) -> Self {
+        let directory = Arc::new(Directory::default());
         let (rules, metrics) = (Arc::new(Rules::default()), Arc::new(Metrics::default()));
         let partitions = Arc::new(Partitions::default());
-        let hsm: Arc<dyn Hsm> = fake.clone();
-        partitions.put(Known { object: Arc::new(office().await.partition.clone()), hsm: Some(hsm) });
+        let object = Arc::new(office().await.partition.clone());
+        partitions.put(Known { object, hsm: Some(hsm.clone()) });
         partitions.namespace(NAMESPACE, Some([("hsm".to_owned(), "yes".to_owned())].into()));
         partitions.namespace("elsewhere", Some([].into()));
         let state = State {
@@ -222,11 +240,11 @@ impl World {
             partitions: partitions.clone(),
             signer: Signer::new(metrics.clone()),
             missed: Missed::default(),
-            client: client(directory.clone(), Maker(fake.clone())),
+            client: client(directory.clone(), Maker(hsm.clone())),
             metrics: metrics.clone(),
         };
         let router = gateway::router(Arc::new(state));
-        let world = Self { fake, directory, partitions, rules, metrics, router };
+        let world = Self { fake, hsm, directory, partitions, rules, metrics, router };
         for name in keys {
             world.make(name).await;
         }
@@ -264,7 +282,7 @@ impl World {
             "ed-missing" => unready(key, true, "MissingOnToken", "the key is gone from the token"),
             "ed-conflict" => unready(key, true, "Conflict", "another HsmKey has this label"),
             "ed-untouched" => key,
-            _ => Maker(self.fake.clone()).ready(key).await,
+            _ => Maker(self.hsm.clone()).ready(key).await,
         };
         self.directory.put(Arc::new(key));
     }

@@ -3,6 +3,7 @@
 use std::{fmt::Display, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use x509_cert::name::Name;
 
@@ -16,18 +17,23 @@ use crate::{
 };
 
 /// Body of the endpoints that have a key sign: tables E, F and G of the contract, which differ in what they need.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "CertificateBody")]
 pub struct SignBody {
     sign_key_name: String,
     signature_algorithm: CertificateAlgorithm,
+    /// In days.
     validity: Option<i64>,
     #[serde(default, deserialize_with = "json::object_or_none")]
     standard_certificate_attributes: Option<Subject>,
     common_name: Option<String>,
     certificate_authority: Option<bool>,
+    #[schemars(with = "Option<Vec<KeyUsage>>")]
     key_usage: Option<Words<KeyUsage>>,
+    #[schemars(with = "Option<Vec<ExtendedKeyUsage>>")]
     extended_key_usage: Option<Words<ExtendedKeyUsage>>,
+    /// PEM.
     certificate_signing_request: Option<String>,
 }
 
@@ -82,7 +88,7 @@ impl SignBody {
 }
 
 /// Answer of `POST /v1/certificate/synchronous/request`.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestAnswer {
     label: String,
@@ -99,12 +105,13 @@ impl RequestAnswer {
 }
 
 /// Answer of the endpoints that give a certificate.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateAnswer {
     label: String,
     certificate: String,
     /// The same without armour: one client reads only this.
+    #[schemars(extend("contentEncoding" = "base64"))]
     raw_certificate: String,
 }
 
@@ -123,9 +130,12 @@ impl CertificateAnswer {
 }
 
 /// Body of `POST /v1/certificate/import/plain`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "CertificateImport")]
 pub struct ImportBody {
     pub label: String,
+    /// DER.
+    #[schemars(extend("contentEncoding" = "base64"))]
     certificate: String,
 }
 

@@ -31,6 +31,7 @@ use crate::{
         Shared,
         error::{ApiError, Code},
         extract::{Caller, JsonBody, PathName, RawBody, RequestId},
+        openapi::Document,
     },
     model::{SignatureAlgorithm, certificate::KeyUsage},
     public_key::PublicKey,
@@ -48,6 +49,36 @@ const MANAGER: &str = "hsm-operator-gateway";
 const VIEW_WAIT: Duration = Duration::from_secs(1);
 /// How often a write is tried that others' writes to the same object get ahead of.
 const TRIES: usize = 5;
+
+/// What the document says of these endpoints.
+pub fn document(document: &mut Document) {
+    const BASE: &str = "/v1/certificate";
+    document.group("Certificates");
+    let ask = document.post(&format!("{BASE}/synchronous/request"), "signCsr", "Asks for a certificate");
+    ask.takes::<SignBody>().gives::<RequestAnswer>(200, "the request").of_a_name().of_the_token();
+    let (path, id) =
+        (format!("{BASE}/synchronous/request/download"), "synchronousCreateCertificateRequestFileDownload");
+    let file = document.post(&path, id, "Asks for a certificate, as a file");
+    file.takes::<SignBody>().gives_file("application/x-pem-file", "the request").of_a_name().of_the_token();
+    for (path, id) in [("selfsign", "selfSignCertificate"), ("create/selfSigned", "selfSignCertificate_1")] {
+        let path = format!("{BASE}/synchronous/{path}");
+        let own = document.post(&path, id, "Gives a key a certificate that it signs itself");
+        own.takes::<SignBody>().gives::<CertificateAnswer>(200, "the certificate").of_a_name().of_the_token();
+    }
+    let issue = document.post(&format!("{BASE}/synchronous/sign"), "signCertificate", "Answers a request");
+    issue.takes::<SignBody>().gives::<CertificateAnswer>(200, "the certificate").of_a_name().of_the_token();
+    let import = document.post(
+        &format!("{BASE}/import/plain"),
+        "importPlainCertificate",
+        "Gives a key a certificate that somebody else signed",
+    );
+    import.takes::<ImportBody>().gives::<CertificateAnswer>(200, "the certificate").of_a_name();
+    let path = format!("{BASE}/{{keyName}}");
+    let read = document.get(&path, "getCertificate", "The certificate that a key carries");
+    read.gives::<CertificateAnswer>(200, "the certificate").of_a_name();
+    let remove = document.delete(&path, "deleteCertificate", "Takes a key's certificate away");
+    remove.gives_nothing("it has none").of_a_name();
+}
 
 /// `POST /v1/certificate/synchronous/request`.
 pub async fn request(

@@ -2,6 +2,7 @@
 
 use axum::{Json, extract::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -15,6 +16,7 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, RequestId},
         json,
+        openapi::Document,
     },
     model::{CipherAlgorithm, payload::PAYLOAD_MAX, secret::Plaintext},
     service::{
@@ -29,33 +31,51 @@ const SEALED_MAX: usize = PAYLOAD_MAX + 64;
 /// Name of the algorithm in audit records.
 const HMAC: &str = "HMACSHA256";
 
+/// What the document says of these endpoints.
+pub fn document(document: &mut Document) {
+    document.group("Synchronous Key Operations");
+    let encrypt = document.post("/v1/encrypt", "encrypt", "Encrypts a payload");
+    encrypt.takes::<EncryptBody>().gives::<EncryptAnswer>(200, "the ciphertext").of_a_name().of_the_token();
+    let decrypt = document.post("/v1/synchronousDecrypt", "synchronousDecrypt", "Decrypts a payload");
+    decrypt.takes::<DecryptBody>().gives::<DecryptAnswer>(200, "the plaintext").of_a_name().of_the_token();
+    let hmac = document.post("/v1/synchronousHmac", "hmac", "Makes an HMAC");
+    hmac.takes::<HmacBody>().gives::<HmacAnswer>(200, "the HMAC").of_a_name().of_the_token();
+}
+
 /// Body of `POST /v1/encrypt`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EncryptBody {
     #[serde(deserialize_with = "json::object")]
     encrypt_request: EncryptRequest,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct EncryptRequest {
+    #[schemars(extend("contentEncoding" = "base64"))]
     payload: String,
     encrypt_key_name: String,
     cipher_algorithm: CipherAlgorithm,
+    #[schemars(extend("contentEncoding" = "base64"))]
     additional_authentication_data: Option<String>,
+    /// In bits; 0 is as absent.
     tag_length: Option<i64>,
 }
 
 /// Answer of `POST /v1/encrypt`: all four members are always there.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EncryptAnswer {
     /// The ciphertext with the tag at its end.
+    #[schemars(extend("contentEncoding" = "base64"))]
     encrypted_payload: String,
     /// Null for RSA, which has no tag that it could be without.
+    #[schemars(extend("contentEncoding" = "base64"))]
     encrypted_payload_without_message_authentication_code: Option<String>,
+    #[schemars(extend("contentEncoding" = "base64"))]
     initialization_vector: Option<String>,
+    #[schemars(extend("contentEncoding" = "base64"))]
     message_authentication_code: Option<String>,
 }
 
@@ -109,28 +129,32 @@ pub async fn encrypt(
 }
 
 /// Body of `POST /v1/synchronousDecrypt`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DecryptBody {
     #[serde(deserialize_with = "json::object")]
     decrypt_request: DecryptRequest,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct DecryptRequest {
+    #[schemars(extend("contentEncoding" = "base64"))]
     encrypted_payload: String,
     decrypt_key_name: String,
     cipher_algorithm: CipherAlgorithm,
+    #[schemars(extend("contentEncoding" = "base64"))]
     initialization_vector: Option<String>,
+    #[schemars(extend("contentEncoding" = "base64"))]
     additional_authentication_data: Option<String>,
     tag_length: Option<i64>,
     signed_approvals: Option<Vec<String>>,
 }
 
 /// Answer of `POST /v1/synchronousDecrypt`; strict clients refuse a further member.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct DecryptAnswer {
+    #[schemars(extend("contentEncoding" = "base64"))]
     payload: String,
 }
 
@@ -169,24 +193,26 @@ pub async fn decrypt(
 }
 
 /// Body of `POST /v1/synchronousHmac`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HmacBody {
     #[serde(deserialize_with = "json::object")]
     hmac_request: HmacRequest,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct HmacRequest {
     key_name: String,
+    #[schemars(extend("contentEncoding" = "base64"))]
     payload: String,
 }
 
 /// Answer of `POST /v1/synchronousHmac`.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HmacAnswer {
+    #[schemars(extend("contentEncoding" = "base64"))]
     keyed_hash: String,
 }
 
@@ -211,11 +237,13 @@ pub async fn hmac(
 }
 
 /// `verifyHmacRequest` of `POST /v1/verify`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyHmacRequest {
     key_name: String,
+    #[schemars(extend("contentEncoding" = "base64"))]
     payload: String,
+    #[schemars(extend("contentEncoding" = "base64"))]
     signature: String,
 }
 

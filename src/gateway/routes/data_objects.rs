@@ -9,6 +9,7 @@ use axum::{
     http::{StatusCode, Uri},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -20,6 +21,7 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, RequestId, name_in_path},
         json::object_or_none,
+        openapi::Document,
     },
     hsm::protocol::{DataFacts, Reply, Request},
     model::data::{DataAttributes, DataName, DataValue},
@@ -29,16 +31,31 @@ use crate::{
 /// Where their names begin.
 const OBJECTS: &str = "/v1/dataObject/";
 
+/// What the document says of these endpoints.
+pub fn document(document: &mut Document) {
+    document.group("Data Objects");
+    let create = document.post("/v1/dataObject", "createDataObject", "Keeps a data object on the token");
+    create.takes::<Body>().gives::<Answer>(201, "it is kept").of_the_token();
+    let read = document.get("/v1/dataObject/{name}", "getDataObject", "Reads a data object");
+    read.gives::<Answer>(200, "the data object").of_the_token();
+    let remove = document.delete("/v1/dataObject/{name}", "deleteDataObject", "Destroys a data object");
+    remove.gives_nothing("it is gone").of_the_token();
+}
+
 /// Body of `POST /v1/dataObject`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "DataObjectBody")]
 pub struct Body {
     name: String,
+    /// At most 64 KiB.
+    #[schemars(with = "String", extend("contentEncoding" = "base64"))]
     value: SecretString,
     #[serde(default, deserialize_with = "object_or_none")]
     attributes: Option<Attributes>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "RequestedDataAttributes")]
 struct Attributes {
     private: Option<bool>,
     modifiable: Option<bool>,
@@ -46,10 +63,12 @@ struct Attributes {
 }
 
 /// Answer of both endpoints that tell of one; only who asks for the value is told it.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DataObject")]
 pub struct Answer {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("contentEncoding" = "base64"))]
     value: Option<Zeroized>,
     attributes: DataAttributes,
 }

@@ -4,6 +4,7 @@
 //! told from keys of which nothing is derived anywhere.
 
 use axum::extract::State;
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -19,6 +20,7 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, RequestId},
         json::{object, object_or_none},
+        openapi::Document,
     },
     model::{
         KeyAlgorithm, KeyLabel, RequestedAttributes, curve,
@@ -26,6 +28,17 @@ use crate::{
     },
     service::{audit::About, directory::Entry},
 };
+
+/// What the document says of these endpoints.
+pub fn document(document: &mut Document) {
+    document.group("Keys");
+    for (path, id) in [("/v1/derivedKey", "deriveKey"), ("/v1/derivedkey", "deriveKey_1")] {
+        let derive = document.post(path, id, "Derives a key from another one");
+        derive.takes::<DeriveBody>().of_a_name().of_the_token();
+    }
+    let import = document.post("/v1/importedKey", "importKey", "Makes a master key from a seed");
+    import.takes::<SeedBody>().of_a_name().of_the_token();
+}
 
 /// Bytes of a seed: 128 to 512 bits.
 const SEED: std::ops::RangeInclusive<usize> = 16..=64;
@@ -76,7 +89,7 @@ fn not_derived(master: &Entry) -> ApiError {
 }
 
 /// Body of `POST /v1/derivedKey`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeriveBody {
     master_key_label: String,
@@ -115,10 +128,12 @@ pub async fn derive(
 }
 
 /// Body of `POST /v1/importedKey`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SeedBody {
     label: String,
+    /// 16 to 64 bytes.
+    #[schemars(with = "String", extend("contentEncoding" = "base64"))]
     seed: SecretString,
     curve_oid: String,
     #[serde(rename = "attributes", deserialize_with = "object")]

@@ -1,5 +1,6 @@
 //! Bodies of the key endpoints.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -12,12 +13,13 @@ use crate::{
 };
 
 /// Body of `POST /v1/key`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateBody {
     label: String,
     password: Option<Password>,
     id: Option<String>,
+    #[schemars(with = "Option<KeyAlgorithm>")]
     algorithm: Option<String>,
     algorithm_oid: Option<String>,
     curve_oid: Option<String>,
@@ -29,7 +31,7 @@ pub struct CreateBody {
 }
 
 /// A password, which published clients send as characters or as a string. Only whether there is one matters.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Password {
     Text(String),
@@ -119,13 +121,13 @@ impl CreateBody {
 }
 
 /// Body of the endpoints that name a key.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct NameBody {
     pub label: String,
 }
 
 /// A key's attributes with their attestation: answer of three endpoints.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SignedKeyAttributes {
     xml: String,
@@ -134,8 +136,9 @@ pub struct SignedKeyAttributes {
     attestation_key_name: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "KeyAttributesJson")]
 struct Json {
     label: String,
     id: Option<String>,

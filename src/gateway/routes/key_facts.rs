@@ -1,6 +1,7 @@
 //! What is asked of a key and not given away here: its address, its value, another password.
 
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -14,9 +15,27 @@ use crate::{
         Shared,
         error::{ApiError, Code},
         extract::{Caller, JsonBody, RequestId},
+        openapi::Document,
     },
     service::audit::About,
 };
+
+/// What the document says of these endpoints.
+pub fn document(document: &mut Document) {
+    document.group("Keys");
+    let address = document.post("/v1/key/address", "getKeyAddressWithKeyPassword", "Address of a key");
+    address.takes::<NameBody>().of_a_name();
+    let old = document.get("/v1/key/{keyName}/address", "getKeyAddress", "Address of a key");
+    old.of_a_name().deprecated();
+    let export = document.post("/v1/key/export/plain", "exportPlainKeyWithKeyPassword", "Exports a key");
+    export.takes::<NameBody>().of_a_name().of_the_token();
+    let old = document.get("/v1/key/{keyName}/export/plain", "exportPlainKey", "Exports a key");
+    old.of_a_name().of_the_token().deprecated();
+    let none = document.get("/v1/key/export/plain", "exportPlainKey_1", "Names no key, and is refused");
+    none.of_a_name().deprecated();
+    let change = document.post("/v1/key/changePassword", "changeKeyPassword", "Changes a key's password");
+    change.takes::<PasswordBody>().of_a_name();
+}
 
 /// `POST /v1/key/address`.
 pub async fn address(
@@ -85,7 +104,7 @@ pub async fn export_of_nothing(_: Caller) -> ApiError {
 }
 
 /// Body of `POST /v1/key/changePassword`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PasswordBody {
     label: String,

@@ -31,10 +31,31 @@ use crate::{
         Shared,
         error::{ApiError, Code},
         extract::{Caller, JsonBody, PathName},
+        openapi::Document,
     },
     model::{KeyLabel, name::InvalidLabel},
     service::directory::{Entry, Usable},
 };
+
+/// What the document says of these endpoints.
+pub fn document(document: &mut Document) {
+    document.group("Keys");
+    let create = document.post("/v1/key", "createKey", "Makes a key");
+    create.takes::<CreateBody>().gives::<SignedKeyAttributes>(201, "the key").of_the_token();
+    let list = document.get("/v1/key", "getKeys", "Names of the keys");
+    list.gives::<Vec<String>>(200, "labels of the keys that are ready");
+    let one = document.post("/v1/key/attributes", "getKeyAttributesWithKeyPassword", "What a key is");
+    one.takes::<NameBody>().gives::<SignedKeyAttributes>(200, "the key").of_a_name();
+    let old = document.get("/v1/key/{keyName}/attributes", "getKeyAttributes", "What a key is");
+    old.gives::<SignedKeyAttributes>(200, "the key").of_a_name().deprecated();
+    let zip =
+        document.post("/v1/key/keyAttestation", "getKeyAttestationAsFileDownload", "How a key was made");
+    zip.takes::<NameBody>().gives_file("application/zip", "the attestation").of_a_name();
+    let remove = document.delete("/v1/key/{keyName}", "deleteKey", "Destroys a key");
+    remove.gives_nothing("it is gone").of_a_name().of_the_token();
+    let remove = document.post("/v1/key/deleteKey", "deleteKeyWithKeyPassword", "Destroys a key");
+    remove.takes::<NameBody>().gives_nothing("it is gone").of_a_name().of_the_token();
+}
 
 /// How long a request waits for a key to be made: RSA-8192 takes a token a minute.
 const CREATE_WAIT: Duration = Duration::from_secs(80);

@@ -4,19 +4,34 @@
 //! partition's status: nothing that `kubectl get hsmpartition` would not show, hence the same permission.
 
 use axum::{Json, extract::State};
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use crate::{
     api::HsmPartition,
     auth::Action,
-    gateway::{Shared, error::ApiError, extract::Caller},
+    gateway::{Shared, error::ApiError, extract::Caller, openapi::Document},
 };
 
 /// Most bytes of the log.
 const LOG_MAX: usize = 16 * 1024;
 /// Most characters of one message.
 const MESSAGE_MAX: usize = 1024;
+
+/// What the document says of these endpoints.
+pub fn document(document: &mut Document) {
+    document.group("Service Information");
+    for (path, id) in [("/v1/hsm/log", "getHsmLog"), ("/v1/hsm/log/{path}", "getHsmLog_1")] {
+        let log = document.get(path, id, "What is known of the health of the token");
+        log.gives::<Log>(200, "one JSON object a line, the newest last").of_the_token();
+    }
+}
+
+/// Answer of `GET /v1/hsm/log`.
+#[derive(Serialize, JsonSchema)]
+pub struct Log {
+    log: String,
+}
 
 /// One line of the log.
 #[derive(Serialize)]
@@ -31,13 +46,13 @@ struct Line<'a> {
 
 /// `GET /v1/hsm/log` and every path below it: the conditions of the partition and what brought its token back into use
 /// last, one JSON object a line, the newest last.
-pub async fn log(State(state): State<Shared>, Caller(caller): Caller) -> Result<Json<Value>, ApiError> {
+pub async fn log(State(state): State<Shared>, Caller(caller): Caller) -> Result<Json<Log>, ApiError> {
     let name = state.partitions.name_for(&caller.namespace)?;
     let action =
         Action { verb: "get", resource: "hsmpartitions", namespace: String::new(), name: name.clone() };
     state.authorize.authorize(&caller, &action).await?;
     let log = state.partitions.object(&name).map(|object| text(&object)).unwrap_or_default();
-    Ok(Json(json!({ "log": log })))
+    Ok(Json(Log { log }))
 }
 
 fn text(partition: &HsmPartition) -> String {
@@ -74,6 +89,7 @@ fn text(partition: &HsmPartition) -> String {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::api::{

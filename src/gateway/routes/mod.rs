@@ -21,7 +21,7 @@ use axum::{
     http::HeaderValue,
     middleware::{Next, from_fn_with_state},
     response::Response,
-    routing::{delete, get, post},
+    routing::{MethodRouter, delete, get, post},
 };
 
 use super::{
@@ -29,12 +29,46 @@ use super::{
     error::{ApiError, Code},
     extract::RequestId,
     limited,
+    openapi::{Document, page},
 };
 use crate::telemetry::metrics::{HttpRequest, Route};
 
-/// Every route of the gateway.
-pub fn router(state: Shared) -> Router {
-    let routes = Router::new()
+/// What the document says: one line for each file of routes. A route that nobody describes fails a test.
+pub fn document(document: &mut Document) {
+    service::document(document);
+    keys::document(document);
+    key_facts::document(document);
+    derived::document(document);
+    log::document(document);
+    data_objects::document(document);
+    operations::document(document);
+    ciphers::document(document);
+    certificates::document(document);
+}
+
+/// Routes, and what their paths are: a router does not tell.
+#[derive(Default)]
+struct Routes {
+    router: Router<Shared>,
+    paths: Vec<&'static str>,
+}
+
+impl Routes {
+    fn route(mut self, path: &'static str, methods: MethodRouter<Shared>) -> Self {
+        self.router = self.router.route(path, methods);
+        self.paths.push(path);
+        self
+    }
+}
+
+fn routes() -> Routes {
+    Routes::default()
+        .route("/", get(page::home))
+        .route("/swagger-ui", get(page::home))
+        .route("/swagger-ui/", get(page::folder))
+        .route("/swagger-ui/{file}", get(page::file))
+        .route("/v3/api-docs", get(page::document))
+        .route("/v3/api-docs/swagger-config", get(page::config))
         .route("/v1/versionInfo", get(service::version))
         .route("/v1/licenseInfo", get(service::license))
         .route("/v1/keystore/statistics", get(service::statistics))
@@ -72,6 +106,18 @@ pub fn router(state: Shared) -> Router {
         .route("/v1/certificate/synchronous/sign", post(certificates::issue))
         .route("/v1/certificate/import/plain", post(certificates::import))
         .route("/v1/certificate/{name}", get(certificates::read).delete(certificates::remove))
+}
+
+/// Templates of all paths, as the router has them.
+#[must_use]
+pub fn paths() -> Vec<&'static str> {
+    routes().paths
+}
+
+/// Every route of the gateway.
+pub fn router(state: Shared) -> Router {
+    let routes = routes()
+        .router
         .fallback(async |request: Request| {
             ApiError::new(Code::NoRoute, format!("{} is not served", request.uri().path()))
         })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::ResourceExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, RequestId},
         json::{object, object_or_none},
+        openapi::Document,
     },
     model::{
         SignatureAlgorithm, SignatureType,
@@ -32,17 +34,27 @@ use super::{
     keys::{allowed, lookup},
 };
 
+/// What the document says of these endpoints.
+pub fn document(document: &mut Document) {
+    document.group("Synchronous Key Operations");
+    let sign = document.post("/v1/synchronousSign", "synchronousSign", "Signs a payload");
+    sign.takes::<SignBody>().gives::<SignAnswer>(200, "the signature").of_a_name().of_the_token();
+    let verify = document.post("/v1/verify", "verifySignature", "Verifies a signature, or an HMAC");
+    verify.takes::<VerifyBody>().gives::<VerifyAnswer>(200, "whether it is right").of_a_name().of_the_token();
+}
+
 /// Body of `POST /v1/synchronousSign`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SignBody {
     #[serde(deserialize_with = "object")]
     sign_request: SignRequest,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct SignRequest {
+    /// Base64, or hexadecimal where `payloadType` says so; at most 64 KiB.
     payload: String,
     payload_type: Option<PayloadType>,
     sign_key_name: String,
@@ -52,8 +64,9 @@ struct SignRequest {
 }
 
 /// Answer of `POST /v1/synchronousSign`; strict clients refuse a further member.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct SignAnswer {
+    #[schemars(extend("contentEncoding" = "base64"))]
     signature: String,
 }
 
@@ -92,7 +105,7 @@ pub async fn sign(
 }
 
 /// Body of `POST /v1/verify`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyBody {
     #[serde(default, deserialize_with = "object_or_none")]
@@ -101,17 +114,19 @@ pub struct VerifyBody {
     verify_hmac_request: Option<VerifyHmacRequest>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct VerifyRequest {
     sign_key_name: String,
     signature_algorithm: SignatureAlgorithm,
+    #[schemars(extend("contentEncoding" = "base64"))]
     payload: String,
+    #[schemars(extend("contentEncoding" = "base64"))]
     signature: String,
 }
 
 /// Answer of `POST /v1/verify`.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyAnswer {
     pub(super) signature_valid: bool,
