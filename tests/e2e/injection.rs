@@ -157,6 +157,15 @@ async fn the_application_has_no_credential() {
         "curl -sk -o /dev/null -w '%{{http_code}}' https://hsm-operator-gateway.{OPERATOR}.svc:8443/v1/versionInfo"
     );
     assert_eq!(exec(&namespace, "pod/app", &direct), "401");
+    // Swagger UI and what it shows come through the sidecar.
+    for (path, has) in [
+        ("/", "swagger-ui-bundle.js"),
+        ("/swagger-ui", "swagger-ui-bundle.js"),
+        ("/v3/api-docs", "\"openapi\":\"3.1.0\""),
+    ] {
+        let look = format!("curl -sfL http://localhost:8081{path} | grep -cF '{has}'");
+        assert_eq!(exec(&namespace, "pod/app", &look), "1\n", "{path}");
+    }
 
     // One that asks for a token of the API server gets that one, and the sidecar does not.
     let mut asks = template(Some("true"), IDLE);

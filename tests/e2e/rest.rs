@@ -127,6 +127,9 @@ async fn service_endpoints_answer_as_health_checks_expect() {
     let app = caller(&namespace, "app", ALL_VERBS);
     let version = app.get("/v1/versionInfo").await.with_status(200);
     assert_eq!(version, json!({ "Version": env!("CARGO_PKG_VERSION") }));
+    // Who knows no token may read what there is to call.
+    let document = Gateways::new().get("/v3/api-docs").await.with_status(200);
+    assert_eq!(document["paths"]["/v1/versionInfo"]["get"]["operationId"], "versionInfo");
     let license = app.get("/v1/licenseInfo").await.with_status(200);
     assert_eq!(license, json!({ "clientFlags": ["REST_API"] }));
     for on in Token::BOTH {

@@ -26,11 +26,12 @@ const TRY: &str = "
     const body = (await until(() => row.querySelector('.response-col_description code'))).textContent;
     return { status, body };";
 
-/// Expands every operation and every schema, and counts the operations.
+/// Expands an operation of each group and every schema, and counts the operations.
 const ALL: &str = "
     await until(() => document.querySelector('.opblock'));
     const boxes = [...document.querySelectorAll('.opblock')];
-    for (const box of boxes) {
+    for (const group of document.querySelectorAll('.opblock-tag-section')) {
+        const box = group.querySelector('.opblock');
         box.querySelector('.opblock-summary-control').click();
         await until(() => box.querySelector('.responses-wrapper'));
         box.querySelector('.opblock-summary-control').click();
