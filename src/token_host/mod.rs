@@ -6,6 +6,7 @@
 mod capability;
 mod cipher;
 mod data;
+mod dsa;
 mod error;
 mod index;
 mod inside;

@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::{
-    capability,
+    capability, dsa,
     index::{Name, Objects},
     mechanism::KeyShape,
     parameter_set, public,
@@ -34,7 +34,7 @@ pub(super) fn number(value: &Option<Vec<u8>>) -> Option<CK_ULONG> {
     Some(CK_ULONG::from_ne_bytes(value.as_deref()?.try_into().ok()?))
 }
 
-/// See [`Key::complete`], of a private or secret key of which so much is known.
+/// See [`Key::complete`], of a private or secret key of which so much is known; `modulus` is the prime of a DSA key.
 pub(super) fn complete(
     key_type: Option<CK_KEY_TYPE>,
     modulus: bool,
@@ -43,7 +43,7 @@ pub(super) fn complete(
     local: Option<bool>,
 ) -> bool {
     match key_type {
-        Some(CKK_RSA) => modulus,
+        Some(CKK_RSA | CKK_DSA) => modulus,
         Some(CKK_EC | CKK_EC_EDWARDS) => curve,
         // An empty secret key may look like a full one to whoever may not read its value.
         Some(CKK_AES | CKK_CAMELLIA | CKK_GENERIC_SECRET | CKK_SHA256_HMAC) => {
@@ -62,6 +62,7 @@ pub(super) fn algorithm(
 ) -> Option<KeyAlgorithm> {
     match key_type? {
         CKK_RSA => Some(KeyAlgorithm::Rsa),
+        CKK_DSA => Some(KeyAlgorithm::Dsa),
         CKK_EC => Some(KeyAlgorithm::Ec),
         CKK_EC_EDWARDS if matches!(curve, Some(curve::ED25519_OID | curve::ED448_OID)) => {
             Some(KeyAlgorithm::Ed)
@@ -96,7 +97,9 @@ pub(super) struct Key {
     key_type: Option<CK_KEY_TYPE>,
     id: Option<KeyId>,
     label: String,
+    /// Of an RSA key; of a DSA key its prime.
     modulus: Option<Vec<u8>>,
+    subprime: Option<Vec<u8>>,
     exponent: Option<Vec<u8>>,
     curve: Option<String>,
     set: Option<CK_ULONG>,
@@ -146,13 +149,15 @@ impl Key {
         let [sensitive, always_sensitive, extractable, never_extractable, modifiable, copyable, destroyable] =
             flags;
         let filled = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
+        let [prime, subprime] = dsa::size(session, object, number(&key_type))?;
         Ok(Self {
             object,
             class: number(&class).unwrap_or(CKO_PRIVATE_KEY),
             key_type: number(&key_type),
             id: id.and_then(|id| KeyId::from_bytes(id).ok()),
             label: label.map(|label| String::from_utf8_lossy(&label).into_owned()).unwrap_or_default(),
-            modulus: filled(modulus),
+            modulus: filled(modulus).or(filled(prime)),
+            subprime: filled(subprime),
             exponent: filled(exponent),
             curve: filled(params).and_then(|params| public::curve_oid(&params)),
             set: set_of(session, object, number(&key_type))?,
@@ -198,6 +203,7 @@ impl Key {
         let known = self.curve.as_deref().and_then(curve::by_oid);
         match (self.algorithm(), known) {
             (Some(KeyAlgorithm::Rsa), _) => KeyShape::Rsa(modulus_len(self.modulus.as_deref())),
+            (Some(KeyAlgorithm::Dsa), _) => KeyShape::Dsa(modulus_len(self.subprime.as_deref())),
             (Some(KeyAlgorithm::Ec), Some(curve)) => KeyShape::Ec(curve.order_bits),
             (Some(KeyAlgorithm::Ed), Some(curve)) if curve.oid == curve::ED448_OID => KeyShape::Ed448,
             (Some(KeyAlgorithm::Ed), _) => KeyShape::Ed,
@@ -249,7 +255,7 @@ impl Key {
             known => known?,
         };
         let key_size = match self.key_type {
-            Some(CKK_RSA) => u32::try_from(modulus_len(self.modulus.as_deref()) * 8).ok(),
+            Some(CKK_RSA | CKK_DSA) => u32::try_from(modulus_len(self.modulus.as_deref()) * 8).ok(),
             Some(CKK_CHACHA20) => Some(256),
             Some(CKK_AES | CKK_CAMELLIA) => self.value_len.and_then(|bytes| u32::try_from(bytes * 8).ok()),
             _ => None,
@@ -290,6 +296,9 @@ fn public_half(
         return Ok(value
             .filter(|value| !value.is_empty())
             .and_then(|value| public::plain(algorithm, &value)));
+    }
+    if key_type == Some(CKK_DSA) {
+        return Ok(dsa::public(session, object)?.map(|numbers| public::dsa(&numbers)));
     }
     let filled = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
     Ok(match (key_type, filled(modulus), filled(exponent), filled(params), filled(point)) {
@@ -468,7 +477,7 @@ fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Made
         .filter(|_| token.facts.capabilities.generates(template.algorithm, bits))
         .ok_or_else(|| HsmError::new(Kind::Unsupported, unsupported("")))?;
     let mut last = None;
-    for specific in specifics(template)? {
+    for specific in specifics(session, template)? {
         for life in [Life::Token, Life::OlderToken] {
             match attempt(session, mechanism, template, &specific, life) {
                 Ok(made) => return Ok(made),
@@ -516,7 +525,7 @@ fn lacks_curve(token: &Token, template: &KeyTemplate) -> Result<bool, HsmError> 
         let made = |specific: Vec<Attribute>| {
             attempt(&session, mechanism, template, &specific, Life::Session).is_ok()
         };
-        Ok::<_, HsmError>(specifics(template)?.into_iter().any(made))
+        Ok::<_, HsmError>(specifics(&session, template)?.into_iter().any(made))
     };
     for curve in USUAL_CURVES.iter().filter(|curve| wanted.curve_oid.as_deref() != Some(**curve)) {
         let (algorithm, curve_oid) = (KeyAlgorithm::Ec, Some((*curve).into()));
@@ -550,7 +559,7 @@ pub fn passing_key(token: &Token, session: &Session) -> Result<Option<Canary>, H
         offered.then_some((mechanism, template, algorithm))
     });
     let Some((mechanism, template, algorithm)) = offered else { return Ok(None) };
-    let specific = specifics(&template)?.remove(0);
+    let specific = specifics(session, &template)?.remove(0);
     let made = attempt(session, mechanism, &template, &specific, Life::Session)?;
     let shape = Key::read(session, made.private)?.shape();
     Ok(Some(Canary { algorithm, key: SignKey { object: made.private, shape } }))
@@ -584,7 +593,7 @@ fn describe(template: &KeyTemplate) -> String {
 }
 
 /// What is particular to the algorithm, in the order of trying.
-fn specifics(template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
+fn specifics(session: &Session, template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
     let invalid = |message: String| HsmError::new(Kind::Invalid, message);
     template
         .algorithm
@@ -597,6 +606,7 @@ fn specifics(template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
             Attribute::number(CKA_MODULUS_BITS, size),
             Attribute::bytes(CKA_PUBLIC_EXPONENT, [1, 0, 1]),
         ]],
+        KeyAlgorithm::Dsa => vec![dsa::group(session, size)?],
         KeyAlgorithm::Ec => {
             let row = template
                 .curve_oid

@@ -727,6 +727,15 @@ pub fn say_last_words() {
     }
 }
 
+/// Has the allocator give back to the system what it keeps of memory that is free.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Ends the process without exit handlers: a module's own would run beside threads that still use it.
 pub fn exit(code: i32) -> ! {
     // SAFETY: takes a number and does not return.

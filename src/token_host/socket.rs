@@ -83,6 +83,9 @@ const TOGETHER: usize = 8;
 /// So old an answer may become before it is written.
 const AGE: Duration = Duration::from_micros(500);
 
+/// Answers of so many bytes are rare, and took several times as much memory to make.
+const LARGE: usize = 256 << 10;
+
 /// The way back to the parent.
 ///
 /// Writing an answer wakes the parent up, which may cost half as much as a signature. So a thread that goes on working
@@ -150,6 +153,10 @@ impl Out {
             if (&self.stream).write_all(&bytes).is_err() {
                 // Nobody is there to read it.
                 raw::exit(0);
+            }
+            if bytes.len() > LARGE {
+                drop(bytes);
+                raw::give_back_memory();
             }
             pending = self.pending();
         }

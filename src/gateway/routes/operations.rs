@@ -49,6 +49,7 @@ struct SignRequest {
     signature_algorithm: SignatureAlgorithm,
     signature_type: Option<SignatureType>,
     signed_approvals: Option<Vec<String>>,
+    context: Option<String>,
 }
 
 /// Answer of `POST /v1/synchronousSign`; strict clients refuse a further member.
@@ -68,6 +69,10 @@ pub async fn sign(
     let payload = request.payload_type.unwrap_or_default().decode(&request.payload).map_err(bad_payload)?;
     if request.signed_approvals.is_some_and(|approvals| !approvals.is_empty()) {
         return Err(ApiError::new(Code::Unsupported, "signedApprovals are not served yet"));
+    }
+    // To sign without it would be to sign something else.
+    if request.context.is_some_and(|context| !context.is_empty()) {
+        return Err(ApiError::new(Code::Unsupported, "a context of ML_DSA or SLH_DSA is not served yet"));
     }
     let entry = lookup(&state, &caller, &request.sign_key_name).await?;
     let (algorithm, about) = (Some(request.signature_algorithm.name()), About::Payload(&payload));
