@@ -219,8 +219,10 @@ async fn world(keys: &[&str]) -> (World, Shared) {
     .await;
     let stand = made.unwrap();
     for name in keys {
-        let key = world.directory.by_name(NAMESPACE, name).unwrap();
-        stand.all().keys.insert((*name).into(), HsmKey::clone(&key.object));
+        let mut key = HsmKey::clone(&world.directory.by_name(NAMESPACE, name).unwrap().object);
+        let mut all = stand.all();
+        all.stamp(&mut key);
+        all.keys.insert((*name).into(), key);
     }
     (world, stand)
 }
