@@ -110,6 +110,7 @@ impl World {
             public_key: Some(attested.spki()),
             attributes: &attributes,
             local: Some(true),
+            policy: None,
         }
         .to_xml()
         .unwrap();

@@ -22,6 +22,10 @@ mod lifecycle;
 mod listener;
 #[path = "gateway/operations.rs"]
 mod operations;
+#[path = "gateway/passwords.rs"]
+mod passwords;
+#[path = "gateway/policies.rs"]
+mod policies;
 #[path = "gateway/wire.rs"]
 mod wire;
 #[path = "gateway/world.rs"]

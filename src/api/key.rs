@@ -9,8 +9,11 @@ use super::{
     LocalRef,
     certificate::{CertificateSpec, CertificateStatus},
     condition,
+    password::PasswordRef,
 };
-use crate::model::{KeyAlgorithm, KeyAttributes, RequestedAttributes, vocabulary_enum as vocabulary};
+use crate::model::{
+    KeyAlgorithm, KeyAttributes, KeyPolicy, RequestedAttributes, vocabulary_enum as vocabulary,
+};
 
 /// A key that lives in an HSM partition; the cluster only ever sees its public half.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -55,6 +58,12 @@ use crate::model::{KeyAlgorithm, KeyAttributes, RequestedAttributes, vocabulary_
     .message("algorithms RSA and AES need a keySize"))]
 #[x_kube(validation = Rule::new("!has(self.certificate) || self.algorithm in ['RSA', 'EC', 'ED']")
     .message("only keys of the algorithms RSA, EC and ED have certificates"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.password) || (has(self.password) && self.password.secretName == oldSelf.password.secretName)")
+    .message("password cannot be taken away or exchanged: change it over REST, by key/changePassword"))]
+#[x_kube(validation = Rule::new("has(self.policy) == has(oldSelf.policy) && (!has(self.policy) || self.policy == oldSelf.policy)")
+    .message("policy cannot change, come or go: make a new key"))]
+#[x_kube(validation = Rule::new("!has(self.policy) || !has(self.attributes.extractable) || !self.attributes.extractable")
+    .message("a key with a policy is never extractable"))]
 pub struct HsmKeySpec {
     /// Partition that holds the key. Cannot change.
     #[x_kube(validation = Rule::new("self == oldSelf").message("partitionRef cannot change: make a new key"))]
@@ -91,6 +100,13 @@ pub struct HsmKeySpec {
     /// The key's certificate: `tls.crt` of the Secret. It can change, come and go while the key is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateSpec>,
+    /// Who has to approve what is done with the key. Only policies that ask nobody are served yet, and only of key pairs.
+    /// Cannot change, come or go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<KeyPolicy>,
+    /// The key has a password, or had one. The gateway writes this when a key gets its first password over REST; it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordRef>,
 }
 
 vocabulary! {

@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod condition;
 pub mod key;
 pub mod partition;
+pub mod password;
 pub mod pins;
 pub mod replica;
 pub mod sessions;

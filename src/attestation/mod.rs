@@ -14,6 +14,7 @@
 pub mod bundle;
 pub mod chain;
 pub mod document;
+mod policy;
 mod read;
 pub mod verify;
 

@@ -18,7 +18,7 @@ use crate::{
         https::{self, Certificate, Limits},
         shutdown,
     },
-    service::{directory::Directory, sign::Signer},
+    service::{directory::Directory, password::Known, sign::Signer},
     telemetry::{Metrics, logs},
 };
 
@@ -66,11 +66,13 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new(Arc::clone(&metrics)));
     let (directory, partitions) = (Arc::new(Directory::default()), Arc::new(Partitions::default()));
     let certificate = Arc::new(Certificate::default());
+    let passwords = Arc::new(Known::new(args.namespace.clone()));
     let view = Arc::new(View::new(
         Arc::clone(&directory),
         Arc::clone(&partitions),
         Arc::clone(&registry),
         Arc::clone(&certificate),
+        Arc::clone(&passwords),
         args.tls_secret,
     ));
 
@@ -90,6 +92,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         directory,
         partitions,
         signer: Signer::new(Arc::clone(&metrics)),
+        passwords,
         missed: Missed::default(),
         client: Some(client),
         metrics: Arc::clone(&metrics),

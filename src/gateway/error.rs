@@ -46,6 +46,8 @@ pub enum Code {
     Forbidden,
     /// A number out of range.
     Range,
+    /// The password is not the key's.
+    Password,
     /// Not JSON.
     Json,
     /// An address is of keys with a policy only.
@@ -114,6 +116,7 @@ impl Code {
             Self::KeyType => (S::BAD_REQUEST, 613, "res.error.invalid.key.type"),
             Self::Forbidden => (S::BAD_REQUEST, 614, "res.error.operation.forbidden.for.key"),
             Self::Range => (S::BAD_REQUEST, 619, "res.error.invalid.number.range"),
+            Self::Password => (S::BAD_REQUEST, 620, "res.error.key.password.mismatch"),
             Self::Json => (S::BAD_REQUEST, 621, "res.error.invalid.json"),
             Self::Address => (S::BAD_REQUEST, 630, "res.error.invalid.address.on.non.ska.key"),
             Self::Encoding => (S::BAD_REQUEST, 635, "res.error.encoding.exception"),

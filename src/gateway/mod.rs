@@ -22,7 +22,7 @@ use self::error::{ApiError, Code};
 
 use crate::{
     auth::{Authenticate, Authorize},
-    service::{directory::Directory, sign::Signer},
+    service::{directory::Directory, password::Known, sign::Signer},
     telemetry::Metrics,
 };
 
@@ -43,6 +43,8 @@ pub struct State {
     pub partitions: Arc<partitions::Partitions>,
     /// Makes signatures.
     pub signer: Signer,
+    /// Passwords of keys.
+    pub passwords: Arc<Known>,
     /// Keys that are not where their objects say.
     pub missed: missed::Missed,
     /// Writes HsmKey objects; `None` in tests without an API server.

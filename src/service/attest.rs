@@ -10,7 +10,11 @@ use kube::ResourceExt;
 
 use super::sign::unexpected;
 use crate::{
-    api::{HsmPartition, key::Attestation, partition::AttestationStatus},
+    api::{
+        HsmPartition,
+        key::{Attestation, HsmKeySpec},
+        partition::AttestationStatus,
+    },
     attestation::{
         AttestedKey, CertificateRequest, ChainError, DocumentError, KEY_BITS, Role, SIGNATURE_ALGORITHM, Tbs,
         chain, document,
@@ -142,7 +146,7 @@ impl Attestor {
         Ok(known)
     }
 
-    /// Makes the signed statement about a key.
+    /// Makes the signed statement about a key: what the token says of it, and the policy that it was made with.
     ///
     /// # Errors
     /// When the token does not do its part.
@@ -151,7 +155,7 @@ impl Attestor {
         hsm: &dyn Hsm,
         partition: &HsmPartition,
         facts: &KeyFacts,
-        algorithm: KeyAlgorithm,
+        spec: &HsmKeySpec,
         create_time: &str,
         now: Timestamp,
     ) -> Result<Attestation, AttestError> {
@@ -160,12 +164,14 @@ impl Attestor {
             label: &facts.label,
             create_time: create_time.parse().unwrap_or(now),
             attest_time: now,
-            algorithm,
+            algorithm: spec.algorithm,
             curve_oid: facts.curve_oid.as_deref(),
             key_size: facts.key_size,
             public_key: facts.public_key.as_deref(),
             attributes: &facts.attributes,
             local: facts.local,
+            // A key is attested when it is made, and made unblocked.
+            policy: spec.policy.as_ref().map(|policy| (policy, false)),
         }
         .to_xml()?;
         let signature = sign(hsm, &known.leaf, &known.public, xml.as_bytes()).await?;

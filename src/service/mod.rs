@@ -5,4 +5,5 @@ pub mod audit;
 pub mod certificate;
 pub mod cipher;
 pub mod directory;
+pub mod password;
 pub mod sign;

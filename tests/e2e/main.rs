@@ -15,6 +15,7 @@ mod keys;
 mod leader;
 mod orphans;
 mod partitions;
+mod passwords;
 mod pods;
 mod processes;
 mod quiet;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use hsm_operator::api::HsmKey;
 use serde_json::{Value, json};
 
 use crate::{
@@ -79,7 +80,7 @@ fn endpoints() -> Vec<Endpoint> {
         named("/v1/key/deleteKey", (400, 614)),
         named("/v1/key/address", (400, 630)),
         named("/v1/key/export/plain", (400, 614)),
-        named("/v1/key/changePassword", (400, 611)),
+        named("/v1/key/changePassword", (200, 0)),
         Endpoint {
             path: "/v1/synchronousSign",
             good: json!({"signRequest": {"payload": "AA==", "signKeyName": "p256", "payloadType": "UNSPECIFIED",
@@ -157,6 +158,8 @@ struct Still {
 impl Still {
     async fn new() -> Self {
         let (world, stand) = world(Fate::Ready, &["p256", "ed-destroyable"]).await;
+        let object = world.directory.by_name(crate::world::NAMESPACE, "p256").unwrap();
+        stand.objects().insert("p256".into(), HsmKey::clone(&object.object));
         let calls = world.fake.calls();
         Self { world, stand, calls, wrong: Vec::new() }
     }
@@ -335,9 +338,20 @@ async fn values_that_are_not_allowed_are_refused_with_the_code_that_says_why() {
         ("/v1/key", "/curveOid", json!("1..2"), 600, "1..2"),
         ("/v1/key", "/keySize", json!(i64::MIN), 603, "keySize"),
         ("/v1/key", "/keySize", json!(i64::MAX), 603, "keySize"),
-        ("/v1/key", "/password", json!(["a"]), 611, "password"),
+        ("/v1/key", "/password", json!(["secret"]), 600, "exactly one character"),
+        ("/v1/key", "/password", json!("s".repeat(1025)), 600, "1024"),
         ("/v1/key", "/password", json!(7), 600, "password"),
-        ("/v1/key", "/policy", json!({"ruleUse": null}), 611, "policies"),
+        ("/v1/key", "/policy", json!({"ruleUse": null}), 600, "policy.keyStatus is missing"),
+        ("/v1/key", "/policy", json!(["secret"]), 600, "policy: an object expected"),
+        ("/v1/key", "/policy", json!({"keyStatus": {"blocked": true}}), 611, "blocked from the beginning"),
+        ("/v1/key/changePassword", "/newPassword", json!(["secret"]), 600, "newPassword[0]"),
+        ("/v1/key/changePassword", "/password", json!({"secret": 1}), 600, "password"),
+        ("/v1/key/changePassword", "/password", json!("secret"), 620, "mismatch for key 'p256'"),
+        ("/v1/key/attributes", "/password", json!(["secret"]), 600, "password[0]"),
+        ("/v1/key/deleteKey", "/password", json!(7), 600, "password"),
+        ("/v1/synchronousSign", "/signRequest/keyPassword", json!(["secret"]), 600, "keyPassword[0]"),
+        ("/v1/synchronousSign", "/signRequest/keyPassword", json!({}), 600, "keyPassword"),
+        ("/v1/derivedKey", "/masterKeyPassword", json!(1), 600, "masterKeyPassword"),
         ("/v1/key", "/id", json!("01"), 611, "ids"),
         ("/v1/key", "/addressFormat", json!({"format": "BTC"}), 630, "address"),
         ("/v1/synchronousSign", "/signRequest/payload", json!("AA="), 635, "base64"),

@@ -229,8 +229,8 @@ async fn what_is_refused_beforehand_makes_no_object() {
         body
     };
     for (caller, change, refusal) in [
-        ("app", json!({"password": "x"}), (400, 611)),
-        ("app", json!({"policy": {}}), (400, 611)),
+        ("app", json!({"password": "x".repeat(1025)}), (400, 600)),
+        ("app", json!({"policy": {}}), (400, 600)),
         ("app", json!({"addressFormat": {"format": "BTC"}}), (400, 630)),
         ("app", json!({"algorithm": "RSA", "keySize": 1000}), (400, 603)),
         ("app", json!({"curveOid": "1.2.3"}), (400, 600)),

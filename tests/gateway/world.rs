@@ -12,6 +12,7 @@ use hsm_operator::{
         condition::{self, Report},
         key::HsmKeyStatus,
         partition::HsmPartitionStatus,
+        password::new_secret_name,
     },
     auth::{Action, Authenticate, Authorize, Caller, Denied, Refused},
     gateway::{
@@ -24,8 +25,13 @@ use hsm_operator::{
         fake::Fake,
         protocol::{KeyFacts, KeyTemplate, Reply, Request},
     },
-    model::{KeyId, KeyLabel},
-    service::{attest::Attestor, directory::Directory, sign::Signer},
+    model::{KeyId, KeyLabel, Password},
+    service::{
+        attest::Attestor,
+        directory::Directory,
+        password::{self, Hash, Known as Passwords},
+        sign::Signer,
+    },
     telemetry::Metrics,
 };
 use http_body_util::BodyExt;
@@ -38,6 +44,9 @@ use tower::ServiceExt;
 
 pub const NAMESPACE: &str = "shop";
 pub const PARTITION: &str = "main";
+pub const PASSWORD: &str = "pässword";
+/// Where the operator is, and the Secrets with passwords.
+pub const OPERATOR: &str = "hsm-operator";
 
 /// Knows callers by the words that they send as tokens.
 struct Words;
@@ -144,7 +153,7 @@ impl Maker {
         let office = office().await;
         let attestation = office
             .attestor
-            .attest(&office.token, &office.partition, &facts, key.spec.algorithm, &now.to_string(), now)
+            .attest(&office.token, &office.partition, &facts, &key.spec, &now.to_string(), now)
             .await
             .unwrap();
         let ready = [Report::new(condition::READY, Some(true), "Ready", "the key can be used")];
@@ -193,6 +202,7 @@ pub struct World {
     pub fake: Arc<Fake>,
     pub directory: Arc<Directory>,
     pub partitions: Arc<Partitions>,
+    pub passwords: Arc<Passwords>,
     pub rules: Arc<Rules>,
     pub metrics: Arc<Metrics>,
     pub router: Router,
@@ -211,6 +221,7 @@ impl World {
         let (fake, directory) = (Arc::new(Fake::default()), Arc::new(Directory::default()));
         let (rules, metrics) = (Arc::new(Rules::default()), Arc::new(Metrics::default()));
         let partitions = Arc::new(Partitions::default());
+        let passwords = Arc::new(Passwords::new(OPERATOR.into()));
         let hsm: Arc<dyn Hsm> = fake.clone();
         partitions.put(Known { object: Arc::new(office().await.partition.clone()), hsm: Some(hsm) });
         partitions.namespace(NAMESPACE, Some([("hsm".to_owned(), "yes".to_owned())].into()));
@@ -221,22 +232,24 @@ impl World {
             directory: directory.clone(),
             partitions: partitions.clone(),
             signer: Signer::new(metrics.clone()),
+            passwords: passwords.clone(),
             missed: Missed::default(),
             client: client(directory.clone(), Maker(fake.clone())),
             metrics: metrics.clone(),
         };
         let router = gateway::router(Arc::new(state));
-        let world = Self { fake, directory, partitions, rules, metrics, router };
+        let world = Self { fake, directory, partitions, passwords, rules, metrics, router };
         for name in keys {
             world.make(name).await;
         }
         world
     }
 
-    /// Makes a key by the name that tests know it by.
+    /// Makes a key by the name that tests know it by; with `-locked` behind it, one whose password is [`PASSWORD`].
     pub async fn make(&self, name: &str) {
         let plain = |algorithm: &str| json!({"algorithm": algorithm});
         let curve = |oid: &str| json!({"algorithm": "EC", "curveOid": oid});
+        let (whole, name) = (name, name.strip_suffix("-locked").unwrap_or(name));
         let mut spec = match name {
             "rsa" => json!({"algorithm": "RSA", "keySize": 2048}),
             "p256" | "p256-mute" => curve("1.2.840.10045.3.1.7"),
@@ -258,7 +271,18 @@ impl World {
         if name == "ed-kept" {
             spec["attributes"]["destroyable"] = json!(true);
         }
-        let key = object(NAMESPACE, name, spec);
+        if name == "ed-policy" {
+            let rule = json!({"tokens": [{"name": "main", "timelock": 0, "timeout": 0}]});
+            spec["policy"] =
+                json!({"ruleUse": rule, "ruleBlock": {"tokens": []}, "keyStatus": {"blocked": false}});
+        }
+        if whole != name {
+            let hash = Hash::of(&Password::new(PASSWORD).unwrap());
+            let secret_name = new_secret_name();
+            self.passwords.seen(&password::secret(&secret_name, NAMESPACE, whole, &hash));
+            spec["password"] = json!({"secretName": secret_name});
+        }
+        let key = object(NAMESPACE, whole, spec);
         let key = match name {
             "ed-waiting" => unready(key, false, "Waiting", "the token is asked"),
             "ed-missing" => unready(key, true, "MissingOnToken", "the key is gone from the token"),

@@ -25,6 +25,7 @@ use self::{
 use super::{
     context::{Context, Guarded},
     error::Error,
+    password,
 };
 use crate::{
     api::{
@@ -193,7 +194,7 @@ async fn complete(
     let create_time = status.create_time.clone().unwrap_or_default();
     let attestation = ctx
         .attestor
-        .attest(seen.hsm()?.as_ref(), partition, facts, key.spec.algorithm, &create_time, ctx.now())
+        .attest(seen.hsm()?.as_ref(), partition, facts, &key.spec, &create_time, ctx.now())
         .await?;
     status.attestation = Some(attestation);
     published(key, seen, ctx, status, reason).await
@@ -309,6 +310,10 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
 }
 
 async fn set_finalizer(key: &HsmKey, ctx: &Context, present: bool) -> Result<(), Error> {
+    if !present {
+        // While the object is there, none of its name can be.
+        password::forget(key, ctx).await?;
+    }
     let mut finalizers: Vec<String> =
         key.finalizers().iter().filter(|one| *one != KEY_FINALIZER).cloned().collect();
     if present {

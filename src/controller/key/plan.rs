@@ -6,7 +6,7 @@ use super::gather::{Presence, Seen};
 use crate::{
     api::{HsmKey, condition, partition::Recovery},
     hsm::protocol::{HsmError, KeyFacts},
-    model::{KeyLabel, curve},
+    model::{KeyLabel, curve, policy::PolicyError},
     service::attest::own_keys,
 };
 
@@ -98,6 +98,18 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     }
     if spec.attributes.bip32 == Some(true) || spec.attributes.slip10 == Some(true) {
         return refuse("Unsupported", "bip32 and slip10 are not served yet: leave them out".into());
+    }
+    if let Some(policy) = &spec.policy {
+        if !spec.algorithm.row().asymmetric {
+            return refuse("InvalidSpec", "only key pairs have policies: leave policy out".into());
+        }
+        match policy.check() {
+            Ok(()) => {}
+            Err(error @ (PolicyError::Approvals { .. } | PolicyError::Blocked)) => {
+                return refuse("Unsupported", error.to_string());
+            }
+            Err(error) => return refuse("InvalidSpec", error.to_string()),
+        }
     }
     let partition = &spec.partition_ref.name;
     if seen.partition.is_none() {
@@ -254,6 +266,9 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     {
         return refuse(format!("is on the curve {found}, not {wanted}"));
     }
+    if spec.policy.is_some() && facts.attributes.extractable == Some(true) {
+        return refuse("is extractable, and a key with a policy never is: leave policy out".into());
+    }
     if spec.algorithm.row().asymmetric && facts.public_key.is_none() {
         return refuse("has no public half on the token, so that nobody could check its signatures".into());
     }
@@ -268,7 +283,10 @@ mod tests {
     use crate::{
         api::HsmPartition,
         controller::key::gather::Rival,
-        model::{KeyAlgorithm, KeyAttributes, KeyId},
+        model::{
+            KeyAlgorithm, KeyAttributes, KeyId, KeyPolicy,
+            policy::{Rule, Token},
+        },
     };
 
     fn key(adopt: bool) -> HsmKey {
@@ -339,6 +357,34 @@ mod tests {
         assert_eq!(plan(&key(false), &seen(Presence::Labelled(vec![]))), Step::Generate);
         assert_eq!(reason(&plan(&generated(), &seen(Presence::Labelled(vec![])))), "MissingOnToken");
         assert_eq!(reason(&plan(&generated(), &seen(Presence::Labelled(vec![facts()])))), "MissingOnToken");
+    }
+
+    #[test]
+    fn a_key_is_not_made_with_a_policy_that_is_not_served() {
+        let policy = |change: fn(&mut KeyPolicy)| {
+            let mut key = key(false);
+            change(key.spec.policy.insert(KeyPolicy::default()));
+            plan(&key, &seen(Presence::Labelled(vec![])))
+        };
+        assert_eq!(policy(|_| {}), Step::Generate);
+        assert_eq!(reason(&policy(|policy| policy.key_status.blocked = true)), "Unsupported");
+        let wrong = |policy: &mut KeyPolicy| {
+            let token = Token { timeout: 61, name: "t".into(), ..Token::default() };
+            policy.rule_use = Some(Rule { tokens: vec![token] });
+        };
+        assert_eq!(reason(&policy(wrong)), "InvalidSpec");
+        let mut aes = key(false);
+        (aes.spec.algorithm, aes.spec.key_size, aes.spec.curve_oid) = (KeyAlgorithm::Aes, Some(256), None);
+        aes.spec.policy = Some(KeyPolicy::default());
+        assert_eq!(reason(&plan(&aes, &seen(Presence::Labelled(vec![])))), "InvalidSpec");
+        let mut adopting = key(true);
+        let leaves = || {
+            let attributes = KeyAttributes { extractable: Some(true), ..KeyAttributes::default() };
+            Presence::Labelled(vec![KeyFacts { attributes, ..facts() }])
+        };
+        assert_eq!(reason(&plan(&adopting, &seen(leaves()))), "Adopt");
+        adopting.spec.policy = Some(KeyPolicy::default());
+        assert_eq!(reason(&plan(&adopting, &seen(leaves()))), "AttributesDiffer");
     }
 
     #[test]

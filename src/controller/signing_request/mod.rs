@@ -13,6 +13,7 @@ use kube::{
 use super::{
     context::{Context, Guarded},
     error::{self, Error},
+    password,
 };
 use crate::{
     api::{
@@ -172,7 +173,14 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         about: About::Payload(&payload),
         request_id: &uid,
     };
-    record.record(None);
+    match password::forbids(key, ctx).await {
+        Ok(None) => record.record(None),
+        Ok(Some(message)) => {
+            record.record(Some(&message));
+            return Outcome::Failed(password::REASON, message);
+        }
+        Err(error) => return Outcome::Waiting("Retrying", crate::telemetry::logs::chain(&error)),
+    }
     let job = Job {
         algorithm: spec.signature_algorithm,
         form: spec.signature_type,

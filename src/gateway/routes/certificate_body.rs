@@ -11,7 +11,10 @@ use crate::{
         error::{ApiError, Code},
         json,
     },
-    model::certificate::{CertificateAlgorithm, ExtendedKeyUsage, KeyUsage, Subject},
+    model::{
+        Password,
+        certificate::{CertificateAlgorithm, ExtendedKeyUsage, KeyUsage, Subject},
+    },
     service::certificate::{self, Chain, Error, Usages, armour, attached::Missing},
 };
 
@@ -20,6 +23,7 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 pub struct SignBody {
     sign_key_name: String,
+    key_password: Option<Password>,
     signature_algorithm: CertificateAlgorithm,
     validity: Option<i64>,
     #[serde(default, deserialize_with = "json::object_or_none")]
@@ -50,6 +54,7 @@ where
 /// What is to be signed, checked.
 pub struct Wanted {
     pub key: String,
+    pub password: Option<Password>,
     pub algorithm: CertificateAlgorithm,
     pub subject: Name,
     pub usages: Usages,
@@ -68,6 +73,7 @@ impl SignBody {
         }
         Ok(Wanted {
             key: self.sign_key_name,
+            password: self.key_password,
             algorithm: self.signature_algorithm,
             subject: certificate::name(&subject)?,
             usages: Usages {

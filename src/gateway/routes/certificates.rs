@@ -23,6 +23,7 @@ use super::{
     certificate_body::{CertificateAnswer, ImportBody, RequestAnswer, SignBody, Wanted},
     keys::{API_AWAY, LOOKUP_WAIT, allowed, api_error, client, lookup, usable},
     operations::{may_use, usage},
+    password,
 };
 use crate::{
     api::HsmKey,
@@ -32,7 +33,7 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, PathName, RawBody, RequestId},
     },
-    model::{SignatureAlgorithm, certificate::KeyUsage},
+    model::{Password, SignatureAlgorithm, certificate::KeyUsage},
     public_key::PublicKey,
     service::{
         audit::{About, Use},
@@ -82,10 +83,10 @@ async fn make_request(
     request_id: &str,
     body: SignBody,
 ) -> Result<(Arc<Entry>, Vec<u8>), ApiError> {
-    let Wanted { key, algorithm, subject, usages, days, .. } = body.checked()?;
+    let Wanted { key, password, algorithm, subject, usages, days, .. } = body.checked()?;
     let entry = lookup(state, caller, &key).await?;
     let task = Task { state, caller, request_id, entry: &entry, operation: "certificate request" };
-    let key = task.key(algorithm.signature()).await?;
+    let key = task.key(algorithm.signature(), password.as_ref()).await?;
     let public = public(&entry, key)?;
     let unsigned = Unsigned::request(public, algorithm, subject.clone(), &usages)?;
     let der = task.sign(key, algorithm.signature(), unsigned).await?;
@@ -108,12 +109,12 @@ pub async fn self_sign(
     RequestId(id): RequestId,
     JsonBody(body): JsonBody<SignBody>,
 ) -> Result<Json<CertificateAnswer>, ApiError> {
-    let Wanted { key, algorithm, subject, usages, days, .. } = body.checked()?;
+    let Wanted { key, password, algorithm, subject, usages, days, .. } = body.checked()?;
     usages.check()?;
     let entry = lookup(&state, &caller, &key).await?;
     let operation = "certificate selfsign";
     let task = Task { state: &state, caller: &caller, request_id: &id, entry: &entry, operation };
-    let key = task.key(algorithm.signature()).await?;
+    let key = task.key(algorithm.signature(), password.as_ref()).await?;
     task.may_change(&[]).await?;
     let public = public(&entry, key)?;
     let unsigned = Unsigned::self_signed(public, algorithm, subject, &usages, days, Timestamp::now())?;
@@ -129,7 +130,7 @@ pub async fn issue(
     RequestId(id): RequestId,
     JsonBody(body): JsonBody<SignBody>,
 ) -> Result<Json<CertificateAnswer>, ApiError> {
-    let Wanted { key, algorithm, subject, usages, days, request } = body.checked()?;
+    let Wanted { key, password, algorithm, subject, usages, days, request } = body.checked()?;
     usages.check()?;
     let request =
         request.ok_or_else(|| ApiError::new(Code::Validation, "certificateSigningRequest is missing"))?;
@@ -137,7 +138,7 @@ pub async fn issue(
     let entry = lookup(&state, &caller, &key).await?;
     let operation = "certificate sign";
     let task = Task { state: &state, caller: &caller, request_id: &id, entry: &entry, operation };
-    let key = task.key(algorithm.signature()).await?;
+    let key = task.key(algorithm.signature(), password.as_ref()).await?;
     let public = public(&entry, key)?;
     let now = Timestamp::now();
     let authority = match authority(&entry.object, public, now) {
@@ -233,9 +234,16 @@ impl<'a> Task<'a> {
     }
 
     /// The key, if the caller may use it. What would be signed is written only after that: a refusal has no payload.
-    async fn key(&self, algorithm: SignatureAlgorithm) -> Result<&'a Usable, ApiError> {
-        may_use(self.state, self.caller, self.entry, &self.record(Some(algorithm), &[])).await?;
-        usable(self.entry)
+    async fn key(
+        &self,
+        algorithm: SignatureAlgorithm,
+        given: Option<&Password>,
+    ) -> Result<&'a Usable, ApiError> {
+        let record = self.record(Some(algorithm), &[]);
+        may_use(self.state, self.caller, self.entry, &record).await?;
+        let usable = usable(self.entry)?;
+        password::unlock(self.state, self.entry, given, &record).await?;
+        Ok(usable)
     }
 
     /// Checks that the caller may change the object; a refusal is recorded.
@@ -284,7 +292,7 @@ async fn may_update(state: &Shared, caller: &Who, entry: &Entry) -> Result<bool,
 }
 
 /// The key's object as the API server has it now: the view may be a moment behind.
-async fn fresh(state: &Shared, entry: &Entry) -> Result<Entry, ApiError> {
+pub async fn fresh(state: &Shared, entry: &Entry) -> Result<Entry, ApiError> {
     let (namespace, name) = (entry.object.namespace().unwrap_or_default(), entry.object.name_any());
     let api = Api::<HsmKey>::namespaced(client(state)?, &namespace);
     let found = timeout(LOOKUP_WAIT, api.get_opt(&name)).await;

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::{
     keys::{allowed, lookup, usable},
     operations::usage,
+    password,
 };
 use crate::{
     auth,
@@ -21,7 +22,7 @@ use crate::{
         json::{object, object_or_none},
     },
     model::{
-        KeyAlgorithm, KeyLabel, RequestedAttributes, curve,
+        KeyAlgorithm, KeyLabel, Password, RequestedAttributes, curve,
         derivation::{DerivationPath, DerivedName, InvalidDerivation},
     },
     service::{audit::About, directory::Entry},
@@ -80,6 +81,7 @@ fn not_derived(master: &Entry) -> ApiError {
 #[serde(rename_all = "camelCase")]
 pub struct DeriveBody {
     master_key_label: String,
+    master_key_password: Option<Password>,
     derivation_path: String,
     #[serde(rename = "attributes", default, deserialize_with = "object_or_none")]
     _attributes: Option<RequestedAttributes>,
@@ -92,7 +94,7 @@ pub async fn derive(
     RequestId(request_id): RequestId,
     JsonBody(body): JsonBody<DeriveBody>,
 ) -> ApiError {
-    let DeriveBody { master_key_label, derivation_path, _attributes: _ } = body;
+    let DeriveBody { master_key_label, master_key_password, derivation_path, _attributes: _ } = body;
     if let Err(error) = DerivedName::parse(&format!("{master_key_label}/{derivation_path}"))
         .and_then(|_| DerivationPath::parse(&derivation_path))
     {
@@ -107,6 +109,10 @@ pub async fn derive(
     let name = master.object.metadata.name.clone().unwrap_or_default();
     let may = match allowed(&state, &caller, "create", "").await {
         Ok(()) => allowed(&state, &caller, "use", &name).await,
+        refused => refused,
+    };
+    let may = match may {
+        Ok(()) => password::check(&state, &master, master_key_password.as_ref()).await,
         refused => refused,
     };
     let error = may.err().unwrap_or_else(|| not_derived(&master));

@@ -2,13 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::policy_body;
 use crate::{
     api::HsmKey,
     gateway::{
         error::{ApiError, Code},
         json::object,
     },
-    model::{KeyAlgorithm, KeyAttributes, KeyLabel, RequestedAttributes, algorithm::InvalidParameter, curve},
+    model::{
+        KeyAlgorithm, KeyAttributes, KeyLabel, KeyPolicy, Password, RequestedAttributes,
+        algorithm::InvalidParameter, curve,
+    },
 };
 
 /// Body of `POST /v1/key`.
@@ -28,23 +32,6 @@ pub struct CreateBody {
     policy: Option<serde_json::Value>,
 }
 
-/// A password, which published clients send as characters or as a string. Only whether there is one matters.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub enum Password {
-    Text(String),
-    Characters(Vec<String>),
-}
-
-impl Password {
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::Text(text) => text.is_empty(),
-            Self::Characters(characters) => characters.is_empty(),
-        }
-    }
-}
-
 /// A key to make, checked.
 pub struct NewKey {
     pub label: KeyLabel,
@@ -52,6 +39,8 @@ pub struct NewKey {
     pub key_size: Option<u32>,
     pub curve_oid: Option<String>,
     pub attributes: RequestedAttributes,
+    pub policy: Option<KeyPolicy>,
+    pub password: Option<Password>,
 }
 
 impl CreateBody {
@@ -59,9 +48,6 @@ impl CreateBody {
     pub fn checked(self) -> Result<NewKey, ApiError> {
         let unsupported =
             |what: &str| Err(ApiError::new(Code::Unsupported, format!("{what} are not served yet")));
-        if self.password.is_some_and(|password| !password.is_empty()) {
-            return unsupported("key passwords");
-        }
         if self.id.is_some_and(|id| !id.is_empty()) {
             return unsupported("ids chosen by the caller");
         }
@@ -79,14 +65,11 @@ impl CreateBody {
                 return Err(ApiError::new(Code::Validation, "algorithm or algorithmOid is missing"));
             }
         };
-        if self.policy.is_some_and(|policy| !policy.is_null()) {
-            if algorithm.row().asymmetric {
-                return unsupported("key policies");
-            }
-            // As the contract has it: clients send one with every key.
-            tracing::warn!(label = label.as_str(), %algorithm, "the policy of a symmetric key is ignored");
-        }
+        let policy = policy_body::read(self.policy.as_ref(), label.as_str(), algorithm, &self.attributes)?;
         if self.address_format.is_some_and(|format| !format.is_null()) {
+            if policy.is_some() {
+                return unsupported("addresses of keys");
+            }
             return Err(ApiError::new(Code::Address, "only keys with a policy have an address"));
         }
         // Published clients send 0 for algorithms without sizes.
@@ -114,6 +97,8 @@ impl CreateBody {
             }),
             curve_oid: curve_oid.and_then(|oid| curve::by_oid(&oid)).map(|curve| curve.oid.to_owned()),
             attributes: self.attributes,
+            policy,
+            password: self.password.filter(|password| !password.is_empty()),
         })
     }
 }
@@ -122,6 +107,7 @@ impl CreateBody {
 #[derive(Deserialize)]
 pub struct NameBody {
     pub label: String,
+    pub password: Option<Password>,
 }
 
 /// A key's attributes with their attestation: answer of three endpoints.
@@ -151,7 +137,7 @@ struct Json {
     public_key: Option<String>,
     address_truncated: Option<String>,
     attributes: KeyAttributes,
-    policy: Option<String>,
+    policy: Option<serde_json::Value>,
 }
 
 impl SignedKeyAttributes {
@@ -177,7 +163,7 @@ impl SignedKeyAttributes {
                 public_key: status.public_key,
                 address_truncated: None,
                 attributes: status.attributes.unwrap_or_default(),
-                policy: None,
+                policy: key.spec.policy.as_ref().map(|policy| policy_body::told(policy, status.blocked)),
             },
             xml: attestation.xml,
             xml_signature: attestation.xml_signature,

@@ -1,12 +1,12 @@
-//! What is asked of a key and not given away here: its address, its value, another password.
+//! What is asked of a key and not given away here: its address, its value.
 
 use axum::extract::State;
-use serde::Deserialize;
 
 use super::{
-    key_body::{NameBody, Password},
+    key_body::NameBody,
     keys::{allowed, lookup, usable},
     operations::usage,
+    password,
 };
 use crate::{
     auth,
@@ -15,6 +15,7 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, RequestId},
     },
+    model::Password,
     service::audit::About,
 };
 
@@ -24,15 +25,26 @@ pub async fn address(
     Caller(caller): Caller,
     JsonBody(body): JsonBody<NameBody>,
 ) -> ApiError {
-    no_address(&state, &caller, &body.label).await
+    no_address(&state, &caller, &body.label, body.password.as_ref()).await
 }
 
 /// Why a key has no address: only keys with a policy get one, when they are made.
-pub async fn no_address(state: &Shared, caller: &auth::Caller, label: &str) -> ApiError {
+pub async fn no_address(
+    state: &Shared,
+    caller: &auth::Caller,
+    label: &str,
+    given: Option<&Password>,
+) -> ApiError {
     let asked = async {
         let entry = lookup(state, caller, label).await?;
         allowed(state, caller, "get", entry.object.metadata.name.as_deref().unwrap_or_default()).await?;
         usable(&entry)?;
+        password::check_if_given(state, &entry, given).await?;
+        if entry.object.spec.policy.is_some() {
+            let message =
+                format!("the key '{label}' has no address: the addresses of keys are not served yet");
+            return Ok(ApiError::new(Code::Unsupported, message));
+        }
         let message = format!("the key '{label}' has no address: only keys with a policy have one");
         Ok(ApiError::new(Code::Address, message))
     };
@@ -46,11 +58,17 @@ pub async fn export(
     RequestId(request_id): RequestId,
     JsonBody(body): JsonBody<NameBody>,
 ) -> ApiError {
-    no_export(&state, &caller, &request_id, &body.label).await
+    no_export(&state, &caller, &request_id, &body.label, body.password.as_ref()).await
 }
 
 /// Why a key does not leave its token.
-pub async fn no_export(state: &Shared, caller: &auth::Caller, request_id: &str, label: &str) -> ApiError {
+pub async fn no_export(
+    state: &Shared,
+    caller: &auth::Caller,
+    request_id: &str,
+    label: &str,
+    given: Option<&Password>,
+) -> ApiError {
     let entry = match lookup(state, caller, label).await {
         Ok(entry) => entry,
         Err(error) => return error,
@@ -59,6 +77,7 @@ pub async fn no_export(state: &Shared, caller: &auth::Caller, request_id: &str, 
     let asked = async {
         allowed(state, caller, "export", entry.object.metadata.name.as_deref().unwrap_or_default()).await?;
         usable(&entry)?;
+        password::check(state, &entry, given).await?;
         // By the token's word, not by what was asked for when the key was made.
         let attributes = entry.object.status.as_ref().and_then(|status| status.attributes.as_ref());
         let leaves =
@@ -82,31 +101,4 @@ pub async fn export_of_nothing(_: Caller) -> ApiError {
         Code::Validation,
         "no key is named: POST a body with its label, or GET /v1/key/{name}/export/plain",
     )
-}
-
-/// Body of `POST /v1/key/changePassword`.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PasswordBody {
-    label: String,
-    #[serde(rename = "password")]
-    _password: Option<Password>,
-    #[serde(rename = "newPassword")]
-    _new_password: Option<Password>,
-}
-
-/// `POST /v1/key/changePassword`.
-pub async fn change_password(
-    State(state): State<Shared>,
-    Caller(caller): Caller,
-    JsonBody(body): JsonBody<PasswordBody>,
-) -> ApiError {
-    let asked = async {
-        let entry = lookup(&state, &caller, &body.label).await?;
-        let name = entry.object.metadata.name.as_deref().unwrap_or_default();
-        allowed(&state, &caller, "update", name).await?;
-        let message = format!("the key '{}' has no password: key passwords are not served yet", body.label);
-        Ok(ApiError::new(Code::Unsupported, message))
-    };
-    asked.await.unwrap_or_else(|error| error)
 }

@@ -19,11 +19,13 @@ use tokio::time::timeout;
 use super::{
     derived,
     key_body::{CreateBody, NameBody, NewKey, SignedKeyAttributes},
+    password::{self, Laid},
 };
 use crate::{
     api::{
         HsmKey, LocalRef, condition,
         key::{DeletionPolicy, HsmKeySpec},
+        password::PasswordRef,
     },
     attestation::{Bundle, chain},
     auth::{self, Action},
@@ -32,7 +34,7 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, PathName},
     },
-    model::{KeyLabel, name::InvalidLabel},
+    model::{KeyLabel, Password, name::InvalidLabel},
     service::directory::{Entry, Usable},
 };
 
@@ -83,7 +85,25 @@ pub async fn create(
         return Err(ApiError::new(Code::Busy, message));
     }
     let api = Api::<HsmKey>::namespaced(client(&state)?, &caller.namespace);
-    let made = match api.create(&PostParams::default(), &object(&new, partition, &caller)).await {
+    let mut wanted = object(&new, partition, &caller);
+    // Before the key that refers to it: a key is never there without the password that was asked for.
+    let laid = match &new.password {
+        Some(password) => Some(Laid::down(&state, &caller.namespace, &wanted.name_any(), password).await?),
+        None => None,
+    };
+    wanted.spec.password = laid.as_ref().map(|laid| PasswordRef { secret_name: laid.name.clone() });
+    let made = api.create(&PostParams::default(), &wanted).await;
+    // Of what the API server did not refuse, nobody knows whether it came to be.
+    let refused = match &made {
+        Ok(made) => password::is_whole(&wanted, made).is_err(),
+        Err(error) => matches!(error, kube::Error::Api(status) if status.code < 500),
+    };
+    if let Some(laid) = laid
+        && refused
+    {
+        laid.take_back(&state).await;
+    }
+    let made = match made {
         Ok(made) => made,
         Err(kube::Error::Api(status)) if status.code == 409 => {
             return Err(another_label(&api, &new.label).await.unwrap_or_else(taken));
@@ -94,6 +114,10 @@ pub async fn create(
         Err(error) => return Err(api_error(&error)),
     };
     state.metrics.wrote("HsmKey", "create");
+    if let Err(error) = password::is_whole(&wanted, &made) {
+        take_back(&state, &api, &made).await;
+        return Err(error);
+    }
     let name = made.name_any();
     let outcome = settled(&state, &caller.namespace, &made).await;
     match outcome {
@@ -149,6 +173,8 @@ fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
             deletion_policy: if destroyable { DeletionPolicy::Destroy } else { DeletionPolicy::Retain },
             public_key_secret_name: None,
             certificate: None,
+            policy: new.policy.clone(),
+            password: None,
         },
     );
     key.metadata = ObjectMeta {
@@ -230,7 +256,7 @@ pub async fn attributes(
     Caller(caller): Caller,
     JsonBody(body): JsonBody<NameBody>,
 ) -> Result<Json<SignedKeyAttributes>, ApiError> {
-    describe(&state, &caller, &body.label).await
+    describe(&state, &caller, &body.label, body.password.as_ref()).await
 }
 
 /// What a key is, for both forms of asking.
@@ -238,10 +264,12 @@ pub async fn describe(
     state: &Shared,
     caller: &auth::Caller,
     label: &str,
+    given: Option<&Password>,
 ) -> Result<Json<SignedKeyAttributes>, ApiError> {
     let entry = lookup(state, caller, label).await?;
     allowed(state, caller, "get", &entry.object.name_any()).await?;
     usable(&entry)?;
+    password::check_if_given(state, &entry, given).await?;
     SignedKeyAttributes::of(&entry.object)
         .map(Json)
         .ok_or_else(|| ApiError::new(Code::Busy, format!("the key '{label}' is not attested yet")))
@@ -256,6 +284,7 @@ pub async fn attestation(
     let entry = lookup(&state, &caller, &body.label).await?;
     allowed(&state, &caller, "get", &entry.object.name_any()).await?;
     let usable = usable(&entry)?;
+    password::check_if_given(&state, &entry, body.password.as_ref()).await?;
     let incomplete = || ApiError::new(Code::Busy, format!("the key '{}' is not attested yet", body.label));
     let statement =
         entry.object.status.as_ref().and_then(|status| status.attestation.as_ref()).ok_or_else(incomplete)?;
@@ -287,7 +316,7 @@ pub async fn remove(
     Caller(caller): Caller,
     PathName(name): PathName,
 ) -> Result<StatusCode, ApiError> {
-    delete(&state, &caller, &name).await
+    delete(&state, &caller, &name, None).await
 }
 
 /// `POST /v1/key/deleteKey`.
@@ -296,10 +325,15 @@ pub async fn remove_by_body(
     Caller(caller): Caller,
     JsonBody(body): JsonBody<NameBody>,
 ) -> Result<StatusCode, ApiError> {
-    delete(&state, &caller, &body.label).await
+    delete(&state, &caller, &body.label, body.password.as_ref()).await
 }
 
-async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<StatusCode, ApiError> {
+async fn delete(
+    state: &Shared,
+    caller: &auth::Caller,
+    label: &str,
+    given: Option<&Password>,
+) -> Result<StatusCode, ApiError> {
     if KeyLabel::new(label).is_err() {
         // A key that is derived for a moment is not there to be deleted.
         return Err(ApiError::no_key(label));
@@ -307,6 +341,7 @@ async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<St
     let entry = lookup(state, caller, label).await?;
     let name = entry.object.name_any();
     allowed(state, caller, "delete", &name).await?;
+    password::check_if_given(state, &entry, given).await?;
     let spec = &entry.object.spec;
     if spec.attributes.destroyable != Some(true) {
         return Err(ApiError::new(Code::Forbidden, format!("the key '{label}' is not destroyable")));

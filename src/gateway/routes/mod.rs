@@ -2,6 +2,7 @@
 
 mod certificate_body;
 mod certificates;
+mod change_password;
 mod ciphers;
 mod data_objects;
 mod derived;
@@ -11,6 +12,8 @@ mod key_paths;
 mod keys;
 mod log;
 mod operations;
+mod password;
+mod policy_body;
 mod service;
 
 use std::{sync::Arc, time::Instant};
@@ -45,7 +48,7 @@ pub fn router(state: Shared) -> Router {
         .route("/v1/key/deleteKey", post(keys::remove_by_body).delete(keys::remove))
         .route("/v1/key/keyAttestation", post(keys::attestation).delete(keys::remove))
         .route("/v1/key/address", post(key_facts::address).delete(keys::remove))
-        .route("/v1/key/changePassword", post(key_facts::change_password).delete(keys::remove))
+        .route("/v1/key/changePassword", post(change_password::change_password).delete(keys::remove))
         .route("/v1/key/export/plain", post(key_facts::export).get(key_facts::export_of_nothing))
         .route(
             "/v1/key/{*name}",

@@ -16,7 +16,7 @@ use crate::{
         json::{object, object_or_none},
     },
     model::{
-        SignatureAlgorithm, SignatureType,
+        Password, SignatureAlgorithm, SignatureType,
         payload::{InvalidPayload, PayloadType},
     },
     public_key::VerifyError,
@@ -30,6 +30,7 @@ use crate::{
 use super::{
     ciphers::{VerifyHmacRequest, verify_hmac},
     keys::{allowed, lookup},
+    password,
 };
 
 /// Body of `POST /v1/synchronousSign`.
@@ -46,6 +47,7 @@ struct SignRequest {
     payload: String,
     payload_type: Option<PayloadType>,
     sign_key_name: String,
+    key_password: Option<Password>,
     signature_algorithm: SignatureAlgorithm,
     signature_type: Option<SignatureType>,
     signed_approvals: Option<Vec<String>>,
@@ -80,6 +82,7 @@ pub async fn sign(
     may_use(&state, &caller, &entry, &record).await?;
     let usable = super::keys::usable(&entry)?;
     let (hsm, verify) = state.partitions.to_sign_with(&usable.partition)?;
+    password::unlock(&state, &entry, request.key_password.as_ref(), &record).await?;
     record.record(None);
     let job = Job {
         algorithm: request.signature_algorithm,
