@@ -12,11 +12,13 @@ pub mod curve;
 pub mod data;
 pub mod derivation;
 pub mod digest;
+pub mod material;
 pub mod name;
 pub mod payload;
 pub mod secret;
 pub mod signature;
 pub(crate) mod vocabulary;
+pub mod wrap;
 
 pub use algorithm::KeyAlgorithm;
 pub use attributes::{KeyAttributes, RequestedAttributes};
@@ -24,3 +26,4 @@ pub use cipher::CipherAlgorithm;
 pub use name::{KeyId, KeyLabel};
 pub use signature::{SignatureAlgorithm, SignatureType};
 pub(crate) use vocabulary::vocabulary as vocabulary_enum;
+pub use wrap::WrapMethod;

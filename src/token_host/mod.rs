@@ -7,6 +7,8 @@ mod capability;
 mod cipher;
 mod data;
 mod error;
+mod export;
+mod import;
 mod index;
 mod inside;
 mod intake;
@@ -25,6 +27,7 @@ mod removal;
 mod secret;
 mod socket;
 mod token;
+mod wrapping;
 
 use std::{os::unix::net::UnixStream, sync::Arc, time::Instant};
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::HsmKey,
+    api::{HsmKey, key::Source},
     gateway::{
         error::{ApiError, Code},
         json::object,
@@ -37,7 +37,7 @@ pub enum Password {
 }
 
 impl Password {
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         match self {
             Self::Text(text) => text.is_empty(),
             Self::Characters(characters) => characters.is_empty(),
@@ -52,6 +52,7 @@ pub struct NewKey {
     pub key_size: Option<u32>,
     pub curve_oid: Option<String>,
     pub attributes: RequestedAttributes,
+    pub source: Source,
 }
 
 impl CreateBody {
@@ -114,6 +115,7 @@ impl CreateBody {
             }),
             curve_oid: curve_oid.and_then(|oid| curve::by_oid(&oid)).map(|curve| curve.oid.to_owned()),
             attributes: self.attributes,
+            source: Source::Generated,
         })
     }
 }
