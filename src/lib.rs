@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod harden;
 pub mod hsm;
 pub mod inject;
+pub mod key_material;
 pub mod model;
 pub mod public_key;
 pub mod server;

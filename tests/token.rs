@@ -30,6 +30,8 @@ mod fault_module;
 mod faults;
 #[path = "token/hosts.rs"]
 mod hosts;
+#[path = "token/imports.rs"]
+mod imports;
 #[path = "token/index.rs"]
 mod index;
 #[path = "token/inventory.rs"]

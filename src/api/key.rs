@@ -53,8 +53,9 @@ use crate::model::{
     .message("curveOid cannot change: make a new key"))]
 #[x_kube(validation = Rule::new("self.deletionPolicy != 'Destroy' || (has(self.attributes.destroyable) && self.attributes.destroyable)")
     .message("deletionPolicy Destroy needs attributes.destroyable: true"))]
-#[x_kube(validation = Rule::new("self.algorithm != 'EC' || has(self.curveOid)").message("algorithm EC needs a curveOid"))]
-#[x_kube(validation = Rule::new("!(self.algorithm in ['RSA', 'AES']) || has(self.keySize)")
+#[x_kube(validation = Rule::new("self.algorithm != 'EC' || has(self.curveOid) || self.source == 'Imported'")
+    .message("algorithm EC needs a curveOid"))]
+#[x_kube(validation = Rule::new("!(self.algorithm in ['RSA', 'AES']) || has(self.keySize) || self.source == 'Imported'")
     .message("algorithms RSA and AES need a keySize"))]
 #[x_kube(validation = Rule::new("!has(self.certificate) || self.algorithm in ['RSA', 'EC', 'ED']")
     .message("only keys of the algorithms RSA, EC and ED have certificates"))]
@@ -75,11 +76,17 @@ pub struct HsmKeySpec {
     /// Algorithm, in the words of the REST API. Cannot change.
     #[x_kube(validation = Rule::new("self == oldSelf").message("algorithm cannot change: make a new key"))]
     pub algorithm: KeyAlgorithm,
-    /// Size in bits, for algorithms that have sizes: RSA 2048 to 8192, AES 128, 192 or 256. Cannot change.
+    /// Where the key comes from: made on the HSM, or brought to it over the REST API. Cannot change.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("source cannot change: make a new key"))]
+    pub source: Source,
+    /// Size in bits, for algorithms that have sizes: RSA 2048 to 8192, AES 128, 192 or 256. Of an imported key it may be
+    /// left out; status has it then. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16384))]
     pub key_size: Option<i32>,
-    /// Curve, for EC keys: `1.2.840.10045.3.1.7` is P-256, `1.3.132.0.10` secp256k1. Cannot change.
+    /// Curve, for EC keys: `1.2.840.10045.3.1.7` is P-256, `1.3.132.0.10` secp256k1. Of an imported key it may be left
+    /// out; status has it then. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[0-9]+(\.[0-9]+)+$"))]
     pub curve_oid: Option<String>,
@@ -107,6 +114,19 @@ pub struct HsmKeySpec {
     /// The key has a password, or had one. The gateway writes this when a key gets its first password over REST; it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<PasswordRef>,
+}
+
+vocabulary! {
+    /// Where a key comes from.
+    #[derive(Default)]
+    Source {
+        /// It is made on the HSM.
+        #[default]
+        Generated = "Generated",
+        /// It is brought to the HSM by a request of the REST API: `POST /v1/key/import/plain`, `/v1/synchronousUnwrap`.
+        /// Until then it is waited for, and never made.
+        Imported = "Imported",
+    }
 }
 
 vocabulary! {
@@ -188,6 +208,13 @@ pub struct Attestation {
 }
 
 impl HsmKey {
+    /// Whether the key is still to be brought to the HSM, or was brought there and nobody told of it yet.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        let recorded = self.status.as_ref().is_some_and(|status| status.key_id.is_some());
+        self.spec.source == Source::Imported && !recorded && self.metadata.deletion_timestamp.is_none()
+    }
+
     /// The key's name on the HSM.
     #[must_use]
     pub fn label(&self) -> String {

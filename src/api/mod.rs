@@ -28,6 +28,9 @@ pub const GROUP: &str = "hsm-operator.io";
 /// Annotation that asks the controller to look for a key on its token again, and says since when: somebody missed it
 /// there. The controller takes it off once it has looked.
 pub const MISSED: &str = "hsm-operator.io/missed";
+/// Annotation of an object whose key is being brought to its token by a request, and says since when. The gateway takes it
+/// off when the key is there.
+pub const IMPORTING: &str = "hsm-operator.io/importing";
 /// Annotation on a partition that asks the controller to list the token's objects again, and says since when. The
 /// controller takes it off once it has.
 pub const TAKE_INVENTORY: &str = "hsm-operator.io/take-inventory";

@@ -92,6 +92,8 @@ pub enum Code {
     NoData,
     /// Keys are not derived from a key of this kind.
     Derivation,
+    /// Not a key, or not a whole one.
+    KeyEncoding,
 }
 
 impl Code {
@@ -139,6 +141,7 @@ impl Code {
             Self::DataValue => (S::BAD_REQUEST, 616, "res.error.data.object.invalid.value"),
             Self::NoData => (S::NOT_FOUND, 653, "res.error.data.object.not.existent"),
             Self::Derivation => (S::BAD_REQUEST, 634, "res.error.derivation.not.supported.by.algorithm"),
+            Self::KeyEncoding => (S::BAD_REQUEST, 625, "res.error.key.invalid.encoding"),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! their signatures need not know that.
 
 mod ciphers;
+mod imports;
 mod keys;
 
 use std::{
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::model::{
     KeyAlgorithm, KeyAttributes, KeyId, SignatureAlgorithm, attributes::ResolvedAttributes, data::DataName,
-    signature::Scheme,
+    material::Material, signature::Scheme,
 };
 
 /// What goes wrong with one request.
@@ -55,6 +56,8 @@ struct Stored {
     may_encrypt: bool,
     destroyable: bool,
     private: Private,
+    /// What it was imported as.
+    material: Option<Material>,
 }
 
 #[derive(Default)]
@@ -241,6 +244,9 @@ impl Inner {
                     self.usable(&job.key, |key| key.facts.attributes.decrypt == Some(true), "decrypt")?;
                 Ok(Reply::Decrypted(key.private.decrypt(&job)?.into()))
             }
+            Request::Import(job) => self.import(*job),
+            Request::Export(key) => self.export(&key),
+            Request::Wrap(job) => self.wrap(&job),
             Request::Hmac { key, payload } => {
                 let key = self.usable(&key, |key| key.may_sign, "sign")?;
                 Ok(Reply::Hmac(key.private.hmac(payload.expose())?.into()))
@@ -277,7 +283,9 @@ impl Inner {
         };
         let ResolvedAttributes { sign: may_sign, encrypt: may_encrypt, destroyable, .. } =
             template.attributes;
-        self.keys.push(Stored { facts: facts.clone(), may_sign, may_encrypt, destroyable, private });
+        let stored =
+            Stored { facts: facts.clone(), may_sign, may_encrypt, destroyable, private, material: None };
+        self.keys.push(stored);
         Ok(Reply::Key(Box::new(facts)))
     }
 

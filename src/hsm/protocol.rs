@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     cipher::Job as CipherJob,
+    import::{Exported, Import, Wrap},
     moment::Moment,
     probe::{Findings, Probe},
     recovery::Rung,
@@ -128,6 +129,13 @@ pub enum Request {
     GetData(DataName),
     /// Destroy a data object. Answered by [`Reply::DataGone`].
     DestroyData(DataName),
+    /// Bring a key to the token, unless it is there or other keys have its id or label. Answered by [`Reply::Key`], or by
+    /// [`Reply::Keys`] with those that are in its place.
+    Import(Box<Import>),
+    /// A key in plain, if it may leave the token so. Answered by [`Reply::Exported`].
+    Export(KeyId),
+    /// Encrypt a key by another one. Answered by [`Reply::Wrapped`].
+    Wrap(Wrap),
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -217,6 +225,10 @@ pub enum Reply {
     Data(Option<Box<DataFacts>>),
     /// See [`Request::DestroyData`]: whether there was one.
     DataGone(bool),
+    /// See [`Request::Export`].
+    Exported(Box<Exported>),
+    /// See [`Request::Wrap`].
+    Wrapped(Bytes),
 }
 
 /// A data object as its token reports it.
@@ -525,6 +537,18 @@ impl Request {
             Self::Encrypt(_) | Self::Decrypt(_) | Self::Hmac { .. } => Lane::Sign,
             Self::PutData { .. } | Self::DestroyData(_) => Lane::Change,
             Self::GetData(_) => Lane::Look,
+            Self::Import(_) => Lane::Change,
+            Self::Export(_) | Self::Wrap(_) => Lane::Look,
+        }
+    }
+
+    /// Whether its frame is overwritten as soon as it was sent: it carries a key.
+    #[must_use]
+    pub const fn is_secret(&self) -> bool {
+        match self {
+            Self::Import(_) => true,
+            Self::Since(_, request) => request.is_secret(),
+            _ => false,
         }
     }
 
@@ -552,6 +576,8 @@ impl Request {
             Self::GetData(_) => true,
             // The second time it would say that there is one already, or none.
             Self::PutData { .. } | Self::DestroyData(_) => false,
+            Self::Import(_) => false,
+            Self::Export(_) | Self::Wrap(_) => true,
         }
     }
 
@@ -579,6 +605,9 @@ impl Request {
             Self::PutData { .. } => "put_data",
             Self::GetData(_) => "get_data",
             Self::DestroyData(_) => "destroy_data",
+            Self::Import(_) => "import",
+            Self::Export(_) => "export",
+            Self::Wrap(_) => "wrap",
         }
     }
 }

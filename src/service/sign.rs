@@ -215,6 +215,8 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Encrypted { .. } => "Encrypted",
         Reply::Decrypted(_) => "Decrypted",
         Reply::Hmac(_) => "Hmac",
+        Reply::Exported(_) => "Exported",
+        Reply::Wrapped(_) => "Wrapped",
     };
     HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
 }

@@ -8,6 +8,8 @@ mod cipher;
 mod data;
 mod dsa;
 mod error;
+mod export;
+mod import;
 mod index;
 mod inside;
 mod intake;
@@ -26,6 +28,7 @@ mod removal;
 mod secret;
 mod socket;
 mod token;
+mod wrapping;
 
 use std::{os::unix::net::UnixStream, sync::Arc, time::Instant};
 

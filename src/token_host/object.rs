@@ -94,7 +94,7 @@ pub(super) fn set_of(
 pub(super) struct Key {
     pub object: Object,
     class: CK_OBJECT_CLASS,
-    key_type: Option<CK_KEY_TYPE>,
+    pub key_type: Option<CK_KEY_TYPE>,
     id: Option<KeyId>,
     label: String,
     /// Of an RSA key; of a DSA key its prime.
@@ -111,7 +111,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    fn read(session: &Session, object: Object) -> Result<Self, HsmError> {
+    pub fn read(session: &Session, object: Object) -> Result<Self, HsmError> {
         let [class, key_type, id, label, modulus, exponent, params, value_len, info, local, check] = session
             .attributes(
                 object,
@@ -247,7 +247,7 @@ impl Key {
     }
 
     /// What is reported of a key, given the public halves under its id and the number of keys there.
-    fn facts(self, session: &Session, halves: &[Object], twins: usize) -> Result<KeyFacts, HsmError> {
+    pub fn facts(self, session: &Session, halves: &[Object], twins: usize) -> Result<KeyFacts, HsmError> {
         let algorithm = self.algorithm();
         let public_key = match self.public_key(session, halves) {
             // Two keys are refused for that alone, whichever half belongs to which.
@@ -330,7 +330,7 @@ impl Group {
     }
 
     /// All of it, with a key at least; that there is none is proven.
-    fn find<'a>(objects: &mut Objects<'_>, name: impl Into<Name<'a>>) -> Result<Self, HsmError> {
+    pub fn find<'a>(objects: &mut Objects<'_>, name: impl Into<Name<'a>>) -> Result<Self, HsmError> {
         objects.named(name.into(), Self::read, |group| !group.whole.is_empty())
     }
 
@@ -439,7 +439,11 @@ pub fn claim(objects: &mut Objects<'_>, template: &KeyTemplate) -> Result<Reply,
 }
 
 /// Reports a key of a group, this one or any, and how many there are.
-fn one_of(mut all: Group, session: &Session, object: Option<Object>) -> Result<KeyFacts, HsmError> {
+pub(super) fn one_of(
+    mut all: Group,
+    session: &Session,
+    object: Option<Object>,
+) -> Result<KeyFacts, HsmError> {
     let at = all.whole.iter().position(|key| object.is_none_or(|object| key.object == object)).unwrap_or(0);
     let twins = all.whole.len();
     if twins == 0 {
@@ -453,11 +457,11 @@ fn one_of(mut all: Group, session: &Session, object: Option<Object>) -> Result<K
 }
 
 /// A key that was made.
-struct Made {
+pub(super) struct Made {
     /// The private or secret key.
-    private: Object,
+    pub private: Object,
     /// The other half of a pair.
-    public: Option<Object>,
+    pub public: Option<Object>,
 }
 
 fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Made, HsmError> {
@@ -648,13 +652,76 @@ fn specifics(session: &Session, template: &KeyTemplate) -> Result<Vec<Vec<Attrib
 
 /// What a new key is made for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
+pub(super) enum Life {
     /// To stay.
     Token,
     /// To stay, on a module that knows neither `CKA_COPYABLE` nor `CKA_DESTROYABLE`.
     OlderToken,
     /// To see whether it can be made.
     Session,
+}
+
+/// Templates of a key, without what is particular to its algorithm.
+pub(super) struct Halves {
+    /// Of the private or secret key.
+    pub own: Vec<Attribute>,
+    /// Of the other half of a pair.
+    pub public: Option<Vec<Attribute>>,
+}
+
+impl Halves {
+    pub fn of(template: &KeyTemplate, life: Life) -> Self {
+        let wanted = &template.attributes;
+        let common = |class, private| {
+            vec![
+                Attribute::number(CKA_CLASS, class),
+                Attribute::bool(CKA_TOKEN, life != Life::Session),
+                Attribute::bool(CKA_PRIVATE, private),
+                Attribute::bytes(CKA_ID, template.id.as_bytes()),
+                Attribute::bytes(CKA_LABEL, template.label.as_str()),
+                Attribute::bool(CKA_DERIVE, wanted.derive),
+                Attribute::bool(CKA_MODIFIABLE, wanted.modifiable),
+            ]
+        };
+        let newer = |list: &mut Vec<Attribute>, destroyable| {
+            if life == Life::Token {
+                list.push(Attribute::bool(CKA_COPYABLE, wanted.copyable));
+                list.push(Attribute::bool(CKA_DESTROYABLE, destroyable));
+            }
+        };
+        let guard = |list: &mut Vec<Attribute>| {
+            list.extend([
+                Attribute::bool(CKA_SIGN, wanted.sign),
+                Attribute::bool(CKA_DECRYPT, wanted.decrypt),
+                Attribute::bool(CKA_UNWRAP, wanted.unwrap),
+                Attribute::bool(CKA_SENSITIVE, wanted.sensitive),
+                Attribute::bool(CKA_EXTRACTABLE, wanted.extractable),
+            ]);
+        };
+        let open = |list: &mut Vec<Attribute>| {
+            list.extend([
+                Attribute::bool(CKA_VERIFY, wanted.verify),
+                Attribute::bool(CKA_ENCRYPT, wanted.encrypt),
+                Attribute::bool(CKA_WRAP, wanted.wrap),
+            ]);
+        };
+        if !template.algorithm.row().asymmetric {
+            let mut own = common(CKO_SECRET_KEY, true);
+            guard(&mut own);
+            open(&mut own);
+            newer(&mut own, wanted.destroyable);
+            return Self { own, public: None };
+        }
+        // The public half can be made again from the private one, so that it may always be destroyed: otherwise
+        // the leftovers of a crash could not be removed.
+        let mut public = common(CKO_PUBLIC_KEY, false);
+        open(&mut public);
+        newer(&mut public, true);
+        let mut own = common(CKO_PRIVATE_KEY, true);
+        guard(&mut own);
+        newer(&mut own, wanted.destroyable);
+        Self { own, public: Some(public) }
+    }
 }
 
 fn attempt(
@@ -664,60 +731,15 @@ fn attempt(
     specific: &[Attribute],
     life: Life,
 ) -> Result<Made, HsmError> {
-    let wanted = &template.attributes;
-    let common = |class, private| {
-        vec![
-            Attribute::number(CKA_CLASS, class),
-            Attribute::bool(CKA_TOKEN, life != Life::Session),
-            Attribute::bool(CKA_PRIVATE, private),
-            Attribute::bytes(CKA_ID, template.id.as_bytes()),
-            Attribute::bytes(CKA_LABEL, template.label.as_str()),
-            Attribute::bool(CKA_DERIVE, wanted.derive),
-            Attribute::bool(CKA_MODIFIABLE, wanted.modifiable),
-        ]
-    };
-    let newer = |list: &mut Vec<Attribute>, destroyable| {
-        if life == Life::Token {
-            list.push(Attribute::bool(CKA_COPYABLE, wanted.copyable));
-            list.push(Attribute::bool(CKA_DESTROYABLE, destroyable));
-        }
-    };
-    let guard = |list: &mut Vec<Attribute>| {
-        list.extend([
-            Attribute::bool(CKA_SIGN, wanted.sign),
-            Attribute::bool(CKA_DECRYPT, wanted.decrypt),
-            Attribute::bool(CKA_UNWRAP, wanted.unwrap),
-            Attribute::bool(CKA_SENSITIVE, wanted.sensitive),
-            Attribute::bool(CKA_EXTRACTABLE, wanted.extractable),
-        ]);
-    };
-    let open = |list: &mut Vec<Attribute>| {
-        list.extend([
-            Attribute::bool(CKA_VERIFY, wanted.verify),
-            Attribute::bool(CKA_ENCRYPT, wanted.encrypt),
-            Attribute::bool(CKA_WRAP, wanted.wrap),
-        ]);
-    };
     let mechanism = Mechanism::plain(mechanism);
-    if !template.algorithm.row().asymmetric {
-        let mut key = common(CKO_SECRET_KEY, true);
-        guard(&mut key);
-        open(&mut key);
-        newer(&mut key, wanted.destroyable);
-        key.extend_from_slice(specific);
-        return Ok(Made { private: session.generate_key(&mechanism, &key)?, public: None });
-    }
-    // The public half can be made again from the private one, so that it may always be destroyed: otherwise
-    // the leftovers of a crash could not be removed.
-    let mut public = common(CKO_PUBLIC_KEY, false);
-    open(&mut public);
-    newer(&mut public, true);
+    let Halves { mut own, public } = Halves::of(template, life);
+    let Some(mut public) = public else {
+        own.extend_from_slice(specific);
+        return Ok(Made { private: session.generate_key(&mechanism, &own)?, public: None });
+    };
     public.extend_from_slice(specific);
-    let mut private = common(CKO_PRIVATE_KEY, true);
-    guard(&mut private);
-    newer(&mut private, wanted.destroyable);
-    private.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
-    let (public, private) = session.generate_pair(&mechanism, &public, &private)?;
+    own.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
+    let (public, private) = session.generate_pair(&mechanism, &public, &own)?;
     Ok(Made { private, public: Some(public) })
 }
 

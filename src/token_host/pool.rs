@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    cipher, data,
+    cipher, data, export, import,
     index::Objects,
     intake::{Intake, Place},
     inventory, mechanism, object, probe, raw,
@@ -19,6 +19,7 @@ use super::{
     removal,
     socket::Out,
     token::{SignKey, Token},
+    wrapping,
 };
 use crate::{
     hsm::{
@@ -345,6 +346,20 @@ impl Worker {
                     let again = std::mem::replace(&mut before, true);
                     data::destroy(objects, name, again).map(Reply::DataGone)
                 })
+            }
+            Request::Import(job) => {
+                let mut before = false;
+                self.alone(asked, |objects| {
+                    token.forget(&job.template.id);
+                    let again = std::mem::replace(&mut before, true);
+                    import::import(objects, job, asked, again)
+                })
+            }
+            Request::Export(key) => {
+                self.alone(asked, |objects| Ok(Reply::Exported(Box::new(export::export(objects, key)?))))
+            }
+            Request::Wrap(job) => {
+                self.alone(asked, |objects| Ok(Reply::Wrapped(wrapping::wrap(objects, job)?.into())))
             }
             Request::Open(_) | Request::Ping | Request::Workers(_) | Request::Since(..) => {
                 unreachable!("not for a worker, see submit")

@@ -15,6 +15,7 @@ use std::{
 };
 
 use cryptoki_sys::*;
+use zeroize::Zeroizing;
 
 use super::inside;
 use crate::hsm::probe::Limits;
@@ -69,6 +70,7 @@ macro_rules! call {
 }
 
 mod cipher;
+mod wrap;
 pub use cipher::{Cipher, CipherParameter};
 
 /// A loaded and initialised module; stays loaded until the process ends.
@@ -279,14 +281,14 @@ pub fn trimmed(text: &[u8]) -> String {
 pub struct Attribute {
     /// `CKA_…`.
     pub kind: CK_ATTRIBUTE_TYPE,
-    /// Its bytes.
-    pub value: Vec<u8>,
+    /// Its bytes, which may be a key's.
+    pub value: Zeroizing<Vec<u8>>,
 }
 
 impl Attribute {
     /// Plain bytes.
     pub fn bytes(kind: CK_ATTRIBUTE_TYPE, value: impl Into<Vec<u8>>) -> Self {
-        Self { kind, value: value.into() }
+        Self { kind, value: Zeroizing::new(value.into()) }
     }
 
     /// `CK_BBOOL`.

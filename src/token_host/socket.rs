@@ -121,9 +121,12 @@ impl Out {
 
     /// Leaves an answer to be written soon.
     pub fn leave(&self, id: u64, answer: &Result<Reply, HsmError>) {
-        let frame = frame::encode(id, answer);
+        let frame = match answer {
+            Ok(Reply::Exported(_)) => frame::encode_secret(id, answer),
+            _ => Zeroizing::new(frame::encode(id, answer)),
+        };
         let mut pending = self.pending();
-        pending.bytes.extend_from_slice(&frame);
+        frame::append(&mut pending.bytes, &frame);
         pending.answers += 1;
         pending.since.get_or_insert_with(Instant::now);
     }
@@ -147,7 +150,7 @@ impl Out {
         }
         pending.writing = true;
         while !pending.bytes.is_empty() {
-            let bytes = std::mem::take(&mut pending.bytes);
+            let bytes = Zeroizing::new(std::mem::take(&mut pending.bytes));
             (pending.answers, pending.since) = (0, None);
             drop(pending);
             if (&self.stream).write_all(&bytes).is_err() {

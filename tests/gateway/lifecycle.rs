@@ -14,7 +14,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use hsm_operator::{api::HsmKey, service::directory::Directory};
+use hsm_operator::{
+    api::{HsmKey, IMPORTING, key::Source},
+    service::directory::Directory,
+};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
@@ -62,7 +65,7 @@ impl Stand {
         let keys = "/apis/hsm-operator.io/v1alpha1/namespaces/{namespace}/hsmkeys";
         Router::new()
             .route(keys, post(create).get(list))
-            .route(&format!("{keys}/{{name}}"), axum::routing::get(get).delete(delete))
+            .route(&format!("{keys}/{{name}}"), axum::routing::get(get).delete(delete).patch(patch))
             .with_state(self.clone())
     }
 }
@@ -89,18 +92,61 @@ async fn create(
     }
     key.metadata.uid = Some(uuid::Uuid::new_v4().to_string());
     stand.objects().insert(name.clone(), key.clone());
-    let (controller, made) = (stand.clone(), key.clone());
-    tokio::spawn(async move {
-        controller.directory.put(Arc::new(made.clone()));
-        tokio::time::sleep(WORK).await;
-        let seen = match controller.fate {
-            Fate::Stalled(reason) => unready(made, true, reason, "somebody must act"),
-            Fate::Ready | Fate::Unseen | Fate::Refused(..) => controller.maker.ready(made).await,
-        };
-        controller.objects().insert(name, seen.clone());
-        controller.directory.put(Arc::new(seen));
-    });
+    stand.look(key.clone());
     (StatusCode::CREATED, Json(key)).into_response()
+}
+
+impl Stand {
+    /// What the controller does with an object that is new or changed.
+    pub fn look(self: &Arc<Self>, made: HsmKey) {
+        self.directory.put(Arc::new(made.clone()));
+        let imported = made.spec.source == Source::Imported;
+        // A key that is being brought is not there yet.
+        if imported && made.annotations().contains_key(IMPORTING) {
+            return;
+        }
+        let (controller, name) = (self.clone(), made.name_any());
+        tokio::spawn(async move {
+            tokio::time::sleep(WORK).await;
+            let seen = match controller.fate {
+                Fate::Stalled(reason) => unready(made, true, reason, "somebody must act"),
+                Fate::Ready | Fate::Unseen | Fate::Refused(..) => controller.maker.ready(made).await,
+            };
+            controller.objects().insert(name, seen.clone());
+            controller.directory.put(Arc::new(seen));
+        });
+    }
+}
+
+/// A merge patch of annotations, at a version where one is given.
+async fn patch(
+    State(stand): State<Arc<Stand>>,
+    Path((namespace, name)): Path<(String, String)>,
+    Json(patch): Json<Value>,
+) -> Response {
+    let Some(mut key) = stand.objects().get(&name).cloned() else { return status(404, "not found") };
+    let metadata = &patch["metadata"];
+    let same = |member: &str, now: Option<String>| {
+        metadata[member].is_null() || metadata[member].as_str() == now.as_deref()
+    };
+    if !same("uid", key.uid()) || !same("resourceVersion", key.resource_version()) {
+        return status(409, "the object has been modified");
+    }
+    for (annotation, value) in metadata["annotations"].as_object().unwrap() {
+        stand.changed(format!(
+            "patch {namespace}/{name} {annotation}{}",
+            if value.is_null() { " off" } else { "" }
+        ));
+        match value.as_str() {
+            Some(value) => key.annotations_mut().insert(annotation.clone(), value.to_owned()),
+            None => key.annotations_mut().remove(annotation),
+        };
+    }
+    let version = key.resource_version().and_then(|version| version.parse::<u64>().ok()).unwrap_or_default();
+    key.metadata.resource_version = Some((version + 1).to_string());
+    stand.objects().insert(name, key.clone());
+    stand.look(key.clone());
+    Json(key).into_response()
 }
 
 async fn list(State(stand): State<Arc<Stand>>) -> Response {

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 pub use self::gather::{name_of, recorded};
 use self::{
     gather::{Presence, Seen, gather},
-    plan::{Refusal, Step, plan},
+    plan::{AWAITED, Refusal, Step, plan},
     report::{Done, report},
 };
 use super::{
@@ -30,7 +30,7 @@ use super::{
 use crate::{
     api::{
         HsmKey, KEY_FINALIZER, MISSED, condition,
-        key::{DeletionPolicy, HsmKeyStatus},
+        key::{DeletionPolicy, HsmKeyStatus, Source},
     },
     hsm::{
         Hsm,
@@ -42,6 +42,9 @@ use crate::{
 
 /// Keys that take a token long are made a few at a time, so that none waits longer for its turn than a call may take.
 static SLOW: Semaphore = Semaphore::const_new(16);
+
+/// How often it is looked for a key that somebody else brings.
+const AWAITED_AGAIN: Duration = Duration::from_secs(30);
 
 /// Brings one key to what its spec asks for.
 ///
@@ -100,6 +103,8 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
         Done::Refused(_) if seen.rival.is_some_and(|rival| rival.leaving) => {
             Action::requeue(Duration::from_secs(2))
         }
+        // Whoever brings it wakes us, unless killed right then.
+        Done::Waiting(AWAITED, _) => Action::requeue(super::jittered(AWAITED_AGAIN)),
         // A watch wakes us: on the object, its partition, its namespace. It may be ahead of the stores that are asked.
         _ if matches!(seen.presence, Presence::NotAsked) => {
             Action::requeue(super::jittered(Duration::from_secs(30)))
@@ -146,7 +151,12 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
             }
             complete(key, seen, ctx, &facts, "Generated").await
         }
-        Step::Describe(facts) => complete(key, seen, ctx, facts, "Generated").await,
+        Step::Describe(facts) => complete(key, seen, ctx, facts, origin(key)).await,
+        Step::Receive(facts) => {
+            let note = format!("{} was brought to the token", describe(facts));
+            ctx.event(key, false, "KeyImported", "Import", note).await;
+            complete(key, seen, ctx, facts, origin(key)).await
+        }
         Step::Adopt(facts) => {
             ctx.event(
                 key,
@@ -163,6 +173,14 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
             ctx.event(key, false, "KeyRecovered", "Recover", note).await;
             complete(key, seen, ctx, facts, "Recovered").await
         }
+    }
+}
+
+/// How the key came to be, as a reason.
+const fn origin(key: &HsmKey) -> &'static str {
+    match key.spec.source {
+        Source::Generated => "Generated",
+        Source::Imported => "Imported",
     }
 }
 

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 
 use super::gather::{Presence, Seen};
 use crate::{
-    api::{HsmKey, condition, partition::Recovery},
+    api::{HsmKey, condition, key::Source, partition::Recovery},
     hsm::protocol::{HsmError, KeyFacts},
     model::{KeyLabel, curve, policy::PolicyError},
     service::attest::own_keys,
@@ -19,6 +19,8 @@ pub enum Step {
     Generate,
     /// The key is there and not fully reported yet: a run was interrupted.
     Describe(Box<KeyFacts>),
+    /// The key was brought to the token, and nobody told of it yet.
+    Receive(Box<KeyFacts>),
     /// Take over the key that is there.
     Adopt(Box<KeyFacts>),
     /// Take over the key that was made for an earlier object of this name.
@@ -90,7 +92,12 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     let spec = &key.spec;
     let refuse = |reason, message: String| Step::Refuse(Refusal::new(reason, message));
     let size = spec.key_size.and_then(|size| u32::try_from(size).ok());
-    if let Err(error) = spec.algorithm.check(size, spec.curve_oid.as_deref()) {
+    let curve = spec.curve_oid.as_deref();
+    let checked = match spec.source {
+        Source::Generated => spec.algorithm.check(size, curve),
+        Source::Imported => spec.algorithm.check_given(size, curve),
+    };
+    if let Err(error) = checked {
         return refuse("InvalidSpec", error.to_string());
     }
     if let Err(error) = KeyLabel::new(key.label()) {
@@ -145,6 +152,7 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
         Presence::Ours(keys) => match keys.first() {
             Some(facts) if complete(key) => differs(key, facts).map_or(Step::Keep, Step::Refuse),
             Some(facts) if recorded(key) => Step::Describe(Box::new(facts.clone())),
+            Some(facts) if spec.source == Source::Imported => Step::Receive(Box::new(facts.clone())),
             // A run was interrupted before it told of the key. Generation takes it if it is whole.
             Some(_) => Step::Generate,
             None => refuse("MissingOnToken", missing(key)),
@@ -155,6 +163,7 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
                 "NothingToAdopt",
                 format!("adopt is true and the token has no key with the label '{}'", key.label()),
             ),
+            None if spec.source == Source::Imported => Step::Wait(AWAITED, awaited(key)),
             None => match seen.hsm.as_ref().and_then(|hsm| hsm.token()) {
                 Some(token) if !token.capabilities.generates(spec.algorithm, size) => refuse(
                     "Unsupported",
@@ -199,6 +208,17 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             ),
         },
     }
+}
+
+/// The reason of a key that nobody brought yet.
+pub const AWAITED: &str = "MaterialAwaited";
+
+fn awaited(key: &HsmKey) -> String {
+    format!(
+        "source is Imported, and the key was not brought to the token yet: POST /v1/key/import/plain or \
+         /v1/synchronousUnwrap with the label '{}', the same attributes and this object's other settings brings it",
+        key.label()
+    )
 }
 
 /// Whether the key was made for an object of this namespace and name, which this one is not or was not then.
@@ -347,6 +367,7 @@ mod tests {
             Step::Keep => "Keep",
             Step::Generate => "Generate",
             Step::Describe(_) => "Describe",
+            Step::Receive(_) => "Receive",
             Step::Adopt(_) => "Adopt",
             Step::Recover(_) => "Recover",
         }
@@ -394,6 +415,43 @@ mod tests {
         assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![])))), "NothingToAdopt");
         let other = KeyFacts { algorithm: Some(KeyAlgorithm::Rsa), ..facts() };
         assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![other])))), "AttributesDiffer");
+    }
+
+    fn imported(adopt: bool, status: Option<crate::api::key::HsmKeyStatus>) -> HsmKey {
+        let mut key = key(adopt);
+        key.spec.source = Source::Imported;
+        // Of an unwrapped key, nobody knows it before.
+        key.spec.curve_oid = None;
+        key.status = status;
+        key
+    }
+
+    #[test]
+    fn an_imported_key_is_waited_for_and_never_made() {
+        let nothing = || seen(Presence::Labelled(vec![]));
+        let Step::Wait(reason, message) = plan(&imported(false, None), &nothing()) else {
+            panic!("it is made")
+        };
+        assert_eq!(reason, "MaterialAwaited");
+        assert!(message.contains("import/plain") && message.contains("'k'"), "{message}");
+        assert_eq!(reason_of(&imported(false, None), Presence::Ours(vec![facts()])), "Receive");
+        assert_eq!(
+            reason_of(&imported(false, generated().status), Presence::Ours(vec![facts()])),
+            "Describe"
+        );
+        assert_eq!(
+            reason_of(&imported(false, generated().status), Presence::Labelled(vec![])),
+            "MissingOnToken"
+        );
+        assert_eq!(reason_of(&imported(false, None), Presence::Labelled(vec![facts()])), "Conflict");
+        assert_eq!(reason_of(&imported(true, None), Presence::Labelled(vec![facts()])), "Adopt");
+        assert_eq!(reason_of(&imported(true, None), Presence::Labelled(vec![])), "NothingToAdopt");
+        let twins = KeyFacts { twins: 2, ..facts() };
+        assert_eq!(reason_of(&imported(false, None), Presence::Ours(vec![twins])), "DuplicateObject");
+    }
+
+    fn reason_of(key: &HsmKey, presence: Presence) -> &'static str {
+        reason(&plan(key, &seen(presence)))
     }
 
     /// Of a key that was made for an object of this name with another UID.

@@ -80,6 +80,7 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
             // A later look at the same key says again how it came to be.
             let reason = match condition::find(&old.conditions, condition::GENERATED) {
                 Some(before) if matches!(step, Step::Keep) && before.reason == "Adopted" => "Adopted",
+                Some(before) if matches!(step, Step::Keep) && before.reason == "Imported" => "Imported",
                 Some(before) if matches!(step, Step::Keep) && before.reason == "Recovered" => "Recovered",
                 _ if *reason == "Ready" => "Generated",
                 _ => reason,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy_body;
 use crate::{
-    api::HsmKey,
+    api::{HsmKey, key::Source},
     gateway::{
         error::{ApiError, Code},
         json::object,
@@ -41,6 +41,7 @@ pub struct NewKey {
     pub attributes: RequestedAttributes,
     pub policy: Option<KeyPolicy>,
     pub password: Option<Password>,
+    pub source: Source,
 }
 
 impl CreateBody {
@@ -99,6 +100,7 @@ impl CreateBody {
             attributes: self.attributes,
             policy,
             password: self.password.filter(|password| !password.is_empty()),
+            source: Source::Generated,
         })
     }
 }

@@ -1,11 +1,10 @@
-//! What is asked of a key and not given away here: its address, its value.
+//! What is asked of a key and not given away here: its address.
 
 use axum::extract::State;
 
 use super::{
     key_body::NameBody,
     keys::{allowed, lookup, usable},
-    operations::usage,
     password,
 };
 use crate::{
@@ -13,10 +12,9 @@ use crate::{
     gateway::{
         Shared,
         error::{ApiError, Code},
-        extract::{Caller, JsonBody, RequestId},
+        extract::{Caller, JsonBody},
     },
     model::Password,
-    service::audit::About,
 };
 
 /// `POST /v1/key/address`.
@@ -49,56 +47,4 @@ pub async fn no_address(
         Ok(ApiError::new(Code::Address, message))
     };
     asked.await.unwrap_or_else(|error| error)
-}
-
-/// `POST /v1/key/export/plain`.
-pub async fn export(
-    State(state): State<Shared>,
-    Caller(caller): Caller,
-    RequestId(request_id): RequestId,
-    JsonBody(body): JsonBody<NameBody>,
-) -> ApiError {
-    no_export(&state, &caller, &request_id, &body.label, body.password.as_ref()).await
-}
-
-/// Why a key does not leave its token.
-pub async fn no_export(
-    state: &Shared,
-    caller: &auth::Caller,
-    request_id: &str,
-    label: &str,
-    given: Option<&Password>,
-) -> ApiError {
-    let entry = match lookup(state, caller, label).await {
-        Ok(entry) => entry,
-        Err(error) => return error,
-    };
-    let record = usage(caller, &entry, request_id, "export", None, About::Payload(&[]));
-    let asked = async {
-        allowed(state, caller, "export", entry.object.metadata.name.as_deref().unwrap_or_default()).await?;
-        usable(&entry)?;
-        password::check(state, &entry, given).await?;
-        // By the token's word, not by what was asked for when the key was made.
-        let attributes = entry.object.status.as_ref().and_then(|status| status.attributes.as_ref());
-        let leaves =
-            attributes.is_some_and(|known| known.extractable == Some(true) && known.sensitive == Some(false));
-        Ok(if leaves {
-            ApiError::new(Code::Unsupported, "the export of keys is not served yet")
-        } else {
-            let message =
-                format!("the key '{label}' does not leave its token: it is not extractable, or sensitive");
-            ApiError::new(Code::Forbidden, message)
-        })
-    };
-    let error = asked.await.unwrap_or_else(|error: ApiError| error);
-    record.record(Some(&error.message));
-    error
-}
-
-/// `GET /v1/key/export/plain`: a form that the contract names without saying where the key's name goes.
-pub async fn export_of_nothing(_: Caller) -> ApiError {
-    ApiError::new(
-        Code::Validation,
-        "no key is named: POST a body with its label, or GET /v1/key/{name}/export/plain",
-    )
 }

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{key_facts, keys};
+use super::{exports, key_facts, keys};
 use crate::gateway::{
     Shared,
     error::{ApiError, Code},
@@ -36,7 +36,7 @@ pub async fn get(
         return Err(key_facts::no_address(&state, &caller, &name, None).await);
     }
     if let Some(name) = named("/export/plain") {
-        return Err(key_facts::no_export(&state, &caller, &request_id, &name, None).await);
+        return Ok(exports::plain(&state, &caller, &request_id, &name, None).await?.into_response());
     }
     Err(other_path(path, "GET"))
 }

@@ -76,7 +76,6 @@ pub async fn create(
             ),
         ));
     }
-    let taken = || ApiError::new(Code::KeyExists, "Could not create key. The key name is already in use.");
     if state.directory.claimed(&partition, new.label.as_str()) {
         return Err(taken());
     }
@@ -118,15 +117,26 @@ pub async fn create(
         take_back(&state, &api, &made).await;
         return Err(error);
     }
+    let answer = finished(&state, &caller, &api, &new.label, &made).await?;
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// What a key is, when it is Ready. One that will not be is taken back.
+pub(super) async fn finished(
+    state: &Shared,
+    caller: &auth::Caller,
+    api: &Api<HsmKey>,
+    label: &KeyLabel,
+    made: &HsmKey,
+) -> Result<SignedKeyAttributes, ApiError> {
     let name = made.name_any();
-    let outcome = settled(&state, &caller.namespace, &made).await;
-    match outcome {
-        Settled::Ready(answer) => Ok((StatusCode::CREATED, Json(*answer))),
+    match settled(state, &caller.namespace, made).await {
+        Settled::Ready(answer) => Ok(*answer),
         Settled::Stalled { reason, mut error } => {
             // What left nothing on the token may leave nothing in the cluster either. A key that is there and
             // would stay keeps its object: it would belong to nobody.
             if made.spec.deletion_policy == DeletionPolicy::Destroy || BEFOREHAND.contains(&reason.as_str()) {
-                take_back(&state, &api, &made).await;
+                take_back(state, api, made).await;
             } else {
                 error.message += &format!("; HsmKey {}/{name} is kept", caller.namespace);
             }
@@ -135,15 +145,19 @@ pub async fn create(
         Settled::Late => Err(ApiError::new(
             Code::Timeout,
             format!(
-                "the key '{}' is still being made; HsmKey {}/{name} says how far it is",
-                new.label, caller.namespace
+                "the key '{label}' is still being made; HsmKey {}/{name} says how far it is",
+                caller.namespace
             ),
         )),
     }
 }
 
+pub(super) fn taken() -> ApiError {
+    ApiError::new(Code::KeyExists, "Could not create key. The key name is already in use.")
+}
+
 /// What is said where the name of the object is taken and the label is not: somebody made it with a label of its own.
-async fn another_label(api: &Api<HsmKey>, label: &KeyLabel) -> Option<ApiError> {
+pub(super) async fn another_label(api: &Api<HsmKey>, label: &KeyLabel) -> Option<ApiError> {
     let name = label.object_name();
     let found = timeout(LOOKUP_WAIT, api.get_opt(&name)).await.ok()?.ok()??;
     let theirs = found.label();
@@ -155,7 +169,7 @@ async fn another_label(api: &Api<HsmKey>, label: &KeyLabel) -> Option<ApiError> 
     })
 }
 
-fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
+pub(super) fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
     let label = new.label.as_str();
     let name = new.label.object_name();
     // A key that may be destroyed is destroyed when it is deleted over REST, as the contract has it.
@@ -166,6 +180,7 @@ fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
             partition_ref: LocalRef { name: partition },
             label: (label != name).then(|| label.to_owned()),
             algorithm: new.algorithm,
+            source: new.source,
             key_size: new.key_size.and_then(|size| i32::try_from(size).ok()),
             curve_oid: new.curve_oid.clone(),
             attributes: new.attributes.clone(),
@@ -232,7 +247,7 @@ fn stalled(key: &HsmKey) -> Option<(&str, ApiError)> {
     Some((&stalled.reason, ApiError::new(code, stalled.message.clone())))
 }
 
-async fn take_back(state: &Shared, api: &Api<HsmKey>, made: &HsmKey) {
+pub(super) async fn take_back(state: &Shared, api: &Api<HsmKey>, made: &HsmKey) {
     let only_this = Preconditions { uid: made.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
     state.metrics.wrote("HsmKey", "delete");

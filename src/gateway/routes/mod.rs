@@ -6,6 +6,9 @@ mod change_password;
 mod ciphers;
 mod data_objects;
 mod derived;
+mod exports;
+mod import_body;
+mod imports;
 mod key_body;
 mod key_facts;
 mod key_paths;
@@ -15,6 +18,7 @@ mod operations;
 mod password;
 mod policy_body;
 mod service;
+mod wraps;
 
 use std::{sync::Arc, time::Instant};
 
@@ -49,7 +53,8 @@ pub fn router(state: Shared) -> Router {
         .route("/v1/key/keyAttestation", post(keys::attestation).delete(keys::remove))
         .route("/v1/key/address", post(key_facts::address).delete(keys::remove))
         .route("/v1/key/changePassword", post(change_password::change_password).delete(keys::remove))
-        .route("/v1/key/export/plain", post(key_facts::export).get(key_facts::export_of_nothing))
+        .route("/v1/key/export/plain", post(exports::export).get(exports::export_of_nothing))
+        .route("/v1/key/import/plain", post(imports::import))
         .route(
             "/v1/key/{*name}",
             delete(keys::remove).get(key_paths::get).head(key_paths::other).fallback(key_paths::other),
@@ -68,6 +73,8 @@ pub fn router(state: Shared) -> Router {
         .route("/v1/synchronousHmac", post(ciphers::hmac))
         .route("/v1/encrypt", post(ciphers::encrypt))
         .route("/v1/synchronousDecrypt", post(ciphers::decrypt))
+        .route("/v1/wrap", post(wraps::wrap))
+        .route("/v1/synchronousUnwrap", post(wraps::unwrap))
         .route("/v1/certificate/synchronous/request", post(certificates::request))
         .route("/v1/certificate/synchronous/request/download", post(certificates::request_file))
         .route("/v1/certificate/synchronous/selfsign", post(certificates::self_sign))

@@ -220,7 +220,8 @@ pub async fn replace(
 /// Whether an API server took the members that a key without them would be another key: an older definition of the kind drops
 /// what it does not know.
 pub fn is_whole(wanted: &HsmKey, made: &HsmKey) -> Result<(), ApiError> {
-    if made.spec.password == wanted.spec.password && made.spec.policy == wanted.spec.policy {
+    let (wanted, made) = (&wanted.spec, &made.spec);
+    if made.password == wanted.password && made.policy == wanted.policy && made.source == wanted.source {
         return Ok(());
     }
     Err(definition())
@@ -229,6 +230,6 @@ pub fn is_whole(wanted: &HsmKey, made: &HsmKey) -> Result<(), ApiError> {
 /// What is said of an API server with an older definition of keys.
 pub fn definition() -> ApiError {
     let message =
-        "the cluster's definition of HsmKey knows no passwords or policies: install the CRDs of this version";
+        "the cluster's definition of HsmKey knows no passwords, policies or imports: install the CRDs of this version";
     ApiError::new(Code::General, message)
 }

@@ -1,0 +1,58 @@
+//! Keys that come to a token from elsewhere, and what leaves it.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::protocol::{KeyFacts, KeyTemplate};
+use crate::model::{KeyId, WrapMethod, material::Material};
+
+/// A key to bring to a token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Import {
+    /// How it is to be there. Of a wrapped key, size and curve are not known before.
+    pub template: KeyTemplate,
+    /// SubjectPublicKeyInfo of the public half, DER; of a wrapped pair the token has to tell it.
+    pub public_key: Option<Bytes>,
+    /// The key itself.
+    pub origin: Origin,
+}
+
+/// In which form a key comes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Origin {
+    /// In plain.
+    Plain(Material),
+    /// Encrypted by a key of the token.
+    Wrapped(Wrapped),
+}
+
+/// A key that another one encrypts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wrapped {
+    /// The key that decrypts it.
+    pub by: KeyId,
+    /// How.
+    pub method: WrapMethod,
+    /// The encrypted key.
+    pub data: Bytes,
+}
+
+/// A key to encrypt by another one, inside of the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wrap {
+    /// The key that encrypts.
+    pub by: KeyId,
+    /// The key that is encrypted.
+    pub key: KeyId,
+    /// How.
+    pub method: WrapMethod,
+}
+
+/// A key in plain, as its token gave it out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Exported {
+    /// What the token says of it.
+    pub facts: KeyFacts,
+    /// The key itself.
+    pub material: Material,
+}

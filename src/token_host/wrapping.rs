@@ -1,0 +1,144 @@
+//! Keys encrypted by other keys, inside of the token.
+
+use std::sync::OnceLock;
+
+use cryptoki_sys::*;
+
+use super::{
+    index::Objects,
+    object::Group,
+    raw::{Attribute, Cipher, CipherParameter, Failure, Object, Session},
+    token::Token,
+};
+use crate::{
+    hsm::{
+        import::Wrap,
+        protocol::{HsmError, Kind},
+    },
+    model::{KeyAlgorithm, KeyId, WrapMethod, wrap::Wrapping},
+};
+
+/// The mechanism of a method.
+///
+/// # Errors
+/// `Unsupported` where the token has none.
+pub fn mechanism(token: &Token, session: &Session, method: WrapMethod) -> Result<Cipher<'static>, HsmError> {
+    let plain = |kind| Cipher { kind, parameter: CipherParameter::None };
+    let lacks = || {
+        let message = format!("the token {} does not have {method}", token.facts.label);
+        HsmError::new(Kind::Unsupported, message)
+    };
+    let listed = |kind: CK_MECHANISM_TYPE| token.mechanisms.contains(&kind);
+    let cipher = match method.row().wrapping {
+        Wrapping::Kw => plain(CKM_AES_KEY_WRAP),
+        Wrapping::Kwp if listed(CKM_AES_KEY_WRAP_KWP) => plain(CKM_AES_KEY_WRAP_KWP),
+        Wrapping::Kwp if listed(CKM_AES_KEY_WRAP_PAD) && pads_by_rfc_5649(session)? => {
+            plain(CKM_AES_KEY_WRAP_PAD)
+        }
+        Wrapping::Kwp => return Err(lacks()),
+        Wrapping::Pkcs1 => plain(CKM_RSA_PKCS),
+        Wrapping::Oaep => Cipher {
+            kind: CKM_RSA_PKCS_OAEP,
+            parameter: CipherParameter::Oaep { hash: CKM_SHA_1, mgf: CKG_MGF1_SHA1 },
+        },
+    };
+    if listed(cipher.kind) { Ok(cipher) } else { Err(lacks()) }
+}
+
+/// Whether the mechanism that PKCS #11 named before its third version pads as RFC 5649 does: its text left room for other
+/// ways, and there are modules with one. The RFC's example tells, with keys that end with the session.
+fn pads_by_rfc_5649(session: &Session) -> Result<bool, HsmError> {
+    const KEK: &[u8] =
+        b"\x58\x40\xdf\x6e\x29\xb0\x2a\xf1\xab\x49\x3b\x70\x5b\xf1\x6e\xa1\xae\x83\x38\xf4\xdc\xc1\x76\xa8";
+    const KEY: &[u8] = b"\xc3\x7b\x7e\x64\x92\x58\x43\x40\xbe\xd1\x22\x07\x80\x89\x41\x15\x50\x68\xf7\x38";
+    const WRAPPED: &[u8] = b"\x13\x8b\xde\xaa\x9b\x8f\xa7\xfc\x61\xf9\x77\x42\xe7\x22\x48\xee\x5a\xe6\xae\x53\x60\xd1\xae\x6a\x5f\x54\xf3\x73\xfa\x54\x3b\x6a";
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(*known);
+    }
+    let made = |key_type, value: &[u8], more: &[Attribute]| {
+        let key = [
+            Attribute::number(CKA_CLASS, CKO_SECRET_KEY),
+            Attribute::number(CKA_KEY_TYPE, key_type),
+            Attribute::bool(CKA_TOKEN, false),
+            // Nobody shall take it for a key that is wanted.
+            Attribute::bytes(CKA_ID, KeyId::for_purpose("probe").as_bytes()),
+            Attribute::bytes(CKA_LABEL, super::probe::LABEL),
+            Attribute::bytes(CKA_VALUE, value),
+        ];
+        session.create(&[&key[..], more].concat())
+    };
+    let tried = (|| {
+        let by = made(CKK_AES, KEK, &[Attribute::bool(CKA_WRAP, true)])?;
+        let wrapped =
+            made(CKK_GENERIC_SECRET, KEY, &[Attribute::bool(CKA_EXTRACTABLE, true)]).and_then(|key| {
+                let with = Cipher { kind: CKM_AES_KEY_WRAP_PAD, parameter: CipherParameter::None };
+                let wrapped = session.wrap(&with, by, key);
+                let _ = session.destroy(key);
+                wrapped
+            });
+        let _ = session.destroy(by);
+        wrapped
+    })();
+    let pads = match tried {
+        Ok(wrapped) => wrapped == WRAPPED,
+        Err(failure) => {
+            let error = HsmError::from(failure);
+            if matches!(error.kind, Kind::Lost | Kind::Device) {
+                return Err(error);
+            }
+            false
+        }
+    };
+    Ok(*KNOWN.get_or_init(|| pads))
+}
+
+/// The one key of an id: its private or secret half, and public halves.
+pub fn key(objects: &mut Objects<'_>, id: &KeyId) -> Result<(Object, Vec<Object>), HsmError> {
+    let Group { mut whole, public, .. } = Group::find(objects, id)?;
+    let token = &objects.token.facts.label;
+    match (whole.pop(), whole.len()) {
+        (Some(key), 0) => Ok((key.object, public)),
+        (None, _) => Err(HsmError::new(Kind::KeyNotFound, format!("token {token} has no key {id}"))),
+        (Some(_), others) => Err(HsmError::new(
+            Kind::Ambiguous,
+            format!("token {token} has {} keys with the id {id}; none of them is used", others + 1),
+        )),
+    }
+}
+
+/// See [`crate::hsm::protocol::Request::Wrap`].
+pub fn wrap(objects: &mut Objects<'_>, job: &Wrap) -> Result<Vec<u8>, HsmError> {
+    let (own, mut public) = key(objects, &job.by)?;
+    let by = match (job.method.row().by, public.len()) {
+        (KeyAlgorithm::Rsa, 1) => public.remove(0),
+        (KeyAlgorithm::Rsa, count) => {
+            let message = format!(
+                "token {} has {count} public keys with the id {}, and one is needed to wrap with",
+                objects.token.facts.label, job.by
+            );
+            return Err(HsmError::new(Kind::Ambiguous, message));
+        }
+        _ => own,
+    };
+    let (wrapped, _) = key(objects, &job.key)?;
+    let session = objects.session;
+    let with = mechanism(objects.token, session, job.method)?;
+    session.wrap(&with, by, wrapped).map_err(|failure| not_wrapped(failure, job.method))
+}
+
+/// Says of a key that a method does not take what would.
+fn not_wrapped(failure: Failure, method: WrapMethod) -> HsmError {
+    let blocks = method.row().wrapping == Wrapping::Kw;
+    let size = matches!(failure.code, CKR_KEY_SIZE_RANGE | CKR_DATA_LEN_RANGE | CKR_KEY_NOT_WRAPPABLE);
+    let error = HsmError::from(failure);
+    if blocks && size {
+        let message = format!(
+            "{method} takes a key only if it is whole blocks of eight bytes when it is written down; use the method with \
+             _PAD ({})",
+            error.message
+        );
+        return HsmError { kind: Kind::Unsupported, message, ..error };
+    }
+    error
+}
