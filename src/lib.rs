@@ -16,6 +16,7 @@ pub mod hsm;
 pub mod inject;
 pub mod model;
 pub mod public_key;
+pub mod sealed_file;
 pub mod server;
 pub mod service;
 pub mod sidecar;

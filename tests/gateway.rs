@@ -14,6 +14,8 @@ mod common;
 mod contract;
 #[path = "gateway/data_objects.rs"]
 mod data_objects;
+#[path = "gateway/files.rs"]
+mod files;
 #[path = "gateway/labels.rs"]
 mod labels;
 #[path = "gateway/lifecycle.rs"]
@@ -22,6 +24,10 @@ mod lifecycle;
 mod listener;
 #[path = "gateway/operations.rs"]
 mod operations;
+#[path = "gateway/real.rs"]
+mod real;
+#[path = "gateway/timestamps.rs"]
+mod timestamps;
 #[path = "gateway/wire.rs"]
 mod wire;
 #[path = "gateway/world.rs"]

@@ -90,6 +90,8 @@ pub enum Code {
     NoData,
     /// Keys are not derived from a key of this kind.
     Derivation,
+    /// Not an encrypted file, or one for another key.
+    FileHeader,
 }
 
 impl Code {
@@ -136,6 +138,7 @@ impl Code {
             Self::DataValue => (S::BAD_REQUEST, 616, "res.error.data.object.invalid.value"),
             Self::NoData => (S::NOT_FOUND, 653, "res.error.data.object.not.existent"),
             Self::Derivation => (S::BAD_REQUEST, 634, "res.error.derivation.not.supported.by.algorithm"),
+            Self::FileHeader => (S::BAD_REQUEST, 623, "res.error.invalid.file.header"),
         }
     }
 }

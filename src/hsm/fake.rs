@@ -78,6 +78,7 @@ impl Default for Fake {
             key_algorithms: key_algorithms(),
             signature_algorithms: signature_algorithms(),
             cipher_algorithms: ciphers::all(),
+            agreement: false,
         };
         let token = TokenFacts {
             label: "fake".into(),
@@ -241,6 +242,7 @@ impl Inner {
                     self.usable(&job.key, |key| key.facts.attributes.decrypt == Some(true), "decrypt")?;
                 Ok(Reply::Decrypted(key.private.decrypt(&job)?.into()))
             }
+            Request::Agree { .. } => Err(keys::unsupported("key agreement")),
             Request::Hmac { key, payload } => {
                 let key = self.usable(&key, |key| key.may_sign, "sign")?;
                 Ok(Reply::Hmac(key.private.hmac(payload.expose())?.into()))

@@ -128,6 +128,14 @@ pub enum Request {
     GetData(DataName),
     /// Destroy a data object. Answered by [`Reply::DataGone`].
     DestroyData(DataName),
+    /// The secret that an EC key has in common with somebody's point: the x coordinate of their product, which says nothing
+    /// of the key and is of use for what was encrypted with that point. Answered by [`Reply::Agreed`].
+    Agree {
+        /// The key.
+        key: KeyId,
+        /// The point, in uncompressed form. The caller has checked that it is on the key's curve.
+        point: Bytes,
+    },
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -217,6 +225,8 @@ pub enum Reply {
     Data(Option<Box<DataFacts>>),
     /// See [`Request::DestroyData`]: whether there was one.
     DataGone(bool),
+    /// See [`Request::Agree`]: as many bytes as a coordinate of the curve has.
+    Agreed(Plaintext),
 }
 
 /// A data object as its token reports it.
@@ -261,6 +271,8 @@ pub struct Capabilities {
     pub signature_algorithms: Vec<SignatureAlgorithm>,
     /// Ciphers for which it has the mechanism.
     pub cipher_algorithms: Vec<CipherAlgorithm>,
+    /// Whether it has the mechanism for [`Request::Agree`].
+    pub agreement: bool,
 }
 
 /// One key algorithm that a token generates.
@@ -525,6 +537,7 @@ impl Request {
             Self::Encrypt(_) | Self::Decrypt(_) | Self::Hmac { .. } => Lane::Sign,
             Self::PutData { .. } | Self::DestroyData(_) => Lane::Change,
             Self::GetData(_) => Lane::Look,
+            Self::Agree { .. } => Lane::Sign,
         }
     }
 
@@ -552,6 +565,7 @@ impl Request {
             Self::GetData(_) => true,
             // The second time it would say that there is one already, or none.
             Self::PutData { .. } | Self::DestroyData(_) => false,
+            Self::Agree { .. } => true,
         }
     }
 
@@ -579,6 +593,7 @@ impl Request {
             Self::PutData { .. } => "put_data",
             Self::GetData(_) => "get_data",
             Self::DestroyData(_) => "destroy_data",
+            Self::Agree { .. } => "agree",
         }
     }
 }

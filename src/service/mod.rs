@@ -5,4 +5,6 @@ pub mod audit;
 pub mod certificate;
 pub mod cipher;
 pub mod directory;
+pub mod files;
 pub mod sign;
+pub mod timestamp;

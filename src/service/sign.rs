@@ -215,6 +215,7 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Encrypted { .. } => "Encrypted",
         Reply::Decrypted(_) => "Decrypted",
         Reply::Hmac(_) => "Hmac",
+        Reply::Agreed(_) => "Agreed",
     };
     HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
 }

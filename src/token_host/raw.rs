@@ -68,6 +68,7 @@ macro_rules! call {
     }};
 }
 
+mod agreement;
 mod cipher;
 pub use cipher::{Cipher, CipherParameter};
 

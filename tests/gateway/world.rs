@@ -25,7 +25,7 @@ use hsm_operator::{
         protocol::{KeyFacts, KeyTemplate, Reply, Request},
     },
     model::{KeyId, KeyLabel},
-    service::{attest::Attestor, directory::Directory, sign::Signer},
+    service::{attest::Attestor, directory::Directory, files::Files, sign::Signer},
     telemetry::Metrics,
 };
 use http_body_util::BodyExt;
@@ -199,6 +199,11 @@ pub struct World {
 }
 
 impl World {
+    /// With other limits on files.
+    pub async fn with_files(files: Files) -> Self {
+        Self::build(&[], files, |_, _| None).await
+    }
+
     /// With the keys of `keys` (see [`World::make`]), and without an API server.
     pub async fn new(keys: &[&str]) -> Self {
         Self::with_client(keys, |_, _| None).await
@@ -206,6 +211,14 @@ impl World {
 
     pub async fn with_client(
         keys: &[&str],
+        client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
+    ) -> Self {
+        Self::build(keys, Files::default(), client).await
+    }
+
+    async fn build(
+        keys: &[&str],
+        files: Files,
         client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
     ) -> Self {
         let (fake, directory) = (Arc::new(Fake::default()), Arc::new(Directory::default()));
@@ -221,6 +234,7 @@ impl World {
             directory: directory.clone(),
             partitions: partitions.clone(),
             signer: Signer::new(metrics.clone()),
+            files,
             missed: Missed::default(),
             client: client(directory.clone(), Maker(fake.clone())),
             metrics: metrics.clone(),

@@ -5,6 +5,7 @@ mod certificates;
 mod ciphers;
 mod data_objects;
 mod derived;
+mod files;
 mod key_body;
 mod key_facts;
 mod key_paths;
@@ -12,6 +13,7 @@ mod keys;
 mod log;
 mod operations;
 mod service;
+mod timestamps;
 
 use std::{sync::Arc, time::Instant};
 
@@ -65,6 +67,9 @@ pub fn router(state: Shared) -> Router {
         .route("/v1/synchronousHmac", post(ciphers::hmac))
         .route("/v1/encrypt", post(ciphers::encrypt))
         .route("/v1/synchronousDecrypt", post(ciphers::decrypt))
+        .route("/v1/createRfcTimestamp", post(timestamps::create))
+        .route("/v1/fileEncrypt", post(files::encrypt))
+        .route("/v1/synchronousFileDecrypt", post(files::decrypt))
         .route("/v1/certificate/synchronous/request", post(certificates::request))
         .route("/v1/certificate/synchronous/request/download", post(certificates::request_file))
         .route("/v1/certificate/synchronous/selfsign", post(certificates::self_sign))
