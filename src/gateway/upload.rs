@@ -105,7 +105,8 @@ impl Upload {
         let earned = Duration::from_secs_f64(bytes as f64 / f64::from(SLOWEST));
         self.patience = (self.patience + earned).min(PATIENCE);
         self.left = self.left.checked_sub(bytes as u64).ok_or(Cut::TooLarge)?;
-        let unused = self.unused.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        // Not these: nobody could use them before they came.
+        let unused = self.unused.0.fetch_add(bytes, Ordering::Relaxed);
         if unused > UNUSED_MAX { Err(Cut::Head) } else { Ok(()) }
     }
 }

@@ -41,7 +41,8 @@ fn openssl(stage: &Stage, arguments: &[&str]) -> Output {
 }
 
 /// Has an authority of openssl's certify a key of the token, and the partition take it for timestamps.
-async fn set_up(stage: &Stage, name: &str, spec: Value, extensions: &str, days: &str) {
+async fn set_up(stage: &Stage, name: &str, mut spec: Value, extensions: &str, days: &str) {
+    spec["attributes"] = json!({"sign": true});
     let spki = stage.make(name, spec).await;
     let folder = stage.token.path();
     let write = |file: &str, content: &[u8]| std::fs::write(folder.join(file), content).unwrap();
