@@ -17,6 +17,7 @@ pub mod inject;
 pub mod key_material;
 pub mod model;
 pub mod public_key;
+pub mod sealed_file;
 pub mod server;
 pub mod service;
 pub mod sidecar;

@@ -14,6 +14,8 @@ mod common;
 mod contract;
 #[path = "gateway/data_objects.rs"]
 mod data_objects;
+#[path = "gateway/files.rs"]
+mod files;
 #[path = "gateway/imports.rs"]
 mod imports;
 #[path = "gateway/labels.rs"]
@@ -28,6 +30,10 @@ mod operations;
 mod passwords;
 #[path = "gateway/policies.rs"]
 mod policies;
+#[path = "gateway/real.rs"]
+mod real;
+#[path = "gateway/timestamps.rs"]
+mod timestamps;
 #[path = "gateway/wire.rs"]
 mod wire;
 #[path = "gateway/world.rs"]

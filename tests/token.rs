@@ -1,6 +1,8 @@
 //! The token-host and its supervisor on real tokens: SoftHSM 2 and kryoptic, a fresh token and a process per test.
 #![allow(missing_docs, reason = "tests")]
 
+#[path = "token/agreement.rs"]
+mod agreement;
 #[path = "token/algorithms.rs"]
 mod algorithms;
 #[path = "token/blame.rs"]

@@ -14,6 +14,7 @@ pub mod pins;
 pub mod replica;
 pub mod sessions;
 pub mod signing_request;
+pub mod timestamp;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::{CustomResourceExt, KubeSchema};

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     replica::{Replica, ReplicaStatus},
     sessions::{Sessions, SessionsStatus},
+    timestamp::TimestampSettings,
 };
 use crate::model::{KeyAlgorithm, digest::Hash, vocabulary_enum as vocabulary};
 
@@ -89,6 +90,9 @@ pub struct HsmPartitionSpec {
     /// recovery, and never where another cluster uses the token.
     #[serde(default)]
     pub recovery: Recovery,
+    /// Who makes the timestamps of `POST /v1/createRfcTimestamp` for the namespaces of the partition. Default: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<TimestampSettings>,
 }
 
 const fn default_token_hosts() -> i32 {

@@ -2,10 +2,12 @@
 
 pub mod error;
 pub mod extract;
+mod form;
 pub mod json;
 pub mod missed;
 pub mod partitions;
 mod routes;
+mod upload;
 pub mod watch;
 
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use self::error::{ApiError, Code};
 
 use crate::{
     auth::{Authenticate, Authorize},
-    service::{directory::Directory, password::Known, sign::Signer},
+    service::{directory::Directory, files::Files, password::Known, sign::Signer},
     telemetry::Metrics,
 };
 
@@ -45,6 +47,8 @@ pub struct State {
     pub signer: Signer,
     /// Passwords of keys.
     pub passwords: Arc<Known>,
+    /// What is allowed with files.
+    pub files: Files,
     /// Keys that are not where their objects say.
     pub missed: missed::Missed,
     /// Writes HsmKey objects; `None` in tests without an API server.

@@ -81,6 +81,7 @@ impl Default for Fake {
             key_algorithms: key_algorithms(),
             signature_algorithms: signature_algorithms(),
             cipher_algorithms: ciphers::all(),
+            agreement: false,
         };
         let token = TokenFacts {
             label: "fake".into(),
@@ -247,6 +248,7 @@ impl Inner {
             Request::Import(job) => self.import(*job),
             Request::Export(key) => self.export(&key),
             Request::Wrap(job) => self.wrap(&job),
+            Request::Agree { .. } => Err(keys::unsupported("key agreement")),
             Request::Hmac { key, payload } => {
                 let key = self.usable(&key, |key| key.may_sign, "sign")?;
                 Ok(Reply::Hmac(key.private.hmac(payload.expose())?.into()))

@@ -136,6 +136,14 @@ pub enum Request {
     Export(KeyId),
     /// Encrypt a key by another one. Answered by [`Reply::Wrapped`].
     Wrap(Wrap),
+    /// The secret that an EC key has in common with somebody's point: the x coordinate of their product, which says nothing
+    /// of the key and is of use for what was encrypted with that point. Answered by [`Reply::Agreed`].
+    Agree {
+        /// The key.
+        key: KeyId,
+        /// The point, in uncompressed form. The caller has checked that it is on the key's curve.
+        point: Bytes,
+    },
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -229,6 +237,8 @@ pub enum Reply {
     Exported(Box<Exported>),
     /// See [`Request::Wrap`].
     Wrapped(Bytes),
+    /// See [`Request::Agree`]: as many bytes as a coordinate of the curve has.
+    Agreed(Plaintext),
 }
 
 /// A data object as its token reports it.
@@ -273,6 +283,8 @@ pub struct Capabilities {
     pub signature_algorithms: Vec<SignatureAlgorithm>,
     /// Ciphers for which it has the mechanism.
     pub cipher_algorithms: Vec<CipherAlgorithm>,
+    /// Whether it has the mechanism for [`Request::Agree`].
+    pub agreement: bool,
 }
 
 /// One key algorithm that a token generates.
@@ -549,6 +561,7 @@ impl Request {
             Self::Import(_) => true,
             Self::Since(_, request) => request.is_secret(),
             _ => false,
+            Self::Agree { .. } => Lane::Sign,
         }
     }
 
@@ -578,6 +591,7 @@ impl Request {
             Self::PutData { .. } | Self::DestroyData(_) => false,
             Self::Import(_) => false,
             Self::Export(_) | Self::Wrap(_) => true,
+            Self::Agree { .. } => true,
         }
     }
 
@@ -608,6 +622,7 @@ impl Request {
             Self::Import(_) => "import",
             Self::Export(_) => "export",
             Self::Wrap(_) => "wrap",
+            Self::Agree { .. } => "agree",
         }
     }
 }

@@ -5,5 +5,7 @@ pub mod audit;
 pub mod certificate;
 pub mod cipher;
 pub mod directory;
+pub mod files;
 pub mod password;
 pub mod sign;
+pub mod timestamp;

@@ -217,6 +217,7 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Hmac(_) => "Hmac",
         Reply::Exported(_) => "Exported",
         Reply::Wrapped(_) => "Wrapped",
+        Reply::Agreed(_) => "Agreed",
     };
     HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
 }

@@ -3,6 +3,7 @@
 //! Its parent speaks to it over two socket pairs ([`crate::hsm::protocol`]). It may crash, hang or leak; nothing of
 //! it is worth keeping.
 
+mod agreement;
 mod capability;
 mod cipher;
 mod data;

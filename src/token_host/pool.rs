@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    cipher, data, export, import,
+    agreement, cipher, data, export, import,
     index::Objects,
     intake::{Intake, Place},
     inventory, mechanism, object, probe, raw,
@@ -326,6 +326,9 @@ impl Worker {
             }
             Request::Decrypt(job) => {
                 self.attempt(Some(&job.key), |session| cipher::decrypt(&token, session, job))
+            }
+            Request::Agree { key, point } => {
+                self.attempt(Some(key), |session| agreement::agree(&token, session, key, point))
             }
             Request::Hmac { key, payload } => {
                 self.attempt(Some(key), |session| cipher::hmac(&token, session, key, payload.expose()))

@@ -3,6 +3,7 @@
 //! Nothing here may change the token or disturb who else uses it: no object outlives the probe, and nobody is logged
 //! out. Each trial that may leave a session in the middle of an operation has a session of its own.
 
+mod agreement;
 mod ciphers;
 mod curves;
 mod dsa;
@@ -43,6 +44,7 @@ pub fn run(token: &Token, probe: Probe) -> Result<Findings, HsmError> {
         Probe::Hmac => hmac::probe(token),
         Probe::Dsa => dsa::probe(token),
         Probe::Ciphers => ciphers::probe(token),
+        Probe::Agreement => agreement::probe(token),
         Probe::Sessions => sessions::probe(token),
     }
 }

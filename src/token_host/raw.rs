@@ -69,6 +69,7 @@ macro_rules! call {
     }};
 }
 
+mod agreement;
 mod cipher;
 mod wrap;
 pub use cipher::{Cipher, CipherParameter};

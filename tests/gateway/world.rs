@@ -29,6 +29,7 @@ use hsm_operator::{
     service::{
         attest::Attestor,
         directory::Directory,
+        files::Files,
         password::{self, Hash, Known as Passwords},
         sign::Signer,
     },
@@ -209,6 +210,11 @@ pub struct World {
 }
 
 impl World {
+    /// With other limits on files.
+    pub async fn with_files(files: Files) -> Self {
+        Self::build(&[], files, |_, _| None).await
+    }
+
     /// With the keys of `keys` (see [`World::make`]), and without an API server.
     pub async fn new(keys: &[&str]) -> Self {
         Self::with_client(keys, |_, _| None).await
@@ -216,6 +222,14 @@ impl World {
 
     pub async fn with_client(
         keys: &[&str],
+        client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
+    ) -> Self {
+        Self::build(keys, Files::default(), client).await
+    }
+
+    async fn build(
+        keys: &[&str],
+        files: Files,
         client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
     ) -> Self {
         let (fake, directory) = (Arc::new(Fake::default()), Arc::new(Directory::default()));
@@ -233,6 +247,7 @@ impl World {
             partitions: partitions.clone(),
             signer: Signer::new(metrics.clone()),
             passwords: passwords.clone(),
+            files,
             missed: Missed::default(),
             client: client(directory.clone(), Maker(fake.clone())),
             metrics: metrics.clone(),

@@ -7,6 +7,7 @@ mod ciphers;
 mod data_objects;
 mod derived;
 mod exports;
+mod files;
 mod import_body;
 mod imports;
 mod key_body;
@@ -18,6 +19,7 @@ mod operations;
 mod password;
 mod policy_body;
 mod service;
+mod timestamps;
 mod wraps;
 
 use std::{sync::Arc, time::Instant};
@@ -75,6 +77,9 @@ pub fn router(state: Shared) -> Router {
         .route("/v1/synchronousDecrypt", post(ciphers::decrypt))
         .route("/v1/wrap", post(wraps::wrap))
         .route("/v1/synchronousUnwrap", post(wraps::unwrap))
+        .route("/v1/createRfcTimestamp", post(timestamps::create))
+        .route("/v1/fileEncrypt", post(files::encrypt))
+        .route("/v1/synchronousFileDecrypt", post(files::decrypt))
         .route("/v1/certificate/synchronous/request", post(certificates::request))
         .route("/v1/certificate/synchronous/request/download", post(certificates::request_file))
         .route("/v1/certificate/synchronous/selfsign", post(certificates::self_sign))

@@ -229,7 +229,6 @@ pub fn is_whole(wanted: &HsmKey, made: &HsmKey) -> Result<(), ApiError> {
 
 /// What is said of an API server with an older definition of keys.
 pub fn definition() -> ApiError {
-    let message =
-        "the cluster's definition of HsmKey knows no passwords, policies or imports: install the CRDs of this version";
+    let message = "the cluster's definition of HsmKey knows no passwords, policies or imports: install the CRDs of this version";
     ApiError::new(Code::General, message)
 }
