@@ -551,6 +551,7 @@ impl Request {
             Self::GetData(_) => Lane::Look,
             Self::Import(_) => Lane::Change,
             Self::Export(_) | Self::Wrap(_) => Lane::Look,
+            Self::Agree { .. } => Lane::Sign,
         }
     }
 
@@ -561,7 +562,6 @@ impl Request {
             Self::Import(_) => true,
             Self::Since(_, request) => request.is_secret(),
             _ => false,
-            Self::Agree { .. } => Lane::Sign,
         }
     }
 
