@@ -185,6 +185,7 @@ impl View {
                     self.passwords.seen(&secret);
                     return;
                 }
+                self.passwords.gone(&name);
                 self.pins.lock().expect("no panic while it is held").insert(name.clone(), Pins::of(secret));
                 let objects = self.objects.lock().expect("no panic while it is held").clone();
                 for partition in objects.into_values() {

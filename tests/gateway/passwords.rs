@@ -16,6 +16,7 @@ use axum::{
 use hsm_operator::{api::HsmKey, service::directory::Directory};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Client, Resource, ResourceExt};
+use proptest::prelude::{Just, ProptestConfig, Strategy, prop_oneof, proptest};
 use serde_json::{Value, json};
 
 use crate::world::{Maker, NAMESPACE, OPERATOR, World};
@@ -516,4 +517,82 @@ async fn a_flood_of_wrong_passwords_is_cut_off_and_the_right_one_goes_on() {
         }
     }
     assert_eq!(world.fake.count("sign"), before + 50);
+}
+
+/// A call, with the passwords that go with it.
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Create(Option<&'static str>),
+    Sign(Option<&'static str>),
+    Describe(Option<&'static str>),
+    Change(Option<&'static str>, Option<&'static str>),
+    Delete(Option<&'static str>),
+}
+
+/// What a key's password is, if there is the key.
+type Model = Option<Option<&'static str>>;
+
+impl Call {
+    fn any() -> impl Strategy<Value = Self> {
+        let word = || prop_oneof![Just(None), Just(Some("a")), Just(Some("b"))];
+        prop_oneof![
+            2 => word().prop_map(Self::Create),
+            4 => word().prop_map(Self::Sign),
+            1 => word().prop_map(Self::Describe),
+            4 => (word(), word()).prop_map(|(old, new)| Self::Change(old, new)),
+            1 => word().prop_map(Self::Delete),
+        ]
+    }
+
+    /// What has to be answered, and how it is then.
+    fn expected(self, model: Model) -> ((u16, u64), Model) {
+        const NO_KEY: (u16, u64) = (404, 650);
+        match (self, model) {
+            (Self::Create(password), None) => ((201, 0), Some(password)),
+            (Self::Create(_), Some(_)) => ((400, 608), model),
+            (_, None) => (NO_KEY, model),
+            (Self::Sign(given), Some(is)) if is.is_none() || given == is => (YES, model),
+            (Self::Describe(given), Some(is)) if is.is_none() || given.is_none() || given == is => {
+                (YES, model)
+            }
+            (Self::Change(old, new), Some(is)) if old == is => (YES, Some(new)),
+            (Self::Delete(given), Some(is)) if is.is_none() || given.is_none() || given == is => (YES, None),
+            (Self::Sign(_) | Self::Describe(_) | Self::Change(..) | Self::Delete(_), Some(_)) => (NO, model),
+        }
+    }
+
+    async fn answered(self, world: &World) -> (u16, u64) {
+        let named = |password| json!({"label": "k", "password": password});
+        let (path, body) = match self {
+            Self::Create(password) => ("/v1/key", body("k", json!(password))),
+            Self::Sign(password) => ("/v1/synchronousSign", sign("k", json!(password))),
+            Self::Describe(password) => ("/v1/key/attributes", named(password)),
+            Self::Change(old, new) => {
+                ("/v1/key/changePassword", json!({"label": "k", "password": old, "newPassword": new}))
+            }
+            Self::Delete(password) => ("/v1/key/deleteKey", named(password)),
+        };
+        let answer = world.call("POST", path, &body).await;
+        if answer.status.is_success() { (answer.status.as_u16(), 0) } else { answer.refused() }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_of_calls_is_answered_as_a_model_has_it(
+        calls in proptest::collection::vec(Call::any(), 1..24),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (world, _) = world(&[]).await;
+            let mut model = None;
+            for (at, call) in calls.iter().enumerate() {
+                let (expected, next) = call.expected(model);
+                assert_eq!(call.answered(&world).await, expected, "{at}: {call:?} of {calls:?}");
+                model = next;
+            }
+        });
+    }
 }
