@@ -14,6 +14,7 @@ pub mod encoding;
 mod encrypt;
 mod parse;
 mod post_quantum;
+mod recover;
 mod rsa;
 mod verify;
 

@@ -217,6 +217,7 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Hmac(_) => "Hmac",
         Reply::Exported(_) => "Exported",
         Reply::Wrapped(_) => "Wrapped",
+        Reply::Untold(_) => "Untold",
     };
     HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
 }
