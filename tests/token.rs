@@ -54,6 +54,8 @@ mod replicas;
 mod sessions;
 #[path = "token/stage.rs"]
 mod stage;
+#[path = "token/wraps.rs"]
+mod wraps;
 
 use bytes::Bytes;
 use hsm_operator::{

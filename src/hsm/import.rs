@@ -11,10 +11,23 @@ use crate::model::{KeyId, WrapMethod, material::Material};
 pub struct Import {
     /// How it is to be there. Of a wrapped key, size and curve are not known before.
     pub template: KeyTemplate,
-    /// SubjectPublicKeyInfo of the public half, DER; of a wrapped pair the token has to tell it.
+    /// SubjectPublicKeyInfo of the public half, DER, where it is known. Where neither it is nor the token tells it, nothing is
+    /// made, and the key's signatures tell it, see [`Untold`].
     pub public_key: Option<Bytes>,
     /// The key itself.
     pub origin: Origin,
+}
+
+/// What is signed with a key whose public half nobody knows: as long as the shortest order, so that nothing is cut.
+pub const SIGNED: [&[u8; 20]; 2] = [b"whose key is it, one", b"whose key is it, two"];
+
+/// A key on a curve whose public half nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untold {
+    /// The curve.
+    pub curve_oid: String,
+    /// Its signatures of [`SIGNED`], `r‖s`.
+    pub signatures: Vec<Bytes>,
 }
 
 /// In which form a key comes.

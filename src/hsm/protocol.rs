@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     cipher::Job as CipherJob,
-    import::{Exported, Import, Wrap},
+    import::{Exported, Import, Untold, Wrap},
     moment::Moment,
     probe::{Findings, Probe},
     recovery::Rung,
@@ -129,8 +129,8 @@ pub enum Request {
     GetData(DataName),
     /// Destroy a data object. Answered by [`Reply::DataGone`].
     DestroyData(DataName),
-    /// Bring a key to the token, unless it is there or other keys have its id or label. Answered by [`Reply::Key`], or by
-    /// [`Reply::Keys`] with those that are in its place.
+    /// Bring a key to the token, unless it is there or other keys have its id or label. Answered by [`Reply::Key`], by
+    /// [`Reply::Keys`] with those that are in its place, or by [`Reply::Untold`] if its public half has to be known first.
     Import(Box<Import>),
     /// A key in plain, if it may leave the token so. Answered by [`Reply::Exported`].
     Export(KeyId),
@@ -239,6 +239,8 @@ pub enum Reply {
     Wrapped(Bytes),
     /// See [`Request::Agree`]: as many bytes as a coordinate of the curve has.
     Agreed(Plaintext),
+    /// See [`Request::Import`].
+    Untold(Untold),
 }
 
 /// A data object as its token reports it.

@@ -8,11 +8,14 @@ use aws_lc_rs::{
         RsaKeyPair,
     },
 };
-use der::{Encode, asn1::BitStringRef};
+use der::{
+    Encode,
+    asn1::{AnyRef, BitStringRef, ObjectIdentifier},
+};
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfo};
 use zeroize::Zeroizing;
 
-use super::Unreadable;
+use super::{Unreadable, read::EC};
 use crate::{
     model::curve::{Curve, ED448_OID},
     public_key::PublicKey,
@@ -36,9 +39,8 @@ fn library(curve: Curve) -> Option<&'static EcdsaSigningAlgorithm> {
     })
 }
 
-/// Of a scalar on a curve over a prime field.
-pub(super) fn ec(curve: Curve, scalar: &[u8]) -> Result<PublicKey, Unreadable> {
-    let known = library(curve).ok_or(Unreadable::CurveNotChecked(curve.name))?;
+/// Of a scalar on a curve over a prime field; `None` where no library here knows the curve.
+pub(super) fn ec(curve: Curve, scalar: &[u8]) -> Result<Option<PublicKey>, Unreadable> {
     if scalar.len() != curve.scalar_len() {
         return Err(Unreadable::ScalarLength {
             curve: curve.name,
@@ -46,11 +48,17 @@ pub(super) fn ec(curve: Curve, scalar: &[u8]) -> Result<PublicKey, Unreadable> {
             given: scalar.len(),
         });
     }
+    let Some(known) = library(curve) else {
+        let order =
+            curve.weierstrass.as_ref().and_then(|row| hex::decode(row.n).ok()).ok_or(Unreadable::Numbers)?;
+        let in_range = scalar.iter().any(|byte| *byte != 0) && scalar < order.as_slice();
+        return if in_range { Ok(None) } else { Err(Unreadable::Numbers) };
+    };
     // Without the public half the library works it out, and it refuses a scalar that is zero or not below the order.
     let bare = sec1::EcPrivateKey { private_key: scalar, parameters: None, public_key: None };
     let bare = Zeroizing::new(bare.to_der().map_err(|_| Unreadable::Numbers)?);
     let pair = EcdsaKeyPair::from_private_key_der(known, &bare).map_err(|_| Unreadable::Numbers)?;
-    of_library(pair.public_key())
+    of_library(pair.public_key()).map(Some)
 }
 
 /// Of a seed of Ed25519 or Ed448.
@@ -72,10 +80,15 @@ fn of_library<'a, K: AsDer<PublicKeyX509Der<'a>>>(key: &K) -> Result<PublicKey, 
     Ok(PublicKey::from_spki(spki.as_ref())?)
 }
 
-fn of_point(curve: Curve, point: &[u8]) -> Result<PublicKey, Unreadable> {
-    let oid = curve.oid.parse().map_err(|_| Unreadable::Numbers)?;
+/// From a point, which is checked to be one of the curve.
+pub(super) fn of_point(curve: Curve, point: &[u8]) -> Result<PublicKey, Unreadable> {
+    let own: ObjectIdentifier = curve.oid.parse().map_err(|_| Unreadable::Numbers)?;
+    let (oid, parameters) = match curve.weierstrass {
+        Some(_) => (EC, Some(AnyRef::from(&own))),
+        None => (own, None),
+    };
     let info = SubjectPublicKeyInfo {
-        algorithm: AlgorithmIdentifierRef { oid, parameters: None },
+        algorithm: AlgorithmIdentifierRef { oid, parameters },
         subject_public_key: BitStringRef::from_bytes(point).map_err(|_| Unreadable::Numbers)?,
     };
     Ok(PublicKey::from_spki(&info.to_der().map_err(|_| Unreadable::Numbers)?)?)

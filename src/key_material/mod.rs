@@ -27,8 +27,10 @@ pub struct Key {
     pub key_size: Option<u32>,
     /// Curve, where the algorithm has curves; the standard identifier.
     pub curve_oid: Option<String>,
-    /// The public half, worked out of the private one.
+    /// The public half, worked out of the private one; `None` where no library here knows the curve.
     pub public: Option<PublicKey>,
+    /// The public half that it says it has, where it was not worked out.
+    pub claimed: Option<PublicKey>,
     /// The rest.
     pub material: Material,
 }

@@ -51,9 +51,6 @@ pub enum Unreadable {
     /// A curve that the contract does not have.
     #[error("Unsupported Curve: '{0}'")]
     Curve(String),
-    /// A curve on which nobody here can check a key.
-    #[error("keys on {0} cannot be brought to a token in plain: their public half cannot be worked out here")]
-    CurveNotChecked(&'static str),
     /// A scalar or seed that is too short or too long.
     #[error("the private key of {curve} has {length} bytes, this one has {given}")]
     ScalarLength {
@@ -114,8 +111,8 @@ struct Encrypted<'a> {
 
 /// Reads a private key and works out its public half.
 ///
-/// PKCS #8 of RSA (2048 to 8192 bits), EC on the curves that aws-lc has, Ed25519 and Ed448, and PKCS #1. A public half in
-/// it has to be its own.
+/// PKCS #8 of RSA (2048 to 8192 bits), EC, Ed25519 and Ed448, and PKCS #1. A public half in it has to be its own; on curves
+/// that aws-lc does not have, this is for somebody else to find out.
 ///
 /// # Errors
 /// [`Unreadable`].
@@ -145,7 +142,11 @@ pub fn private_key(der: &[u8]) -> Result<Key, Unreadable> {
     };
     // Of the second version of PKCS #8: the bytes of the public half, without what they are.
     if let Some(beside) = info.public_key
-        && !key.public.as_ref().is_some_and(|public| is_of(public, beside.as_bytes()))
+        && !key
+            .public
+            .as_ref()
+            .or(key.claimed.as_ref())
+            .is_some_and(|public| is_of(public, beside.as_bytes()))
     {
         return Err(Unreadable::OtherPublic);
     }
@@ -182,6 +183,7 @@ fn rsa(der: &[u8]) -> Result<Key, Unreadable> {
         key_size: Some(bits),
         curve_oid: None,
         public: Some(public),
+        claimed: None,
         material: Material::Rsa(Box::new(numbers)),
     })
 }
@@ -201,11 +203,14 @@ fn ec(parameters: Option<AnyRef<'_>>, inside: &[u8]) -> Result<Key, Unreadable> 
     if key.parameters.is_some_and(|again| again.named_curve() != Some(named)) {
         return Err(Unreadable::Parameters("EC"));
     }
-    let public = check::ec(curve, key.private_key)?;
+    let Some(public) = check::ec(curve, key.private_key)? else {
+        let claimed = key.public_key.map(|point| check::of_point(curve, point)).transpose()?;
+        return Ok(Key { claimed, ..on_curve(KeyAlgorithm::Ec, curve, None, key.private_key) });
+    };
     if key.public_key.is_some() && !is_of(&public, key.public_key) {
         return Err(Unreadable::OtherPublic);
     }
-    Ok(on_curve(KeyAlgorithm::Ec, curve, public, key.private_key))
+    Ok(on_curve(KeyAlgorithm::Ec, curve, Some(public), key.private_key))
 }
 
 fn edwards(oid: &str, parameters: Option<AnyRef<'_>>, inside: &[u8]) -> Result<Key, Unreadable> {
@@ -215,7 +220,7 @@ fn edwards(oid: &str, parameters: Option<AnyRef<'_>>, inside: &[u8]) -> Result<K
     }
     let seed = <&OctetStringRef>::from_der(inside).map_err(|_| Unreadable::Inside(curve.name))?;
     let public = check::edwards(curve, seed.as_bytes())?;
-    Ok(on_curve(KeyAlgorithm::Ed, curve, public, seed.as_bytes()))
+    Ok(on_curve(KeyAlgorithm::Ed, curve, Some(public), seed.as_bytes()))
 }
 
 /// Not `by_oid`: an alias of the contract may mean another curve to everybody else.
@@ -223,12 +228,13 @@ fn curve(oid: &str) -> Option<Curve> {
     CURVES.iter().find(|row| row.oid == oid)
 }
 
-fn on_curve(algorithm: KeyAlgorithm, curve: Curve, public: PublicKey, scalar: &[u8]) -> Key {
+fn on_curve(algorithm: KeyAlgorithm, curve: Curve, public: Option<PublicKey>, scalar: &[u8]) -> Key {
     Key {
         algorithm,
         key_size: None,
         curve_oid: Some(curve.oid.to_owned()),
-        public: Some(public),
+        public,
+        claimed: None,
         material: Material::Scalar(scalar.to_vec().into()),
     }
 }
@@ -255,7 +261,14 @@ pub fn secret_key(algorithm: KeyAlgorithm, bytes: Plaintext) -> Result<Key, Unre
         return Err(Unreadable::SecretLength { algorithm, allowed, given });
     }
     let key_size = matches!(algorithm.row().parameter, Parameter::Size(_)).then_some(bits);
-    Ok(Key { algorithm, key_size, curve_oid: None, public: None, material: Material::Secret(bytes) })
+    Ok(Key {
+        algorithm,
+        key_size,
+        curve_oid: None,
+        public: None,
+        claimed: None,
+        material: Material::Secret(bytes),
+    })
 }
 
 #[cfg(test)]

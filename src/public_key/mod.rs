@@ -15,6 +15,7 @@ pub mod encoding;
 mod encrypt;
 mod parse;
 mod post_quantum;
+mod recover;
 mod rsa;
 mod verify;
 

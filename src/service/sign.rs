@@ -218,6 +218,7 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Exported(_) => "Exported",
         Reply::Wrapped(_) => "Wrapped",
         Reply::Agreed(_) => "Agreed",
+        Reply::Untold(_) => "Untold",
     };
     HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
 }

@@ -15,12 +15,12 @@ use super::{
     index::Objects,
     object::{self, EDWARDS448, EDWARDS25519, Group, Halves, Key, Life, Made},
     public,
-    raw::{Attribute, Object},
+    raw::{Attribute, Mechanism, Object, Session},
     removal, wrapping,
 };
 use crate::{
     hsm::{
-        import::{Import, Origin, Wrapped},
+        import::{Import, Origin, SIGNED, Untold, Wrapped},
         protocol::{Find, HsmError, KeyFacts, KeyTemplate, Kind, Reply},
     },
     model::{
@@ -62,9 +62,14 @@ pub fn import(
     }
     // Whatever is there under this id was left by a process that was killed while it brought the same key.
     removal::clear(objects, &template.id, before)?;
+    let spki = job.public_key.as_deref();
     let made = match &job.origin {
-        Origin::Plain(material) => plain(objects, template, job.public_key.as_deref(), material)?,
-        Origin::Wrapped(wrapped) => unwrap(objects, template, wrapped)?,
+        Origin::Plain(material) => plain(objects, template, spki, material)?,
+        Origin::Wrapped(wrapped) => unwrap(objects, template, spki, wrapped)?,
+    };
+    let made = match made {
+        Arrived::Made(made) => made,
+        Arrived::Untold(untold) => return Ok(Reply::Untold(untold)),
     };
     for object in [Some(made.private), made.public].into_iter().flatten() {
         objects.made(object, &template.id, template.label.as_str());
@@ -88,6 +93,13 @@ pub fn import(
     Ok(Reply::Key(Box::new(facts)))
 }
 
+/// What came of a try.
+enum Arrived {
+    Made(Made),
+    /// Nothing is made before the public half is known.
+    Untold(Untold),
+}
+
 /// What is particular to the two halves of a key.
 struct Way {
     own: Vec<Attribute>,
@@ -99,21 +111,53 @@ fn plain(
     template: &KeyTemplate,
     spki: Option<&[u8]>,
     material: &Material,
-) -> Result<Made, HsmError> {
+) -> Result<Arrived, HsmError> {
+    if let (Material::Scalar(scalar), KeyAlgorithm::Ec, None) = (material, template.algorithm, spki) {
+        let oid = template.curve_oid.as_deref().and_then(|oid| Some((oid, public::oid(oid)?)));
+        let (oid, params) = oid.ok_or_else(|| invalid("the key's curve is not told"))?;
+        let mut passing = passing(template);
+        passing.extend([
+            Attribute::number(CKA_KEY_TYPE, CKK_EC),
+            Attribute::bytes(CKA_EC_PARAMS, params),
+            Attribute::bytes(CKA_VALUE, scalar.expose()),
+        ]);
+        let key = objects.session.create(&passing).map_err(|failure| {
+            let error = HsmError::from(failure);
+            if not_taken(&error) { refused(objects, template, error) } else { error }
+        })?;
+        let signatures = signatures(objects.session, key);
+        let _ = objects.session.destroy(key);
+        return Ok(Arrived::Untold(Untold { curve_oid: oid.to_owned(), signatures: signatures? }));
+    }
     let mut last = None;
     for way in ways(template, spki, material)? {
         match both(objects, template, &way, |objects, own| Ok(objects.session.create(own)?)) {
-            Ok(made) => return Ok(made),
+            Ok(made) => return Ok(Arrived::Made(made)),
             Err(error) if not_taken(&error) => last = Some(error),
             Err(error) => return Err(error),
         }
     }
-    let error = last.expect("there is at least one way to write a template");
+    Err(refused(objects, template, last.expect("there is at least one way to write a template")))
+}
+
+fn refused(objects: &Objects<'_>, template: &KeyTemplate, error: HsmError) -> HsmError {
     let message = format!(
         "token {} does not take {} keys from elsewhere ({})",
         objects.token.facts.label, template.algorithm, error.message
     );
-    Err(HsmError { kind: Kind::Unsupported, message, ..error })
+    HsmError { kind: Kind::Unsupported, message, ..error }
+}
+
+/// The template of a key that ends with the session, which signs, whatever it is for afterwards.
+fn passing(template: &KeyTemplate) -> Vec<Attribute> {
+    let mut template = template.clone();
+    template.attributes.sign |= template.algorithm == KeyAlgorithm::Ec;
+    Halves::of(&template, Life::Session).own
+}
+
+fn signatures(session: &Session, key: Object) -> Result<Vec<bytes::Bytes>, HsmError> {
+    let sign = |text: &[u8; 20]| Ok(session.sign(&Mechanism::plain(CKM_ECDSA), key, text)?.into());
+    SIGNED.into_iter().map(sign).collect()
 }
 
 /// Makes the public half and then, by `make`, the other. If that fails the first goes.
@@ -263,10 +307,16 @@ fn points(oid: &str, spki: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, HsmError> {
 }
 
 /// A wrapped key is unwrapped twice: once as a key that ends with the session, to see what it is, and then to stay.
-fn unwrap(objects: &mut Objects<'_>, template: &KeyTemplate, wrapped: &Wrapped) -> Result<Made, HsmError> {
+fn unwrap(
+    objects: &mut Objects<'_>,
+    template: &KeyTemplate,
+    spki: Option<&[u8]>,
+    wrapped: &Wrapped,
+) -> Result<Arrived, HsmError> {
     let Wrapped { by, method, data } = wrapped;
     let (by, _) = wrapping::key(objects, by)?;
     let session = objects.session;
+    wrapping::may(session, by, CKA_UNWRAP, "the key does not unwrap others: its attribute unwrap is false")?;
     let with = wrapping::mechanism(objects.token, session, *method)?;
     let key_type = match template.algorithm {
         KeyAlgorithm::Aes => CKK_AES,
@@ -279,24 +329,82 @@ fn unwrap(objects: &mut Objects<'_>, template: &KeyTemplate, wrapped: &Wrapped) 
         }
     };
     let kind = Attribute::number(CKA_KEY_TYPE, key_type);
-    let mut passing = Halves::of(template, Life::Session).own;
+    let mut passing = passing(template);
     passing.push(kind.clone());
     let object = session.unwrap(&with, by, data, &passing).map_err(|failure| {
         let error = HsmError::from(failure);
         // Of a key that is not intact, some modules have nothing to say but that something went wrong.
         let well = || session.logged_in() == Ok(true) && objects.token.shows_itself().is_ok();
-        match error.kind {
-            Kind::Invalid => invalid(NOT_UNWRAPPED),
-            Kind::Device if well() => invalid(NOT_UNWRAPPED),
-            Kind::Unsupported if failure.code != CKR_MECHANISM_INVALID => invalid(NOT_UNWRAPPED),
-            _ => error,
-        }
+        let of_the_key = match error.kind {
+            Kind::Invalid => true,
+            Kind::Device => well(),
+            Kind::Unsupported => failure.code != CKR_MECHANISM_INVALID,
+            _ => false,
+        };
+        if of_the_key { HsmError { code: error.code, ..invalid(NOT_UNWRAPPED) } } else { error }
     })?;
-    let seen = Key::read(session, object).and_then(|key| key.facts(session, &[], 1));
+    let looked = look(session, object, template, spki);
     let _ = session.destroy(object);
-    let public = public_half(template, &seen?)?;
+    let public = match looked? {
+        Look::Secret => None,
+        Look::Pair(spki, facts) => Some(half_of(template, &spki, facts.curve_oid.as_deref())?),
+        Look::Untold(untold) => return Ok(Arrived::Untold(untold)),
+    };
     let way = Way { own: vec![kind], public };
-    both(objects, template, &way, |objects, own| Ok(objects.session.unwrap(&with, by, data, own)?))
+    let made =
+        both(objects, template, &way, |objects, own| Ok(objects.session.unwrap(&with, by, data, own)?));
+    made.map(Arrived::Made)
+}
+
+/// What an unwrapped key turned out to be.
+enum Look {
+    Secret,
+    /// With its public half.
+    Pair(Vec<u8>, Box<KeyFacts>),
+    Untold(Untold),
+}
+
+fn look(
+    session: &Session,
+    object: Object,
+    template: &KeyTemplate,
+    spki: Option<&[u8]>,
+) -> Result<Look, HsmError> {
+    let seen = Key::read(session, object)?.facts(session, &[], 1)?;
+    let algorithm = template.algorithm;
+    if algorithm == KeyAlgorithm::Aes && seen.key_size.is_none_or(|bits| bits == 0) {
+        // It would look like one that is empty, which a process leaves that is killed while it makes a key.
+        let message = "the token does not tell how long a secret key is that it unwraps";
+        return Err(HsmError::new(Kind::Unsupported, message));
+    }
+    let sound = match algorithm.row().parameter {
+        // As the padding of the method: the length tells something of what is inside.
+        Parameter::Size(_) | Parameter::SizeRange { .. } => algorithm.check(seen.key_size, None).is_ok(),
+        _ => seen.curve_oid.as_deref().and_then(curve::by_oid).is_some(),
+    };
+    if seen.algorithm != Some(algorithm) || !sound {
+        return Err(invalid(NOT_UNWRAPPED));
+    }
+    if !algorithm.row().asymmetric {
+        return Ok(Look::Secret);
+    }
+    match (&seen.public_key, spki, &seen.curve_oid) {
+        (Some(told), given, _) if given.is_none_or(|given| given == told) => {
+            Ok(Look::Pair(told.to_vec(), Box::new(seen)))
+        }
+        (None, Some(given), _) => Ok(Look::Pair(given.to_vec(), Box::new(seen))),
+        (None, None, Some(curve)) if algorithm == KeyAlgorithm::Ec => {
+            Ok(Look::Untold(Untold { curve_oid: curve.clone(), signatures: signatures(session, object)? }))
+        }
+        (Some(_), ..) => Err(invalid("the public half that was worked out is not the key's")),
+        (None, ..) => {
+            let message = format!(
+                "the token does not tell the public half of an {algorithm} key that it unwraps, so that nobody could \
+                 check its signatures"
+            );
+            Err(HsmError::new(Kind::Unsupported, message))
+        }
+    }
 }
 
 /// PKCS #1 `RSAPublicKey`.
@@ -306,49 +414,24 @@ struct RsaPublic<'a> {
     exponent: UintRef<'a>,
 }
 
-/// What the token has to be told of the public half of a key that it unwrapped; nothing for a secret key.
-fn public_half(template: &KeyTemplate, seen: &KeyFacts) -> Result<Option<Vec<Attribute>>, HsmError> {
-    if seen.algorithm != Some(template.algorithm) {
-        return Err(invalid(NOT_UNWRAPPED));
-    }
-    let sound = match template.algorithm.row().parameter {
-        // As the padding of the method, so the length tells something of what is inside.
-        Parameter::Size(_) | Parameter::SizeRange { .. } => {
-            template.algorithm.check(seen.key_size, None).is_ok()
-        }
-        _ => seen.curve_oid.as_deref().and_then(curve::by_oid).is_some(),
-    };
-    if !sound {
-        return Err(invalid(NOT_UNWRAPPED));
-    }
-    if !template.algorithm.row().asymmetric {
-        return Ok(None);
-    }
-    let untold = || {
-        let message = format!(
-            "the token does not tell the public half of an {} key that it unwraps, so that nobody could check its \
-             signatures",
-            template.algorithm
-        );
-        HsmError::new(Kind::Unsupported, message)
-    };
-    let spki = seen.public_key.as_deref().ok_or_else(untold)?;
-    let info = spki::SubjectPublicKeyInfoRef::try_from(spki).map_err(|_| untold())?;
-    let bytes = info.subject_public_key.as_bytes().ok_or_else(untold)?;
+/// What the token is told of the public half of a key that it unwraps.
+fn half_of(template: &KeyTemplate, spki: &[u8], curve: Option<&str>) -> Result<Vec<Attribute>, HsmError> {
+    let bad = || invalid("the key's public half makes no sense");
     if template.algorithm == KeyAlgorithm::Rsa {
-        let key = RsaPublic::from_der(bytes).map_err(|_| untold())?;
-        return Ok(Some(vec![
+        let info = spki::SubjectPublicKeyInfoRef::try_from(spki).map_err(|_| bad())?;
+        let bytes = info.subject_public_key.as_bytes().ok_or_else(bad)?;
+        let key = RsaPublic::from_der(bytes).map_err(|_| bad())?;
+        return Ok(vec![
             Attribute::number(CKA_KEY_TYPE, CKK_RSA),
             Attribute::bytes(CKA_MODULUS, key.modulus.as_bytes()),
             Attribute::bytes(CKA_PUBLIC_EXPONENT, key.exponent.as_bytes()),
-        ]));
+        ]);
     }
-    let oid = seen.curve_oid.as_deref().ok_or_else(untold)?;
-    let (params, point) = points(oid, spki)?.swap_remove(0);
+    let (params, point) = points(curve.ok_or_else(bad)?, spki)?.swap_remove(0);
     let key_type = if template.algorithm == KeyAlgorithm::Ed { CKK_EC_EDWARDS } else { CKK_EC };
-    Ok(Some(vec![
+    Ok(vec![
         Attribute::number(CKA_KEY_TYPE, key_type),
         Attribute::bytes(CKA_EC_PARAMS, params),
         Attribute::bytes(CKA_EC_POINT, point),
-    ]))
+    ])
 }

@@ -10,6 +10,7 @@ mod controller;
 mod doctor;
 mod host;
 mod http;
+mod imports;
 mod injection;
 mod keys;
 mod leader;

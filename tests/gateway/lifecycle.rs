@@ -246,6 +246,7 @@ async fn the_object_says_what_was_asked_for_and_by_whom() {
     let spec = json!({
         "partitionRef": {"name": PARTITION}, "label": "Release Key", "algorithm": "RSA", "keySize": 2048,
         "attributes": {"sign": true, "encrypt": true}, "adopt": false, "deletionPolicy": "Retain",
+        "source": "Generated",
     });
     assert_eq!(serde_json::to_value(&key.spec).unwrap(), spec);
     assert_eq!(key.annotations()["hsm-operator.io/created-by"], "system:serviceaccount:shop:app");

@@ -90,7 +90,8 @@ impl ImportBody {
             let message = format!("the privateKey is of type {}, not {algorithm}", key.algorithm);
             return Err(ApiError::new(Code::AlgorithmNotSupportedByKey, message));
         }
-        let certificate = beside(&key, self.public_key.as_deref(), self.certificate.as_deref())?;
+        let mut key = key;
+        let certificate = beside(&mut key, self.public_key.as_deref(), self.certificate.as_deref())?;
         let attributes = self.attributes.ok_or_else(|| bad("attributes is missing"))?;
         let policy = policy_body::read(self.policy.as_ref(), label.as_str(), algorithm, &attributes)?;
         let new = NewKey {
@@ -109,18 +110,24 @@ impl ImportBody {
 
 /// What came with a private key has to be of it. Returns the certificate.
 fn beside(
-    key: &Key,
+    key: &mut Key,
     public_key: Option<&str>,
     certificate: Option<&str>,
 ) -> Result<Option<CertificateSpec>, ApiError> {
     if let Some(text) = public_key {
         let given = PublicKey::from_spki(&decoded("publicKey", text)?)
             .map_err(|error| ApiError::new(Code::KeyEncoding, format!("publicKey: {error}")))?;
-        if key.public.as_ref() != Some(&given) {
+        if key.public.as_ref().or(key.claimed.as_ref()).is_some_and(|own| *own != given) {
             return Err(ApiError::new(Code::KeyEncoding, "the publicKey does not belong to the privateKey"));
         }
+        // Where it cannot be known before, the token's signatures tell.
+        key.claimed = Some(given);
     }
-    let (Some(text), Some(public)) = (certificate, &key.public) else { return Ok(None) };
+    let Some(text) = certificate else { return Ok(None) };
+    let Some(public) = key.public.as_ref().or(key.claimed.as_ref()) else {
+        let message = "a certificate cannot come with a key on this curve: import it when the key is there";
+        return Err(ApiError::new(Code::Unsupported, message));
+    };
     let der = decoded("certificate", text)
         .map_err(|error| ApiError { code: Code::CertificateEncoding, ..error })?
         .to_vec();
@@ -174,7 +181,7 @@ impl From<Unreadable> for ApiError {
             }
             Unreadable::Size(_) => Code::Validation,
             Unreadable::Algorithm(_) => Code::AlgorithmNotSupportedByKey,
-            Unreadable::CurveNotChecked(_) | Unreadable::Primes => Code::Unsupported,
+            Unreadable::Primes => Code::Unsupported,
             Unreadable::Der
             | Unreadable::Encrypted
             | Unreadable::Parameters(_)

@@ -34,10 +34,11 @@ use crate::{
     },
     hsm::{
         Hsm,
-        import::{Import, Origin},
+        import::{Import, Origin, SIGNED, Untold},
         protocol::{HsmError, KeyTemplate, Kind, Reply, Request},
     },
-    model::KeyId,
+    model::{KeyId, curve},
+    public_key::PublicKey,
     service::{
         audit::{About, Use},
         sign::unexpected,
@@ -67,9 +68,18 @@ pub async fn import(
     let what = Arrival { operation: "import", method: None, new, certificate };
     what.may_create(&state, &caller, &request_id).await?;
     let (partition, hsm) = state.partitions.for_namespace(&caller.namespace)?;
-    let (public_key, origin) = (key.spki(), Origin::Plain(key.material));
-    let answer = what.bring(&state, &caller, &partition, hsm, public_key, origin).await?;
+    let public = Public { known: key.spki(), claimed: key.claimed };
+    let answer = what.bring(&state, &caller, &partition, hsm, public, Origin::Plain(key.material)).await?;
     Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// What is known of the public half of a key that is brought.
+#[derive(Default)]
+pub(super) struct Public {
+    /// It is so.
+    pub known: Option<Bytes>,
+    /// Somebody said so.
+    pub claimed: Option<PublicKey>,
 }
 
 /// A key that comes to a token, however it comes.
@@ -114,7 +124,7 @@ impl Arrival {
         caller: &auth::Caller,
         partition: &str,
         hsm: Arc<dyn Hsm>,
-        public_key: Option<Bytes>,
+        public: Public,
         origin: Origin,
     ) -> Result<SignedKeyAttributes, ApiError> {
         let new = &self.new;
@@ -142,8 +152,22 @@ impl Arrival {
         let api = Api::<HsmKey>::namespaced(client(state)?, &caller.namespace);
         let Begun { object, fresh } = self.begin(state, caller, &api, partition).await?;
         let template = template(&object, new)?;
-        let job = Import { template, public_key, origin };
-        let outcome = hsm.call(Request::Import(Box::new(job))).await;
+        let mut job = Import { template, public_key: public.known, origin };
+        let mut outcome = hsm.call(Request::Import(Box::new(job.clone()))).await;
+        if let Ok(Reply::Untold(untold)) = &outcome {
+            outcome = match signer(untold, public.claimed.as_ref()) {
+                Ok(signer) => {
+                    job.public_key = Some(Bytes::copy_from_slice(signer.spki()));
+                    hsm.call(Request::Import(Box::new(job))).await
+                }
+                Err(refused) => {
+                    if fresh {
+                        take_back(state, &api, &object).await;
+                    }
+                    return Err(refused);
+                }
+            };
+        }
         let refused = match outcome {
             Ok(Reply::Key(_)) => {
                 done(state, &api, &object).await;
@@ -273,6 +297,20 @@ async fn done(state: &Shared, api: &Api<HsmKey>, object: &HsmKey) {
             tracing::warn!(name = object.name_any(), error = %logs::chain(&error), "cannot say that a key was imported");
         }
     }
+}
+
+/// The public half of a key that says nothing of it but by its signatures.
+fn signer(untold: &Untold, claimed: Option<&PublicKey>) -> Result<PublicKey, ApiError> {
+    let signed: Vec<_> =
+        SIGNED.iter().map(|text| &text[..]).zip(untold.signatures.iter().map(|one| &one[..])).collect();
+    let signer = curve::by_oid(&untold.curve_oid).and_then(|curve| PublicKey::of_signer(curve, &signed));
+    let signer = signer.ok_or_else(|| {
+        ApiError::new(Code::Hsm, "the signatures that the token made with the key are not of one key")
+    })?;
+    if claimed.is_some_and(|claimed| *claimed != signer) {
+        return Err(ApiError::new(Code::KeyEncoding, "the public key does not belong to the private key"));
+    }
+    Ok(signer)
 }
 
 /// Whether the key is certainly not on the token.

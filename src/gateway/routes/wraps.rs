@@ -1,14 +1,12 @@
 //! Keys that leave a token, and come to it, encrypted by another key.
 
-use std::sync::Arc;
-
 use axum::{Json, extract::State, http::StatusCode};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    imports::Arrival,
+    imports::{Arrival, Public},
     key_body::{NewKey, SignedKeyAttributes},
     keys::{allowed, lookup, usable},
     operations::{may_use, usage},
@@ -215,7 +213,7 @@ pub async fn unwrap(
     let hsm = state.partitions.hsm(&key.partition)?;
     record.record(None);
     let origin = Origin::Wrapped(Wrapped { by: key.id.clone(), method, data: data.clone().into() });
-    let answer = what.bring(&state, &caller, &own, Arc::clone(&hsm), None, origin).await;
+    let answer = what.bring(&state, &caller, &own, hsm, Public::default(), origin).await;
     let answer = answer.map_err(|error| match error.code {
         // Not 608, and not 612: published clients know this one.
         Code::KeyExists | Code::Payload => {

@@ -5,11 +5,16 @@ use aws_lc_rs::{
     key_wrap::{AES_128, AES_256, AesKek, KeyWrap, KeyWrapPadded},
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair},
 };
-use der::Encode;
+use der::{
+    Decode, Encode,
+    asn1::{ObjectIdentifier, OctetStringRef},
+};
+use pkcs8::PrivateKeyInfoRef;
+use sec1::EcPrivateKey;
 
 use super::{
     super::{
-        import::{Exported, Import, Origin, Wrap, Wrapped},
+        import::{Exported, Import, Origin, SIGNED, Untold, Wrap, Wrapped},
         protocol::{HsmError, KeyFacts, Kind, Reply},
     },
     Inner, Stored,
@@ -17,8 +22,11 @@ use super::{
     reported,
 };
 use crate::model::{
-    KeyAlgorithm, KeyAttributes, KeyId, material::Material, secret::Plaintext, wrap::Wrapping,
+    KeyAlgorithm, KeyAttributes, KeyId, SignatureAlgorithm, material::Material, secret::Plaintext,
+    wrap::Wrapping,
 };
+
+const P256: &str = "1.2.840.10045.3.1.7";
 
 impl Inner {
     pub(super) fn import(&mut self, job: Import) -> Result<Reply, HsmError> {
@@ -44,6 +52,14 @@ impl Inner {
             _ => template.key_size,
         };
         let private = private(&material, template.algorithm)?;
+        let curve_oid =
+            template.curve_oid.or_else(|| matches!(private, Private::Ec { .. }).then(|| P256.into()));
+        if let (Private::Ec { .. }, None, Some(curve)) = (&private, &public_key, &curve_oid) {
+            let sign =
+                |text: &[u8; 20]| private.sign(SignatureAlgorithm::NoneWithEcdsa, text).map(Into::into);
+            let signatures = SIGNED.into_iter().map(sign).collect::<Result<_, _>>()?;
+            return Ok(Reply::Untold(Untold { curve_oid: curve.clone(), signatures }));
+        }
         let attributes = KeyAttributes {
             always_sensitive: Some(false),
             never_extractable: Some(false),
@@ -54,7 +70,7 @@ impl Inner {
             label: template.label.into(),
             algorithm: Some(template.algorithm),
             key_size,
-            curve_oid: template.curve_oid,
+            curve_oid,
             public_key,
             attributes,
             local: Some(false),
@@ -95,7 +111,13 @@ impl Inner {
         if key.facts.attributes.extractable != Some(true) {
             return Err(HsmError::new(Kind::Forbidden, "CKR_KEY_UNEXTRACTABLE: the key is not extractable"));
         }
-        let Material::Secret(bytes) = of else { return Err(unsupported("way to wrap a pair")) };
+        let bytes = match of {
+            Material::Secret(bytes) => bytes,
+            Material::Scalar(scalar) if key.facts.algorithm == Some(KeyAlgorithm::Ec) => {
+                pkcs8(scalar.expose()).map_err(broken)?.into()
+            }
+            _ => return Err(unsupported("way to wrap such a pair")),
+        };
         let mut out = vec![0; bytes.expose().len() + 16];
         let length = match job.method.row().wrapping {
             Wrapping::Kw => kek(&by)?.wrap(bytes.expose(), &mut out).map_err(broken)?.len(),
@@ -116,6 +138,11 @@ impl Inner {
             Wrapping::Pkcs1 | Wrapping::Oaep => return Err(unsupported(job.method)),
         };
         out.truncate(length);
+        if job.method.row().of == KeyAlgorithm::Ec {
+            let info = PrivateKeyInfoRef::try_from(&out[..]).map_err(broken)?;
+            let key = EcPrivateKey::from_der(info.private_key.as_bytes()).map_err(broken)?;
+            return Ok(Material::Scalar(key.private_key.to_vec().into()));
+        }
         Ok(Material::Secret(out.into()))
     }
 
@@ -125,6 +152,15 @@ impl Inner {
             _ => Err(unsupported("way to wrap with a pair")),
         }
     }
+}
+
+/// Of a key on P-256.
+fn pkcs8(scalar: &[u8]) -> der::Result<Vec<u8>> {
+    let inside = EcPrivateKey { private_key: scalar, parameters: None, public_key: None }.to_der()?;
+    let curve = ObjectIdentifier::new_unwrap(P256);
+    let oid = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+    let algorithm = spki::AlgorithmIdentifierRef { oid, parameters: Some((&curve).into()) };
+    PrivateKeyInfoRef::new(algorithm, OctetStringRef::new(&inside)?).to_der()
 }
 
 fn kek(bytes: &Plaintext) -> Result<AesKek, HsmError> {
@@ -139,7 +175,7 @@ fn private(material: &Material, algorithm: KeyAlgorithm) -> Result<Private, HsmE
             Ok(Private::Ed(Ed25519KeyPair::from_seed_unchecked(seed.expose()).map_err(broken)?))
         }
         (Material::Scalar(scalar), KeyAlgorithm::Ec) => {
-            let key = sec1::EcPrivateKey { private_key: scalar.expose(), parameters: None, public_key: None };
+            let key = EcPrivateKey { private_key: scalar.expose(), parameters: None, public_key: None };
             let key = key.to_der().map_err(broken)?;
             let pair = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, &key);
             Ok(Private::Ec { pair: pair.map_err(broken)?, digest: &digest::SHA256 })
