@@ -127,11 +127,11 @@ async fn serve(folder: &Path) {
 
 /// Sends a file in a form; the time that it took until the answer was there.
 fn curl(folder: &Path, address: &str, path: &str, text: &str, input: &str, out: &str) -> f64 {
-    let (text, input) = (format!("{text}"), format!("file=@{input}"));
+    let input = format!("file=@{input}");
     let begun = Instant::now();
     let status = Command::new("curl")
         .args(["--silent", "--show-error", "--fail", "--insecure", "-H", "Authorization: Bearer x"])
-        .args(["-F", &text, "-F", &input, "-o", out])
+        .args(["-F", text, "-F", &input, "-o", out])
         .arg(format!("https://{address}{path}"))
         .current_dir(folder)
         .status()
@@ -144,7 +144,7 @@ fn curl(folder: &Path, address: &str, path: &str, text: &str, input: &str, out: 
 pub fn rows() -> Vec<Row> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path();
-    let file: Vec<u8> = (0..LENGTH).map(|at| (at * 2_654_435_761 >> 13) as u8).collect();
+    let file: Vec<u8> = (0..LENGTH).map(|at| ((at * 2_654_435_761) >> 13) as u8).collect();
     std::fs::write(path.join("plain"), &file).expect("room for a file");
     drop(file);
     let mut child = Command::new(std::env::current_exe().expect("this program"))
@@ -167,8 +167,11 @@ pub fn rows() -> Vec<Row> {
         let encrypted = curl(path, &address, "/v1/fileEncrypt", encrypt, "plain", "sealed");
         let decrypted = curl(path, &address, "/v1/synchronousFileDecrypt", decrypt, "sealed", "opened");
         #[expect(clippy::cast_precision_loss, reason = "a few hundred million")]
-        let [discarded, encrypted, decrypted] = [discarded, encrypted, decrypted].map(|time| LENGTH as f64 / 1e6 / time);
-        eprintln!("  files {round}/{REPEATS}: {encrypted:.0} MB/s there, {decrypted:.0} back, {discarded:.0} thrown away");
+        let [discarded, encrypted, decrypted] =
+            [discarded, encrypted, decrypted].map(|time| LENGTH as f64 / 1e6 / time);
+        eprintln!(
+            "  files {round}/{REPEATS}: {encrypted:.0} MB/s there, {decrypted:.0} back, {discarded:.0} thrown away"
+        );
         if round > 0 {
             there.push(encrypted);
             back.push(decrypted);
@@ -178,7 +181,9 @@ pub fn rows() -> Vec<Row> {
     let same = Command::new("cmp").args(["plain", "opened"]).current_dir(path).status().expect("cmp");
     assert!(same.success(), "the file came back");
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("this is Linux");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<f64>().ok());
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<f64>().ok());
     let _ = child.kill();
     let _ = child.wait();
     let fast = Some(Must::AtLeast(200.0));

@@ -38,7 +38,8 @@ impl<'a> Form<'a> {
     /// # Errors
     /// Where the header says that it is something else.
     pub fn new(headers: &HeaderMap, upload: &'a mut Upload, text: &'static str) -> Result<Self, ApiError> {
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind =
+            headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let boundary = multer::parse_boundary(kind).map_err(|_| {
             let message =
                 format!("the body must be multipart/form-data with a boundary: the part '{text}', then the part '{FILE}'");

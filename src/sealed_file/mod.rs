@@ -120,7 +120,8 @@ mod tests {
         let whole = recipient.seal(&file(2 * SEGMENT + 100), usize::MAX);
         let header = Header::read(&whole).unwrap().unwrap().1;
         let piece = SEGMENT + TAG;
-        let part = |number: usize| &whole[header + number * piece..whole.len().min(header + (number + 1) * piece)];
+        let part =
+            |number: usize| &whole[header + number * piece..whole.len().min(header + (number + 1) * piece)];
         let (head, first, second, last) = (&whole[..header], part(0), part(1), part(2));
         for (what, changed) in [
             ("swapped", [head, second, first, last].concat()),

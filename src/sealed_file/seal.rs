@@ -35,7 +35,8 @@ impl Sealer {
     /// # Errors
     /// [`NotForFiles`].
     pub fn to(key: &PublicKey) -> Result<(Vec<u8>, Self), NotForFiles> {
-        let kind = || key.curve().map_or_else(|| key.algorithm().to_string(), |curve| format!("on {}", curve.name));
+        let kind =
+            || key.curve().map_or_else(|| key.algorithm().to_string(), |curve| format!("on {}", curve.name));
         let suite = Suite::of(key).ok_or_else(|| NotForFiles::Key(kind()))?;
         let pair = EphemeralPrivateKey::generate(suite.agreement(), &SystemRandom::new());
         let pair = pair.map_err(|_| NotForFiles::Library)?;

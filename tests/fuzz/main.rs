@@ -4,9 +4,8 @@
 //! The name of a target as argument runs it alone.
 #![allow(missing_docs, reason = "tests")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod targets;
+#[allow(dead_code, reason = "targets use a part of it")]
 #[path = "../gateway/world.rs"]
 mod world;
 
@@ -149,7 +148,11 @@ fn fuzz(name: &str, target: targets::Target) {
         run(name, target, &format!("number {count} from seed {seed}"), &input);
         count += 1;
     }
-    println!("{name}: {} files, {count} changed ones from seed {seed} in {:?}", corpus.len(), begun.elapsed());
+    println!(
+        "{name}: {} files, {count} changed ones from seed {seed} in {:?}",
+        corpus.len(),
+        begun.elapsed()
+    );
 }
 
 macro_rules! targets {

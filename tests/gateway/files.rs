@@ -224,7 +224,8 @@ async fn what_was_changed_is_refused_before_a_byte_is_handed_out(stage: &Stage) 
 
 async fn what_somebody_else_wrote_by_the_description_is_decrypted(stage: &Stage) {
     let folder = stage.token.path();
-    for (name, curve, openssl) in [("p256", P256, "P-256"), ("p384", P384, "P-384"), ("p521", P521, "P-521")] {
+    for (name, curve, openssl) in [("p256", P256, "P-256"), ("p384", P384, "P-384"), ("p521", P521, "P-521")]
+    {
         let spki = stage.file_key(name, curve).await;
         std::fs::write(folder.join("public.der"), spki).unwrap();
         let convert = ["pkey", "-pubin", "-inform", "DER", "-in", "public.der", "-out", "public.pem"];
@@ -297,7 +298,12 @@ async fn a_form_that_is_not_as_it_should_be_is_refused() {
         ("no json", form(&[part(ENCRYPT, "", b"k"), file.clone()]), 621, "Cannot parse json"),
         ("no object", form(&[text(ENCRYPT, &json!([])), file.clone()]), 600, "must be a JSON object"),
         ("wrong text", form(&[text(ENCRYPT, &json!({"x": 1})), file.clone()]), 600, "fileEncryptRequest"),
-        ("no name", form(&[text(ENCRYPT, &json!({"fileEncryptRequest": {}})), file.clone()]), 600, "encryptKeyName"),
+        (
+            "no name",
+            form(&[text(ENCRYPT, &json!({"fileEncryptRequest": {}})), file.clone()]),
+            600,
+            "encryptKeyName",
+        ),
         ("long text", form(&[part(ENCRYPT, "", &many), file.clone()]), 612, "more than 65536 bytes"),
     ] {
         let answer = send(&stage.world, "app", "/v1/fileEncrypt", body).await;
@@ -311,7 +317,9 @@ async fn a_form_that_is_not_as_it_should_be_is_refused() {
     assert_eq!(answer.refused(), (400, 600));
     assert!(answer.json()["message"].to_string().contains("head of more than"), "{answer:?}");
     let whole = form(&[asks.clone(), file.clone()]);
-    for kind in ["application/json", "multipart/form-data", "multipart/form-data; boundary=", "text/plain", ""] {
+    for kind in
+        ["application/json", "multipart/form-data", "multipart/form-data; boundary=", "text/plain", ""]
+    {
         let answer = send_as(&stage.world, "app", "/v1/fileEncrypt", kind, whole.clone()).await;
         assert_eq!(answer.refused(), (400, 600), "{kind}");
     }
@@ -366,10 +374,9 @@ async fn a_token_that_cannot_decrypt_a_file_gets_none() {
     key.status.as_mut().unwrap().attributes.as_mut().unwrap().derive = Some(true);
     world.directory.put(Arc::new(key));
     let sealed = b"HSMFILE\x01\x02\x01\x00\x00";
-    for answer in [
-        encrypt(&world, "app", "p384", b"file").await,
-        decrypt(&world, "app", "p384", sealed).await,
-    ] {
+    for answer in
+        [encrypt(&world, "app", "p384", b"file").await, decrypt(&world, "app", "p384", sealed).await]
+    {
         assert_eq!(answer.refused(), (400, 611));
         assert!(answer.json()["message"].to_string().contains("CKM_ECDH1_DERIVE"), "{answer:?}");
     }
@@ -384,7 +391,9 @@ async fn a_token_that_cannot_decrypt_a_file_gets_none() {
             ..TokenStatus::default()
         })
     };
-    for (value, status) in [("not to be had: CKR_MECHANISM_INVALID", 400), ("not probed: no answer in time", 200)] {
+    for (value, status) in
+        [("not to be had: CKR_MECHANISM_INVALID", 400), ("not probed: no answer in time", 200)]
+    {
         stage.partition(|partition| partition.status.as_mut().unwrap().token = found(value));
         let answer = stage.encrypt("k", b"file").await;
         assert_eq!(answer.status, status, "{value}: {:?}", answer.body);

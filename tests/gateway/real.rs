@@ -41,9 +41,7 @@ impl Stage {
         let (world, token) = (World::with_files(files).await, Token::new(module));
         let hsm = token.supervisor().await;
         let behind: Arc<dyn Hsm> = hsm.clone();
-        world
-            .partitions
-            .put(Known { object: Arc::new(office().await.partition.clone()), hsm: Some(behind) });
+        world.partitions.put(Known { object: Arc::new(office().await.partition.clone()), hsm: Some(behind) });
         Self { world, hsm, token }
     }
 

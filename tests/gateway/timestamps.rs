@@ -50,13 +50,38 @@ async fn set_up(stage: &Stage, name: &str, mut spec: Value, extensions: &str, da
     write("extensions", extensions.as_bytes());
     openssl(stage, &["pkey", "-pubin", "-inform", "DER", "-in", "public.der", "-out", "public.pem"]);
     let ca = [
-        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Authority",
-        "-days", "30",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+        "-subj",
+        "/CN=Authority",
+        "-days",
+        "30",
     ];
     openssl(stage, &ca);
     let issue = [
-        "x509", "-new", "-force_pubkey", "public.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-subj", "/CN=Stamper",
-        "-extfile", "extensions", "-days", days, "-out", "stamper.pem",
+        "x509",
+        "-new",
+        "-force_pubkey",
+        "public.pem",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-subj",
+        "/CN=Stamper",
+        "-extfile",
+        "extensions",
+        "-days",
+        days,
+        "-out",
+        "stamper.pem",
     ];
     openssl(stage, &issue);
     let pem = std::fs::read_to_string(folder.join("stamper.pem")).unwrap();
@@ -68,7 +93,8 @@ async fn set_up(stage: &Stage, name: &str, mut spec: Value, extensions: &str, da
 
 fn appoint(stage: &Stage, name: &str, policy: &str) {
     let settings: TimestampSettings =
-        serde_json::from_value(json!({"keyRef": {"namespace": NAMESPACE, "name": name}, "policy": policy})).unwrap();
+        serde_json::from_value(json!({"keyRef": {"namespace": NAMESPACE, "name": name}, "policy": policy}))
+            .unwrap();
     stage.partition(|partition| partition.spec.timestamp = Some(settings));
 }
 
@@ -102,7 +128,8 @@ async fn openssl_verifies_a_timestamp_of_each_key_and_hash(stage: &Stage) {
             let good = verify("payload");
             assert!(good.status.success(), "{name} {hash}: {good:?}");
             assert!(!verify("other").status.success(), "{name} {hash}");
-            let text = openssl(stage, &["ts", "-reply", "-token_in", "-in", "token.der", "-token_out", "-text"]);
+            let text =
+                openssl(stage, &["ts", "-reply", "-token_in", "-in", "token.der", "-token_out", "-text"]);
             let text = String::from_utf8(text.stdout).unwrap().to_lowercase();
             let hash = hash.replace('-', "").to_lowercase();
             for line in [
@@ -118,7 +145,10 @@ async fn openssl_verifies_a_timestamp_of_each_key_and_hash(stage: &Stage) {
             tokens.push(token);
         }
         // Not the same serial number twice.
-        assert_ne!(ask(stage, "app", b"Payload", "SHA256").await.ok()["timestamp"], STANDARD.encode(&tokens[0]));
+        assert_ne!(
+            ask(stage, "app", b"Payload", "SHA256").await.ok()["timestamp"],
+            STANDARD.encode(&tokens[0])
+        );
         assert_eq!(
             stage.world.rules.asked().last().unwrap(),
             &format!("use hsmkeys {NAMESPACE}/{name}"),

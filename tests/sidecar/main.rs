@@ -173,7 +173,8 @@ async fn a_file_that_a_gateway_may_have_seen_is_not_sent_again() {
     for gateway in &setup.gateways {
         gateway.behave(Behaviour::BreakAfterReading);
     }
-    let file = "POST /v1/fileEncrypt HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\nfile";
+    let file =
+        "POST /v1/fileEncrypt HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\nfile";
     let answer = raw(setup.address, file).await;
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
     assert_eq!(setup.requests(), 1);

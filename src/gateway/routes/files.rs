@@ -169,7 +169,11 @@ fn begin(state: &Shared, request: Request) -> (Parts, Upload) {
 }
 
 /// Has the client read the answer also where it was refused before it had sent everything.
-async fn end(parts: &Parts, mut upload: Upload, done: Result<Response, ApiError>) -> Result<Response, ApiError> {
+async fn end(
+    parts: &Parts,
+    mut upload: Upload,
+    done: Result<Response, ApiError>,
+) -> Result<Response, ApiError> {
     let waits = parts.headers.contains_key(EXPECT) && !upload.is_begun();
     if done.is_err() && !waits {
         upload.drain().await;
@@ -181,7 +185,10 @@ fn at_most(length: u64, most: u64, largest: u64) -> Result<(), ApiError> {
     if length <= most {
         return Ok(());
     }
-    Err(ApiError::new(Code::TooLarge, format!("the file has more than {largest} bytes, which is the most here")))
+    Err(ApiError::new(
+        Code::TooLarge,
+        format!("the file has more than {largest} bytes, which is the most here"),
+    ))
 }
 
 /// The key, if it is one for files.

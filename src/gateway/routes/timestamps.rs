@@ -47,7 +47,8 @@ pub async fn create(
         .decode(&body.payload)
         .map_err(|_| ApiError::new(Code::Encoding, "The 'payload' is not valid 'base64' encoded."))?;
     if payload.len() > PAYLOAD_MAX {
-        let message = format!("the 'payload' has {} bytes and at most {PAYLOAD_MAX} are taken", payload.len());
+        let message =
+            format!("the 'payload' has {} bytes and at most {PAYLOAD_MAX} are taken", payload.len());
         return Err(ApiError::new(Code::Payload, message));
     }
     let hash = timestamp::hash(&body.hash_algorithm).ok_or_else(|| {
@@ -76,7 +77,8 @@ pub async fn create(
     let allowed = state.authorize.authorize(&caller, &action).await.map_err(ApiError::from);
     allowed.inspect_err(|denied| record.record(Some(&denied.message)))?;
     let entry = entry.as_ref().ok_or_else(|| {
-        let message = format!("the timestamp key {namespace}/{name} of HsmPartition {partition} does not exist");
+        let message =
+            format!("the timestamp key {namespace}/{name} of HsmPartition {partition} does not exist");
         ApiError::new(Code::NoKey, message)
     })?;
     let key = usable(entry)?;

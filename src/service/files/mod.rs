@@ -33,7 +33,7 @@ const BATCH: usize = 256 * 1024;
 /// How long a file waits for others to be done.
 const WAIT: Duration = Duration::from_secs(10);
 /// How slow a client may be that sends a file or reads one, in bytes per second, in the long run.
-pub const SLOWEST: u32 = 64 * 1024;
+pub const SLOWEST: u32 = 256 * 1024;
 /// How long it may do nothing.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -131,7 +131,10 @@ pub fn served(hsm: Option<&dyn Hsm>, found: Option<bool>) -> Result<(), FileErro
     } else {
         return Ok(());
     };
-    Err(FileError::NotServed(format!("files cannot be decrypted with keys of the token '{}': {why}", token.label)))
+    Err(FileError::NotServed(format!(
+        "files cannot be decrypted with keys of the token '{}': {why}",
+        token.label
+    )))
 }
 
 /// Encrypts one file.
@@ -188,7 +191,11 @@ impl Decryption {
         let secret = match hsm.call(request).await? {
             Reply::Agreed(secret) if secret.expose().len() == header.suite.secret_len() => secret,
             Reply::Agreed(_) => {
-                return Err(HsmError::new(Kind::Device, "the token answered with a secret of another length").into());
+                return Err(HsmError::new(
+                    Kind::Device,
+                    "the token answered with a secret of another length",
+                )
+                .into());
             }
             other => return Err(unexpected(&other).into()),
         };

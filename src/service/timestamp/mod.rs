@@ -85,7 +85,8 @@ impl Authority {
             _ => None,
         };
         let Some(algorithm) = algorithm else {
-            let message = format!("timestamps are signed with RSA and EC keys, and this one is {}", key.algorithm);
+            let message =
+                format!("timestamps are signed with RSA and EC keys, and this one is {}", key.algorithm);
             return Err(TimestampError::Unfit(message));
         };
         let leaf = chain.leaf();
@@ -104,7 +105,8 @@ impl Authority {
         }
         if now < chain.not_before() || now >= chain.not_after() {
             let (from, to) = (chain.not_before(), chain.not_after());
-            let message = format!("the certificate of the timestamp key is valid from {from} to {to}, and it is {now}");
+            let message =
+                format!("the certificate of the timestamp key is valid from {from} to {to}, and it is {now}");
             return Err(TimestampError::Unfit(message));
         }
         Ok(Self { chain, policy, accuracy_seconds, algorithm })
@@ -140,7 +142,8 @@ impl Authority {
         };
         let info = info.to_der()?;
         let certificate = x509_cert::Certificate::from_der(self.chain.leaf_der())?;
-        let attributes = token::signed_attributes(&info, &certificate, self.chain.leaf_der(), self.hash(), now)?;
+        let attributes =
+            token::signed_attributes(&info, &certificate, self.chain.leaf_der(), self.hash(), now)?;
         let job = Job {
             algorithm: self.algorithm.signature(),
             form: SignatureType::Der,

@@ -11,7 +11,8 @@ const MEANS: &str = "files are encrypted for EC keys, and decrypted";
 const CURVE: &str = "P-384";
 
 pub fn probe(token: &Token) -> Result<Findings, HsmError> {
-    let none = |why: &str| Quirk::odd(SHARED_SECRETS, format!("not to be had: {why}"), "files are not encrypted");
+    let none =
+        |why: &str| Quirk::odd(SHARED_SECRETS, format!("not to be had: {why}"), "files are not encrypted");
     let quirk = if !has(token, CKM_ECDH1_DERIVE) {
         none("no CKM_ECDH1_DERIVE")
     } else if !has(token, CKM_EC_KEY_PAIR_GEN) {
