@@ -127,11 +127,11 @@ async fn serve(folder: &Path) {
 
 /// Sends a file in a form; the time that it took until the answer was there.
 fn curl(folder: &Path, address: &str, path: &str, text: &str, input: &str, out: &str) -> f64 {
-    let (text, input) = (format!("{text}"), format!("file=@{input}"));
+    let input = format!("file=@{input}");
     let begun = Instant::now();
     let status = Command::new("curl")
         .args(["--silent", "--show-error", "--fail", "--insecure", "-H", "Authorization: Bearer x"])
-        .args(["-F", &text, "-F", &input, "-o", out])
+        .args(["-F", text, "-F", &input, "-o", out])
         .arg(format!("https://{address}{path}"))
         .current_dir(folder)
         .status()
@@ -144,7 +144,7 @@ fn curl(folder: &Path, address: &str, path: &str, text: &str, input: &str, out: 
 pub fn rows() -> Vec<Row> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path();
-    let file: Vec<u8> = (0..LENGTH).map(|at| (at * 2_654_435_761 >> 13) as u8).collect();
+    let file: Vec<u8> = (0..LENGTH).map(|at| ((at * 2_654_435_761) >> 13) as u8).collect();
     std::fs::write(path.join("plain"), &file).expect("room for a file");
     drop(file);
     let mut child = Command::new(std::env::current_exe().expect("this program"))

@@ -24,13 +24,13 @@ pub fn agree(token: &Token, session: &Session, key: &KeyId, point: &[u8]) -> Res
         if !matches!(chosen.shape, KeyShape::Ec(_)) {
             return Err(HsmError::new(Kind::Invalid, "key agreement does not suit a key of this type"));
         }
-        // The secret is an object, if only for a moment.
-        let _alone = token.objects();
+        // Like signing it does without [`Token::objects`]: the secret is an object of this session alone, and nobody looks for
+        // it. Whoever makes a large RSA key meanwhile would hold it up for minutes.
         secret(session, chosen.object, point).map(Reply::Agreed)
     })
 }
 
-/// The secret itself. Whoever asks has all objects to itself.
+/// The secret itself.
 pub fn secret(session: &Session, key: Object, point: &[u8]) -> Result<Plaintext, HsmError> {
     let length = point.len().saturating_sub(1) / 2;
     let template = [

@@ -8,6 +8,7 @@ mod caller;
 mod certificates;
 mod controller;
 mod doctor;
+mod files;
 mod host;
 mod http;
 mod imports;

@@ -4,9 +4,8 @@
 //! The name of a target as argument runs it alone.
 #![allow(missing_docs, reason = "tests")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod targets;
+#[allow(dead_code, reason = "targets use a part of it")]
 #[path = "../gateway/world.rs"]
 mod world;
 

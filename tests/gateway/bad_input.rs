@@ -109,6 +109,13 @@ fn endpoints() -> Vec<Endpoint> {
             ],
         },
         Endpoint {
+            path: "/v1/createRfcTimestamp",
+            good: json!({"payload": "AA==", "hashAlgorithm": "SHA256"}),
+            // The partition names no key for it.
+            answer: (400, 611),
+            members: &[("/payload", Is::Text, true), ("/hashAlgorithm", Is::Text, true)],
+        },
+        Endpoint {
             path: "/v1/derivedKey",
             good: json!({"masterKeyLabel": "p256", "derivationPath": "0'", "attributes": {"sign": true}}),
             answer: (400, 611),

@@ -1,6 +1,6 @@
 //! Secrets that EC keys of a token have in common with somebody's point, compared with openssl's.
 
-use std::process::Command;
+use std::{process::Command, sync::Arc};
 
 use aws_lc_rs::agreement::{ECDH_P256, PrivateKey, UnparsedPublicKey};
 use bytes::Bytes;
@@ -14,12 +14,13 @@ use hsm_operator::{
 
 use crate::{
     common::token::{Token, run},
-    generate, id, inventory, on_both_tokens, p256, template,
+    destroy, generate, id, inventory, on_both_tokens, p256, template,
 };
 
 on_both_tokens! {
     a_key_agrees_with_openssl_and_nothing_is_left,
     a_key_that_is_not_for_it_does_not_agree,
+    many_agree_while_keys_come_and_go,
 }
 
 async fn agree(hsm: &Supervisor, key: &str, point: &[u8]) -> Result<Vec<u8>, HsmError> {
@@ -113,5 +114,40 @@ async fn a_key_that_is_not_for_it_does_not_agree(token: Token) {
     off[64] ^= 1;
     assert!(agree(&hsm, "good", &off).await.is_err());
     assert!(agree(&hsm, "good", point).await.is_ok());
+    assert_eq!(hsm.counters().restarts, 0);
+}
+
+/// The secret is an object, so that threads could get in each other's way.
+async fn many_agree_while_keys_come_and_go(token: Token) {
+    let hsm = token.supervisor().await;
+    let facts = generate(&hsm, deriving("shared", "1.2.840.10045.3.1.7")).await.unwrap();
+    let spki = facts.public_key.unwrap();
+    let peer = Bytes::copy_from_slice(&spki[spki.len() - 65..]);
+    let agreeing: Vec<_> = (0..8)
+        .map(|_| {
+            let (hsm, peer) = (Arc::clone(&hsm), peer.clone());
+            tokio::spawn(async move {
+                for _ in 0..60 {
+                    let pair = PrivateKey::generate(&ECDH_P256).unwrap();
+                    let point = pair.compute_public_key().unwrap();
+                    let peer = UnparsedPublicKey::new(&ECDH_P256, &peer);
+                    let ours = aws_lc_rs::agreement::agree(&pair, peer, (), |secret| Ok(secret.to_vec()));
+                    assert_eq!(agree(&hsm, "shared", point.as_ref()).await.unwrap(), ours.unwrap());
+                }
+            })
+        })
+        .collect();
+    for number in 0..20 {
+        let name = format!("key{number}");
+        let made = generate(&hsm, p256(&name)).await.unwrap();
+        assert!(made.label == name && made.public_key.is_some(), "{made:?}");
+        assert!(inventory(&hsm).await.iter().all(|entry| !entry.ghost));
+        if number % 2 == 0 {
+            destroy(&hsm, &name).await;
+        }
+    }
+    for one in agreeing {
+        one.await.unwrap();
+    }
     assert_eq!(hsm.counters().restarts, 0);
 }

@@ -33,7 +33,7 @@ const BATCH: usize = 256 * 1024;
 /// How long a file waits for others to be done.
 const WAIT: Duration = Duration::from_secs(10);
 /// How slow a client may be that sends a file or reads one, in bytes per second, in the long run.
-pub const SLOWEST: u32 = 64 * 1024;
+pub const SLOWEST: u32 = 256 * 1024;
 /// How long it may do nothing.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
