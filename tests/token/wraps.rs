@@ -108,7 +108,7 @@ async fn unwrap_secret(
 /// DER without what may be behind it.
 fn der(bytes: &[u8]) -> &[u8] {
     let length = match bytes[1] {
-        short @ 0..0x80 => 2 + usize::from(short),
+        short @ 0..=0x7f => 2 + usize::from(short),
         0x81 => 3 + usize::from(bytes[2]),
         _ => 4 + usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
     };
