@@ -59,7 +59,7 @@ pub async fn create(
     Caller(caller): Caller,
     JsonBody(body): JsonBody<CreateBody>,
 ) -> Result<(StatusCode, Json<SignedKeyAttributes>), ApiError> {
-    let new = body.checked()?;
+    let mut new = body.checked()?;
     allowed(&state, &caller, "create", "").await?;
     let (partition, hsm) = state.partitions.for_namespace(&caller.namespace)?;
     if let Some(token) = hsm.token()
@@ -86,8 +86,8 @@ pub async fn create(
     let api = Api::<HsmKey>::namespaced(client(&state)?, &caller.namespace);
     let mut wanted = object(&new, partition, &caller);
     // Before the key that refers to it: a key is never there without the password that was asked for.
-    let laid = match &new.password {
-        Some(password) => Some(Laid::down(&state, &caller.namespace, &wanted.name_any(), password).await?),
+    let laid = match new.password.take() {
+        Some(password) => Some(Laid::down(&state, &caller.namespace, &wanted.name_any(), &password).await?),
         None => None,
     };
     wanted.spec.password = laid.as_ref().map(|laid| PasswordRef { secret_name: laid.name.clone() });
