@@ -230,7 +230,8 @@ impl Still {
         if given != expected || !message.contains(says) {
             self.wrong.push(format!("{path} {shown}: {given:?} {message}, not {expected:?} {says}"));
         }
-        if message.contains("secret") {
+        // But for the name of the member.
+        if message.replace("secretKey", "").contains("secret") {
             self.wrong.push(format!("{path} {shown}: the value is repeated: {message}"));
         }
     }
