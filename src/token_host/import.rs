@@ -36,16 +36,16 @@ const BEGUN_WITHIN: Duration = Duration::from_secs(30);
 /// What is said of a wrapped key that does not come out. Not a word more, for the reason of `cipher::NOT_DECRYPTED`.
 const NOT_UNWRAPPED: &str = "the wrapped key cannot be unwrapped";
 
-/// See [`crate::hsm::protocol::Request::Import`]. `again` says that it was tried before for the same request, and may have
-/// been done.
+/// See [`crate::hsm::protocol::Request::Import`]. `tried` says that the same request tried to make the key before, and may
+/// have done it.
 pub fn import(
     objects: &mut Objects<'_>,
     job: &Import,
     asked: Instant,
-    again: bool,
+    tried: &mut bool,
 ) -> Result<Reply, HsmError> {
     let template = &job.template;
-    if !again && asked.elapsed() > BEGUN_WITHIN {
+    if !*tried && asked.elapsed() > BEGUN_WITHIN {
         let message = "the import waited too long for its turn, and was not begun";
         return Err(HsmError::new(Kind::Busy, message));
     }
@@ -56,12 +56,16 @@ pub fn import(
     let before = Group::now(objects, &template.id)?;
     if !before.whole.is_empty() {
         let facts = object::one_of(before, objects.session, None)?;
-        // A secret key does not tell whether it is the same.
-        let same = again || (facts.public_key.is_some() && facts.public_key == job.public_key);
+        let same = match (&facts.public_key, &job.public_key) {
+            (Some(there), Some(brought)) => there == brought,
+            // A secret key does not tell whether it is the same.
+            _ => *tried,
+        };
         return Ok(if same { Reply::Key(Box::new(facts)) } else { Reply::Keys(vec![facts]) });
     }
     // Whatever is there under this id was left by a process that was killed while it brought the same key.
     removal::clear(objects, &template.id, before)?;
+    *tried = true;
     let spki = job.public_key.as_deref();
     let made = match &job.origin {
         Origin::Plain(material) => plain(objects, template, spki, material)?,

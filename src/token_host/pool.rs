@@ -351,11 +351,10 @@ impl Worker {
                 })
             }
             Request::Import(job) => {
-                let mut before = false;
+                let mut tried = false;
                 self.alone(asked, |objects| {
                     token.forget(&job.template.id);
-                    let again = std::mem::replace(&mut before, true);
-                    import::import(objects, job, asked, again)
+                    import::import(objects, job, asked, &mut tried)
                 })
             }
             Request::Export(key) => {

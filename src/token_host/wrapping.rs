@@ -145,8 +145,13 @@ pub fn wrap(objects: &mut Objects<'_>, job: &Wrap) -> Result<Vec<u8>, HsmError> 
 /// Says of a key that a method does not take what would.
 fn not_wrapped(failure: Failure, method: WrapMethod) -> HsmError {
     let blocks = method.row().wrapping == Wrapping::Kw;
-    let size = matches!(failure.code, CKR_KEY_SIZE_RANGE | CKR_DATA_LEN_RANGE | CKR_KEY_NOT_WRAPPABLE);
+    let size = matches!(failure.code, CKR_KEY_SIZE_RANGE | CKR_DATA_LEN_RANGE);
     let error = HsmError::from(failure);
+    if failure.code == CKR_KEY_NOT_WRAPPABLE {
+        // It may leave the token: that was looked at.
+        let message = format!("the token does not wrap keys of this kind with {method} ({})", error.message);
+        return HsmError { kind: Kind::Unsupported, message, ..error };
+    }
     if blocks && size {
         let message = format!(
             "{method} takes a key only if it is whole blocks of eight bytes when it is written down; use the method with \

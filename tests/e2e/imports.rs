@@ -7,7 +7,7 @@ use kube::{ResourceExt, api::PostParams};
 use serde_json::{Value, json};
 
 use crate::{
-    caller::{GATEWAYS, caller, default_partition, until_default},
+    caller::{GATEWAYS, caller, default_partition, logs, until_default},
     common::openssl,
     tools::{self, kubectl},
     world::{Token, World},
@@ -78,6 +78,11 @@ async fn keys_of_openssl_are_imported_used_exported_and_deleted() {
             let exported = app.post(EXPORT, json!({"label": label})).await.with_status(200);
             assert_eq!(bytes(&exported["privateKey"]), der, "{name}");
             app.post(IMPORT, body).await.is_error(400, 608, "key.already.existing");
+            // Nobody wrote it down.
+            let secrets = [STANDARD.encode(&der), hex::encode(&der[der.len() - 24..])];
+            for (pod, text) in logs() {
+                assert!(secrets.iter().all(|secret| !text.contains(secret)), "{name}: {pod} logs the key");
+            }
             let user = caller(&namespace, "user", &["get", "use"]);
             user.post(EXPORT, json!({"label": label})).await.is_error(403, 400, "security.not.allowed");
             assert_eq!(app.call("DELETE", &format!("/v1/key/{label}"), "").await.status, 200);

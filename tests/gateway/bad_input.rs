@@ -240,6 +240,7 @@ impl Still {
         if given != expected || !message.contains(says) {
             self.wrong.push(format!("{path} {shown}: {given:?} {message}, not {expected:?} {says}"));
         }
+        // But for the name of the member.
         if message.replace("secretKey", "").contains("secret") {
             self.wrong.push(format!("{path} {shown}: the value is repeated: {message}"));
         }

@@ -305,8 +305,11 @@ async fn many_at_once_bring_one_key() {
         "{statuses:?}"
     );
     assert!(statuses[1..].iter().all(|status| [400, 503].contains(status)), "{statuses:?}");
-    // Who comes when the key is there and not yet known to be may ask the token, which has it.
     assert_eq!(stand.objects().len(), 1);
+    // It is the key of the one who was told so.
+    let winner = answers.iter().position(|answer| answer.status == 201).unwrap();
+    let exported = world.call("POST", EXPORT, &json!({"label": "mine"})).await.ok();
+    assert_eq!(exported["privateKey"], bodies[winner]["privateKey"]);
 }
 
 #[tokio::test]

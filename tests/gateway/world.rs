@@ -271,7 +271,7 @@ impl World {
             "p384" => curve("1.3.132.0.34"),
             "p521" => curve("1.3.132.0.35"),
             "k1" => curve("1.3.132.0.10"),
-            "aes" | "aes-cipher" => json!({"algorithm": "AES", "keySize": 256}),
+            "aes" | "aes-cipher" | "aes-open" => json!({"algorithm": "AES", "keySize": 256}),
             "rsa-cipher" => json!({"algorithm": "RSA", "keySize": 2048}),
             "hmac" | "hmac-mute" => plain("HMACSHA256"),
             _ => plain("ED"),
@@ -280,6 +280,10 @@ impl World {
         let (sign, decrypt) = (!name.ends_with("-mute"), name.ends_with("-cipher"));
         let destroyable = name == "ed-destroyable";
         spec["attributes"] = json!({"sign": sign, "decrypt": decrypt, "destroyable": destroyable});
+        // It may leave the token, in plain, too.
+        if name == "aes-open" {
+            spec["attributes"] = json!({"unwrap": true, "extractable": true, "sensitive": false});
+        }
         if name == "ed-destroyable" {
             spec["deletionPolicy"] = json!("Destroy");
         }

@@ -248,6 +248,31 @@ async fn secret_keys_do_what_openssl_does_with_them(token: Token) {
         let theirs = tool(&["enc", &cipher, "-K", &key, "-iv", &iv, "-nopad", "-in"], path("plain"));
         assert_eq!(ciphertext, theirs, "{name}");
     }
+    let tdea = key_material::secret_key(KeyAlgorithm::Tdea, (0..24).collect::<Vec<u8>>().into()).unwrap();
+    match ask(&hsm, import_of("tdea", &tdea, open())).await {
+        Ok(Reply::Key(facts)) => {
+            assert_eq!(facts.algorithm, Some(KeyAlgorithm::Tdea));
+            let job = Job {
+                key: id("tdea"),
+                cipher: CipherAlgorithm::TdeaCbcNoPadding,
+                input: vec![0x42; 32].into(),
+                iv: vec![0x5a; 8].into(),
+                aad: Bytes::new(),
+                tag_bits: 0,
+            };
+            let Ok(Reply::Encrypted { ciphertext, .. }) = hsm.call(Request::Encrypt(Box::new(job))).await
+            else {
+                panic!("TDEA does not encrypt")
+            };
+            let key: String = (0..24).map(|byte| format!("{byte:02x}")).collect();
+            let iv = "5a".repeat(8);
+            let theirs =
+                tool(&["enc", "-des-ede3-cbc", "-K", &key, "-iv", &iv, "-nopad", "-in"], path("plain"));
+            assert_eq!(ciphertext, theirs);
+        }
+        Err(error) if lacks(&hsm, &tdea).await => assert_eq!(error.kind, Kind::Unsupported, "{error}"),
+        other => panic!("{other:?}"),
+    }
     for length in [14, 20, 32, 64, 65, 131] {
         let name = format!("hmac-{length}");
         let value = vec![0x0b; length];
@@ -400,7 +425,7 @@ async fn a_key_that_the_token_refuses_leaves_nothing(token: Token) {
     let faults = Faults::new(&token);
     let hsm = Supervisor::start(faults.config());
     hsm.ready().await.unwrap();
-    let numbers = faults.set(&["C_CreateObject after=1 times=1 return=CKR_TEMPLATE_INCONSISTENT"]);
+    let numbers = faults.set(&["C_CreateObject after=1 times=1 return=0xd1"]);
     let error = ask(&hsm, import_of("k", &key, open())).await.unwrap_err();
     assert_eq!((error.kind, faults.fired(numbers[0])), (Kind::Unsupported, 1), "{error}");
     assert!(error.message.contains("does not take EC keys"), "{error}");

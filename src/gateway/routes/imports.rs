@@ -160,12 +160,7 @@ impl Arrival {
                     job.public_key = Some(Bytes::copy_from_slice(signer.spki()));
                     hsm.call(Request::Import(Box::new(job))).await
                 }
-                Err(refused) => {
-                    if fresh {
-                        take_back(state, &api, &object).await;
-                    }
-                    return Err(refused);
-                }
+                Err(refused) => return Err(given_up(state, &api, &object, fresh, refused).await),
             };
         }
         let refused = match outcome {
@@ -178,11 +173,7 @@ impl Arrival {
             Err(error) if is_certain(&error) => error.into(),
             Err(error) => return self.unknown(state, caller, &api, &object, fresh, error).await,
         };
-        // An object that was there before belongs to whoever made it.
-        if fresh {
-            take_back(state, &api, &object).await;
-        }
-        Err(refused)
+        Err(given_up(state, &api, &object, fresh, refused).await)
     }
 
     /// What is answered where nobody knows whether the key got on the token. If it did, the controller finds it.
@@ -287,7 +278,24 @@ async fn resume(state: &Shared, api: &Api<HsmKey>, wanted: &HsmKey) -> Result<Be
     }
 }
 
-/// Says that the key is on the token, which also has the controller look for it. Whoever is killed before leaves that to the
+/// Leaves things as they were before a request whose key certainly did not get on the token.
+async fn given_up(
+    state: &Shared,
+    api: &Api<HsmKey>,
+    object: &HsmKey,
+    fresh: bool,
+    refused: ApiError,
+) -> ApiError {
+    if fresh {
+        take_back(state, api, object).await;
+    } else {
+        // One that was there before belongs to whoever made it.
+        done(state, api, object).await;
+    }
+    refused
+}
+
+/// Says that nobody brings the key any more, which also has the controller look for it. Whoever is killed before leaves that to the
 /// controller's next look.
 async fn done(state: &Shared, api: &Api<HsmKey>, object: &HsmKey) {
     let patch = json!({ "metadata": { "uid": object.uid(), "annotations": { IMPORTING: null } } });
