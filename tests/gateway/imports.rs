@@ -194,7 +194,8 @@ async fn what_is_no_key_is_refused_and_makes_nothing() {
         (json!({"algorithm": "EZ"}), (400, 600), "Unsupported algorithm"),
         (json!({"algorithm": "RSA"}), (400, 607), "is of type EC, not RSA"),
         (json!({"policy": {}}), (400, 600), "policy.keyStatus"),
-        (json!({"policy": asks()}), (400, 611), "approval"),
+        (json!({"policy": asks()}), (400, 606), "extractable"),
+        (json!({"policy": asks(), "attributes": {"sign": true}}), (400, 611), "approval"),
         (json!({"password": "x"}), (400, 611), "changePassword"),
         (json!({"addressFormat": {"format": "BTC"}}), (400, 630), "policy"),
         (json!({"attributes": null}), (400, 600), "attributes is missing"),
@@ -518,6 +519,7 @@ async fn what_cannot_be_unwrapped_is_refused_and_leaves_nothing() {
     }
     let mut pair = with("policy", asks());
     pair["unwrapKeyRequest"]["wrapMethod"] = json!("AES_WRAP_EC");
+    pair["unwrapKeyRequest"]["attributes"] = json!({"sign": true});
     assert_eq!(world.call("POST", UNWRAP, &pair).await.refused(), (400, 611));
     for caller in ["reader", "user", "nobody"] {
         assert_eq!(world.call_as(caller, "POST", UNWRAP, &good()).await.refused(), (403, 400), "{caller}");
