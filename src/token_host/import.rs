@@ -293,11 +293,11 @@ fn ways(template: &KeyTemplate, spki: Option<&[u8]>, material: &Material) -> Res
     }
 }
 
-/// Ways to write a curve and a point on it, in the order of trying.
-type Points = Vec<(Vec<u8>, Vec<u8>)>;
+/// A curve and a point on it, as `CKA_EC_PARAMS` and `CKA_EC_POINT`.
+type Written = (Vec<u8>, Vec<u8>);
 
-/// How a curve and a point on it are written.
-fn points(oid: &str, spki: &[u8]) -> Result<Points, HsmError> {
+/// How a curve and a point on it are written, in the order of trying.
+fn points(oid: &str, spki: &[u8]) -> Result<Vec<Written>, HsmError> {
     let bad = || invalid("the key's public half makes no sense");
     let point = spki::SubjectPublicKeyInfoRef::try_from(spki).map_err(|_| bad())?;
     let point = point.subject_public_key.as_bytes().ok_or_else(bad)?;
