@@ -4,6 +4,7 @@
 //! the whole vocabulary of the REST contract is there, and what a token can do with a row is found
 //! out by asking the token.
 
+pub mod address;
 pub mod algorithm;
 pub mod attributes;
 pub mod certificate;
