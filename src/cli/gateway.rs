@@ -18,7 +18,7 @@ use crate::{
         https::{self, Certificate, Limits},
         shutdown,
     },
-    service::{directory::Directory, sign::Signer},
+    service::{derive::Derived, directory::Directory, sign::Signer},
     telemetry::{Metrics, logs},
 };
 
@@ -91,6 +91,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         partitions,
         signer: Signer::new(Arc::clone(&metrics)),
         missed: Missed::default(),
+        derived: Derived::default(),
         client: Some(client),
         metrics: Arc::clone(&metrics),
     };

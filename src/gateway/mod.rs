@@ -22,7 +22,7 @@ use self::error::{ApiError, Code};
 
 use crate::{
     auth::{Authenticate, Authorize},
-    service::{directory::Directory, sign::Signer},
+    service::{derive::Derived, directory::Directory, sign::Signer},
     telemetry::Metrics,
 };
 
@@ -43,6 +43,8 @@ pub struct State {
     pub partitions: Arc<partitions::Partitions>,
     /// Makes signatures.
     pub signer: Signer,
+    /// Keys that are derived for a moment.
+    pub derived: Derived,
     /// Keys that are not where their objects say.
     pub missed: missed::Missed,
     /// Writes HsmKey objects; `None` in tests without an API server.

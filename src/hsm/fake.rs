@@ -78,6 +78,7 @@ impl Default for Fake {
             key_algorithms: key_algorithms(),
             signature_algorithms: signature_algorithms(),
             cipher_algorithms: ciphers::all(),
+            derived: Vec::new(),
         };
         let token = TokenFacts {
             label: "fake".into(),
@@ -241,6 +242,9 @@ impl Inner {
                     self.usable(&job.key, |key| key.facts.attributes.decrypt == Some(true), "decrypt")?;
                 Ok(Reply::Decrypted(key.private.decrypt(&job)?.into()))
             }
+            Request::Derived { .. } | Request::SignDerived { .. } | Request::Derive(_) => {
+                Err(HsmError::new(Kind::Unsupported, "the fake has no trees"))
+            }
             Request::Hmac { key, payload } => {
                 let key = self.usable(&key, |key| key.may_sign, "sign")?;
                 Ok(Reply::Hmac(key.private.hmac(payload.expose())?.into()))
@@ -273,6 +277,7 @@ impl Inner {
             public_key: private.spki()?.map(Bytes::from),
             attributes: reported(&template.attributes),
             local: Some(true),
+            chain_code: None,
             twins: 1,
         };
         let ResolvedAttributes { sign: may_sign, encrypt: may_encrypt, destroyable, .. } =

@@ -17,6 +17,7 @@ pub mod name;
 pub mod payload;
 pub mod secret;
 pub mod signature;
+pub mod vendor;
 pub(crate) mod vocabulary;
 
 pub use algorithm::KeyAlgorithm;

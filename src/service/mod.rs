@@ -4,5 +4,6 @@ pub mod attest;
 pub mod audit;
 pub mod certificate;
 pub mod cipher;
+pub mod derive;
 pub mod directory;
 pub mod sign;

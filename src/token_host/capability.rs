@@ -68,6 +68,7 @@ pub fn of(module: &Module, slot: CK_SLOT_ID, mechanisms: &[CK_MECHANISM_TYPE]) -
         key_algorithms: generated.chain(sets).collect(),
         signature_algorithms: SignatureAlgorithm::ALL.iter().copied().filter(signed).collect(),
         cipher_algorithms: CipherAlgorithm::ALL.iter().copied().filter(sealed).collect(),
+        derived: Vec::new(),
     }
 }
 

@@ -25,6 +25,7 @@ mod removal;
 mod secret;
 mod socket;
 mod token;
+mod tree;
 
 use std::{os::unix::net::UnixStream, sync::Arc, time::Instant};
 

@@ -19,6 +19,7 @@ use super::{
     removal,
     socket::Out,
     token::{SignKey, Token},
+    tree,
 };
 use crate::{
     hsm::{
@@ -346,6 +347,17 @@ impl Worker {
                     data::destroy(objects, name, again).map(Reply::DataGone)
                 })
             }
+            Request::Derived { master, path } => self.attempt(Some(master), |session| {
+                Ok(Reply::Key(Box::new(tree::facts(&token, session, master, path)?)))
+            }),
+            Request::SignDerived { master, path, algorithm, payload } => self
+                .attempt(Some(master), |session| {
+                    tree::sign(&token, session, master, path, (*algorithm, payload))
+                }),
+            Request::Derive(wanted) => self.alone(asked, |objects| {
+                token.forget(&wanted.template.id);
+                tree::derive(objects, wanted)
+            }),
             Request::Open(_) | Request::Ping | Request::Workers(_) | Request::Since(..) => {
                 unreachable!("not for a worker, see submit")
             }

@@ -3,12 +3,17 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::HsmKey,
+    api::{HsmKey, key::Derivation},
     gateway::{
         error::{ApiError, Code},
         json::object,
     },
-    model::{KeyAlgorithm, KeyAttributes, KeyLabel, RequestedAttributes, algorithm::InvalidParameter, curve},
+    model::{
+        KeyAlgorithm, KeyAttributes, KeyLabel, RequestedAttributes,
+        algorithm::InvalidParameter,
+        curve,
+        derivation::{self, NoTree},
+    },
 };
 
 /// Body of `POST /v1/key`.
@@ -48,6 +53,8 @@ impl Password {
 /// A key to make, checked.
 pub struct NewKey {
     pub label: KeyLabel,
+    /// Others are to be derived from it.
+    pub master: bool,
     pub algorithm: KeyAlgorithm,
     pub key_size: Option<u32>,
     pub curve_oid: Option<String>,
@@ -103,7 +110,17 @@ impl CreateBody {
             ApiError::new(code, error.to_string())
         })?;
         let row = algorithm.row();
+        let master = derivation::is_master(&self.attributes, algorithm, curve_oid.as_deref());
+        let master = master.map_err(|error| {
+            let code = match &error {
+                NoTree::Algorithm(_) => Code::Derivation,
+                NoTree::Curve(_) | NoTree::Cardano => Code::Unsupported,
+                NoTree::NotDerive => Code::Attributes,
+            };
+            ApiError::new(code, error.to_string())
+        })?;
         Ok(NewKey {
+            master,
             label,
             algorithm,
             key_size: key_size.filter(|_| {
@@ -143,7 +160,7 @@ struct Json {
     algorithm: &'static str,
     algorithm_oid: &'static str,
     curve_oid: Option<String>,
-    derived_attributes: Option<String>,
+    derived_attributes: Option<DerivedAttributes>,
     key_size: Option<i32>,
     key_usage_count: i32,
     create_time: String,
@@ -152,6 +169,20 @@ struct Json {
     address_truncated: Option<String>,
     attributes: KeyAttributes,
     policy: Option<String>,
+}
+
+/// Place of a key in a tree of keys.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DerivedAttributes {
+    derivation_type: String,
+    derivation_value: String,
+}
+
+impl From<Derivation> for DerivedAttributes {
+    fn from(Derivation { kind, value }: Derivation) -> Self {
+        Self { derivation_type: kind, derivation_value: value }
+    }
 }
 
 impl SignedKeyAttributes {
@@ -169,7 +200,7 @@ impl SignedKeyAttributes {
                 algorithm: row.echo,
                 algorithm_oid: key.spec.algorithm.oid(status.curve_oid.as_deref()),
                 curve_oid: status.curve_oid,
-                derived_attributes: None,
+                derived_attributes: status.derivation.map(DerivedAttributes::from),
                 key_size: status.key_size,
                 key_usage_count: 0,
                 create_time: status.create_time.unwrap_or_default(),

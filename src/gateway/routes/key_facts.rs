@@ -4,6 +4,7 @@ use axum::extract::State;
 use serde::Deserialize;
 
 use super::{
+    derived,
     key_body::{NameBody, Password},
     keys::{allowed, lookup, usable},
     operations::usage,
@@ -30,9 +31,10 @@ pub async fn address(
 /// Why a key has no address: only keys with a policy get one, when they are made.
 pub async fn no_address(state: &Shared, caller: &auth::Caller, label: &str) -> ApiError {
     let asked = async {
-        let entry = lookup(state, caller, label).await?;
-        allowed(state, caller, "get", entry.object.metadata.name.as_deref().unwrap_or_default()).await?;
-        usable(&entry)?;
+        let named = derived::named(state, caller, label).await?;
+        let name = named.entry.object.metadata.name.as_deref().unwrap_or_default();
+        allowed(state, caller, "get", name).await?;
+        named.key(state).await?;
         let message = format!("the key '{label}' has no address: only keys with a policy have one");
         Ok(ApiError::new(Code::Address, message))
     };

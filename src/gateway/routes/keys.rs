@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::{
         HsmKey, LocalRef, condition,
-        key::{DeletionPolicy, HsmKeySpec},
+        key::{DeletionPolicy, DerivedFrom, HsmKeySpec},
     },
     attestation::{Bundle, chain},
     auth::{self, Action},
@@ -32,7 +32,7 @@ use crate::{
         error::{ApiError, Code},
         extract::{Caller, JsonBody, PathName},
     },
-    model::{KeyLabel, name::InvalidLabel},
+    model::{KeyAlgorithm, KeyLabel, RequestedAttributes, name::InvalidLabel},
     service::directory::{Entry, Usable},
 };
 
@@ -74,19 +74,59 @@ pub async fn create(
             ),
         ));
     }
-    let taken = || ApiError::new(Code::KeyExists, "Could not create key. The key name is already in use.");
-    if state.directory.claimed(&partition, new.label.as_str()) {
+    if let Some(token) = hsm.token()
+        && new.master
+        && !token.capabilities.derived.contains(&new.algorithm)
+    {
+        let message = format!(
+            "the token '{}' of partition {partition} derives no {} keys along a path: leave out bip32 and slip10",
+            token.label, new.algorithm
+        );
+        return Err(ApiError::new(Code::Unsupported, message));
+    }
+    free(&state, &partition, &new.label)?;
+    let NewKey { label, master: _, algorithm, key_size, curve_oid, attributes } = new;
+    let object = NewObject {
+        label: &label,
+        partition,
+        algorithm,
+        key_size,
+        curve_oid,
+        attributes,
+        derived_from: None,
+    };
+    let object = object.object(&caller);
+    put(&state, &caller, &label, object).await.map(|made| (StatusCode::CREATED, Json(made)))
+}
+
+fn taken() -> ApiError {
+    ApiError::new(Code::KeyExists, "Could not create key. The key name is already in use.")
+}
+
+/// Checks that a key can be made under a label, as far as is known.
+pub fn free(state: &Shared, partition: &str, label: &KeyLabel) -> Result<(), ApiError> {
+    if state.directory.claimed(partition, label.as_str()) {
         return Err(taken());
     }
-    if let Some(why) = state.partitions.not_creatable(&partition) {
+    if let Some(why) = state.partitions.not_creatable(partition) {
         let message = format!("no keys can be made on partition {partition} at the moment: {why}");
         return Err(ApiError::new(Code::Busy, message));
     }
-    let api = Api::<HsmKey>::namespaced(client(&state)?, &caller.namespace);
-    let made = match api.create(&PostParams::default(), &object(&new, partition, &caller)).await {
+    Ok(())
+}
+
+/// Makes an HsmKey and waits until it is Ready.
+pub async fn put(
+    state: &Shared,
+    caller: &auth::Caller,
+    label: &KeyLabel,
+    key: HsmKey,
+) -> Result<SignedKeyAttributes, ApiError> {
+    let api = Api::<HsmKey>::namespaced(client(state)?, &caller.namespace);
+    let made = match api.create(&PostParams::default(), &key).await {
         Ok(made) => made,
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            return Err(another_label(&api, &new.label).await.unwrap_or_else(taken));
+            return Err(another_label(&api, label).await.unwrap_or_else(taken));
         }
         Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
             return Err(ApiError::new(Code::Validation, status.message.clone()));
@@ -95,14 +135,13 @@ pub async fn create(
     };
     state.metrics.wrote("HsmKey", "create");
     let name = made.name_any();
-    let outcome = settled(&state, &caller.namespace, &made).await;
-    match outcome {
-        Settled::Ready(answer) => Ok((StatusCode::CREATED, Json(*answer))),
+    match settled(state, &caller.namespace, &made).await {
+        Settled::Ready(answer) => Ok(*answer),
         Settled::Stalled { reason, mut error } => {
             // What left nothing on the token may leave nothing in the cluster either. A key that is there and
             // would stay keeps its object: it would belong to nobody.
             if made.spec.deletion_policy == DeletionPolicy::Destroy || BEFOREHAND.contains(&reason.as_str()) {
-                take_back(&state, &api, &made).await;
+                take_back(state, &api, &made).await;
             } else {
                 error.message += &format!("; HsmKey {}/{name} is kept", caller.namespace);
             }
@@ -111,8 +150,8 @@ pub async fn create(
         Settled::Late => Err(ApiError::new(
             Code::Timeout,
             format!(
-                "the key '{}' is still being made; HsmKey {}/{name} says how far it is",
-                new.label, caller.namespace
+                "the key '{label}' is still being made; HsmKey {}/{name} says how far it is",
+                caller.namespace
             ),
         )),
     }
@@ -131,32 +170,51 @@ async fn another_label(api: &Api<HsmKey>, label: &KeyLabel) -> Option<ApiError> 
     })
 }
 
-fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
-    let label = new.label.as_str();
-    let name = new.label.object_name();
-    // A key that may be destroyed is destroyed when it is deleted over REST, as the contract has it.
-    let destroyable = new.attributes.destroyable == Some(true);
-    let mut key = HsmKey::new(
-        &name,
-        HsmKeySpec {
-            partition_ref: LocalRef { name: partition },
-            label: (label != name).then(|| label.to_owned()),
-            algorithm: new.algorithm,
-            key_size: new.key_size.and_then(|size| i32::try_from(size).ok()),
-            curve_oid: new.curve_oid.clone(),
-            attributes: new.attributes.clone(),
-            adopt: false,
-            deletion_policy: if destroyable { DeletionPolicy::Destroy } else { DeletionPolicy::Retain },
-            public_key_secret_name: None,
-            certificate: None,
-        },
-    );
-    key.metadata = ObjectMeta {
-        namespace: Some(caller.namespace.clone()),
-        annotations: Some([("hsm-operator.io/created-by".to_owned(), caller.username.clone())].into()),
-        ..key.metadata
-    };
-    key
+/// What an HsmKey that is made over REST says.
+pub struct NewObject<'a> {
+    pub label: &'a KeyLabel,
+    pub partition: String,
+    pub algorithm: KeyAlgorithm,
+    pub key_size: Option<u32>,
+    pub curve_oid: Option<String>,
+    pub attributes: RequestedAttributes,
+    pub derived_from: Option<DerivedFrom>,
+}
+
+impl NewObject<'_> {
+    /// The object, in the caller's namespace.
+    pub fn object(self, caller: &auth::Caller) -> HsmKey {
+        let (label, name) = (self.label.as_str(), self.label.object_name());
+        // A key that may be destroyed is destroyed when it is deleted over REST, as the contract has it.
+        let destroyable = self.attributes.destroyable == Some(true);
+        let mut key = HsmKey::new(
+            &name,
+            HsmKeySpec {
+                partition_ref: LocalRef { name: self.partition },
+                label: (label != name).then(|| label.to_owned()),
+                algorithm: self.algorithm,
+                key_size: self.key_size.and_then(|size| i32::try_from(size).ok()),
+                curve_oid: self.curve_oid,
+                attributes: self.attributes,
+                adopt: false,
+                deletion_policy: if destroyable { DeletionPolicy::Destroy } else { DeletionPolicy::Retain },
+                public_key_secret_name: None,
+                derived_from: self.derived_from,
+                certificate: None,
+            },
+        );
+        key.metadata = ObjectMeta {
+            namespace: Some(caller.namespace.clone()),
+            annotations: Some([("hsm-operator.io/created-by".to_owned(), caller.username.clone())].into()),
+            ..key.metadata
+        };
+        key
+    }
+}
+
+/// Bytes as bodies have them.
+pub fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 enum Settled {
@@ -239,12 +297,9 @@ pub async fn describe(
     caller: &auth::Caller,
     label: &str,
 ) -> Result<Json<SignedKeyAttributes>, ApiError> {
-    let entry = lookup(state, caller, label).await?;
-    allowed(state, caller, "get", &entry.object.name_any()).await?;
-    usable(&entry)?;
-    SignedKeyAttributes::of(&entry.object)
-        .map(Json)
-        .ok_or_else(|| ApiError::new(Code::Busy, format!("the key '{label}' is not attested yet")))
+    let named = derived::named(state, caller, label).await?;
+    allowed(state, caller, "get", &named.entry.object.name_any()).await?;
+    named.described(state).await.map(Json)
 }
 
 /// `POST /v1/key/keyAttestation`: the attestation as a zip.
@@ -300,7 +355,7 @@ pub async fn remove_by_body(
 }
 
 async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<StatusCode, ApiError> {
-    if KeyLabel::new(label).is_err() {
+    if KeyLabel::new(label).is_err() && state.directory.find(&caller.namespace, label).is_none() {
         // A key that is derived for a moment is not there to be deleted.
         return Err(ApiError::no_key(label));
     }
@@ -372,6 +427,10 @@ pub async fn lookup(state: &Shared, caller: &auth::Caller, label: &str) -> Resul
     }
     let checked = match KeyLabel::new(label) {
         Ok(checked) => checked,
+        // One that is derived and kept, and not Ready.
+        Err(InvalidLabel::Derivation) if known.is_some() => {
+            return known.ok_or_else(|| ApiError::no_key(label));
+        }
         Err(InvalidLabel::Derivation) => return Err(Box::pin(derived::refusal(state, caller, label)).await),
         Err(_) => return Err(ApiError::no_key(label)),
     };
