@@ -109,6 +109,7 @@ impl World {
             key_size: None,
             public_key: Some(attested.spki()),
             attributes: &attributes,
+            derivation: None,
             local: Some(true),
             policy: None,
         }

@@ -14,6 +14,8 @@ mod common;
 mod contract;
 #[path = "gateway/data_objects.rs"]
 mod data_objects;
+#[path = "gateway/derivation.rs"]
+mod derivation;
 #[path = "gateway/files.rs"]
 mod files;
 #[path = "gateway/imports.rs"]

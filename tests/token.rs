@@ -24,6 +24,8 @@ mod ciphers;
 mod common;
 #[path = "token/data.rs"]
 mod data;
+#[path = "token/derivation.rs"]
+mod derivation;
 #[path = "token/errors.rs"]
 mod errors;
 #[path = "token/fault_module.rs"]
@@ -54,6 +56,8 @@ mod replicas;
 mod sessions;
 #[path = "token/stage.rs"]
 mod stage;
+#[path = "token/vendor_module.rs"]
+mod vendor_module;
 #[path = "token/wraps.rs"]
 mod wraps;
 

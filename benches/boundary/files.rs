@@ -105,6 +105,8 @@ async fn serve(folder: &Path) {
         partitions,
         signer: Signer::new(Arc::clone(&metrics)),
         files: Files::new(256 * MIB as u64, 8, folder.into()),
+        passwords: Arc::new(hsm_operator::service::password::Known::new(NAMESPACE.into())),
+        derived: hsm_operator::service::derive::Derived::default(),
         missed: Missed::default(),
         client: None,
         metrics: Arc::clone(&metrics),

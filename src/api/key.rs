@@ -57,6 +57,14 @@ use crate::model::{
     .message("algorithm EC needs a curveOid"))]
 #[x_kube(validation = Rule::new("!(self.algorithm in ['RSA', 'AES']) || has(self.keySize) || self.source == 'Imported'")
     .message("algorithms RSA and AES need a keySize"))]
+#[x_kube(validation = Rule::new("has(self.derivedFrom) == has(oldSelf.derivedFrom) && (!has(self.derivedFrom) || self.derivedFrom == oldSelf.derivedFrom)")
+    .message("derivedFrom cannot change: derive a new key"))]
+#[x_kube(validation = Rule::new("has(self.derivedFrom) || !has(self.label) || !self.label.contains('/')")
+    .message("'/' in a label starts a derivation path: only keys with derivedFrom have one"))]
+#[x_kube(validation = Rule::new("!has(self.derivedFrom) || (has(self.label) && self.label.endsWith('/' + self.derivedFrom.path))")
+    .message("the label of a derived key is the label of the key in derivedFrom, '/' and the path"))]
+#[x_kube(validation = Rule::new("!has(self.derivedFrom) || (self.algorithm in ['EC', 'ED'] && !(has(self.adopt) && self.adopt))")
+    .message("keys with derivedFrom are EC or ED keys, and are derived, not adopted"))]
 #[x_kube(validation = Rule::new("!has(self.certificate) || self.algorithm in ['RSA', 'EC', 'ED']")
     .message("only keys of the algorithms RSA, EC and ED have certificates"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.password) || (has(self.password) && self.password.secretName == oldSelf.password.secretName)")
@@ -71,7 +79,7 @@ pub struct HsmKeySpec {
     pub partition_ref: LocalRef,
     /// Name of the key on the HSM, unique on its partition. Default: the name of this object. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 255), regex(pattern = "^[^/]*$"))]
+    #[schemars(length(min = 1, max = 255))]
     pub label: Option<String>,
     /// Algorithm, in the words of the REST API. Cannot change.
     #[x_kube(validation = Rule::new("self == oldSelf").message("algorithm cannot change: make a new key"))]
@@ -104,6 +112,10 @@ pub struct HsmKeySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub public_key_secret_name: Option<String>,
+    /// Derive the key from another one, along a path (BIP-32, SLIP-10), instead of making a new one. Needs a token that
+    /// derives. Algorithm and curve are those of the other key, and the label is its label, `/` and the path. Cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derived_from: Option<DerivedFrom>,
     /// The key's certificate: `tls.crt` of the Secret. It can change, come and go while the key is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateSpec>,
@@ -127,6 +139,23 @@ vocabulary! {
         /// Until then it is waited for, and never made.
         Imported = "Imported",
     }
+}
+
+/// Where a derived key comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DerivedFrom {
+    /// Name of the HsmKey from which it is derived, in the same namespace and on the same partition: a key made with
+    /// attributes.derive, and bip32 or slip10.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+    /// The way from there: numbers below 2147483648, with `'` behind those that are hardened, separated by `/`. With ED keys
+    /// all are hardened.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = "^(0|[1-9][0-9]{0,9})'?(/(0|[1-9][0-9]{0,9})'?)*$")
+    )]
+    pub path: String,
 }
 
 vocabulary! {
@@ -177,6 +206,10 @@ pub struct HsmKeyStatus {
     /// Attributes as the token reports them, which need not be those asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<KeyAttributes>,
+    /// Chain code of a key of a tree, as the token reports it. Together with the public key it is enough to compute the
+    /// public keys below, and with one private key below without hardened step, the private key itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derivation: Option<Derivation>,
     /// When the operator first saw the key. Tokens do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create_time: Option<String>,
@@ -189,6 +222,16 @@ pub struct HsmKeyStatus {
     /// Uses are refused. Blocking comes with approvals.
     #[serde(default)]
     pub blocked: bool,
+}
+
+/// Place of a key in a tree of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Derivation {
+    /// Kind of tree: `SLIP-10`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Chain code, in upper-case hexadecimal.
+    pub value: String,
 }
 
 /// A signed statement about a key.

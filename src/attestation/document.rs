@@ -29,6 +29,8 @@ pub struct AttestedKey<'a> {
     pub public_key: Option<&'a [u8]>,
     /// The attributes of the private or secret key, as the token reported them.
     pub attributes: &'a KeyAttributes,
+    /// Chain code of a key of a tree, and which kind of tree: the contract's word.
+    pub derivation: Option<(&'a str, &'a [u8])>,
     /// `CKA_LOCAL`. Only a clear yes is written as `generated`.
     pub local: Option<bool>,
     /// The key's policy, which asks nobody, and whether the key is blocked.
@@ -89,6 +91,10 @@ impl AttestedKey<'_> {
         }
         if let Some(spki) = self.public_key {
             xml.element(1, "public_key", &BASE64_STANDARD.encode(spki));
+        }
+        if let Some((kind, value)) = self.derivation {
+            let (kind, value) = (escape(kind).ok_or(DocumentError::Label)?, hex::encode_upper(value));
+            xml.line(&format!("\t<derivation_value type=\"{kind}\">{value}</derivation_value>"));
         }
         xml.line("\t<attributes>");
         for (name, value) in flags(self.attributes) {
@@ -196,6 +202,7 @@ mod tests {
             key_size: None,
             public_key: Some(&[0x30, 0, 0xff, 0xfe]),
             attributes,
+            derivation: None,
             local: Some(true),
             policy: None,
         }
@@ -274,6 +281,17 @@ mod tests {
         policy.key_status.blocked = true;
         let refused = AttestedKey { policy: Some((&policy, true)), ..key(&attributes) }.to_xml();
         assert_eq!(refused, Err(DocumentError::Policy(PolicyError::Blocked)));
+    }
+
+    #[test]
+    fn a_key_of_a_tree_has_its_chain_code() {
+        let attributes = hardened();
+        let xml = AttestedKey { derivation: Some(("SLIP-10", &[0xab; 32])), ..key(&attributes) }.to_xml();
+        let expected = format!(
+            "</public_key>\n\t<derivation_value type=\"SLIP-10\">{}</derivation_value>\n\t<attributes>\n",
+            "AB".repeat(32)
+        );
+        assert!(xml.unwrap().contains(&expected));
     }
 
     #[test]

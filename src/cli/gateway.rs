@@ -18,7 +18,7 @@ use crate::{
         https::{self, Certificate, Limits},
         shutdown,
     },
-    service::{directory::Directory, files::Files, password::Known, sign::Signer},
+    service::{derive::Derived, directory::Directory, files::Files, password::Known, sign::Signer},
     telemetry::{Metrics, logs},
 };
 
@@ -104,6 +104,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         passwords,
         files: Files::new(args.max_file_bytes, args.max_files, args.file_directory),
         missed: Missed::default(),
+        derived: Derived::default(),
         client: Some(client),
         metrics: Arc::clone(&metrics),
     };

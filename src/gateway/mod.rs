@@ -24,7 +24,7 @@ use self::error::{ApiError, Code};
 
 use crate::{
     auth::{Authenticate, Authorize},
-    service::{directory::Directory, files::Files, password::Known, sign::Signer},
+    service::{derive::Derived, directory::Directory, files::Files, password::Known, sign::Signer},
     telemetry::Metrics,
 };
 
@@ -49,6 +49,8 @@ pub struct State {
     pub passwords: Arc<Known>,
     /// What is allowed with files.
     pub files: Files,
+    /// Keys that are derived for a moment.
+    pub derived: Derived,
     /// Keys that are not where their objects say.
     pub missed: missed::Missed,
     /// Writes HsmKey objects; `None` in tests without an API server.

@@ -82,6 +82,7 @@ impl Default for Fake {
             signature_algorithms: signature_algorithms(),
             cipher_algorithms: ciphers::all(),
             agreement: false,
+            derived: Vec::new(),
         };
         let token = TokenFacts {
             label: "fake".into(),
@@ -249,6 +250,9 @@ impl Inner {
             Request::Export(key) => self.export(&key),
             Request::Wrap(job) => self.wrap(&job),
             Request::Agree { .. } => Err(keys::unsupported("key agreement")),
+            Request::Derived { .. } | Request::SignDerived { .. } | Request::Derive(_) => {
+                Err(HsmError::new(Kind::Unsupported, "the fake has no trees"))
+            }
             Request::Hmac { key, payload } => {
                 let key = self.usable(&key, |key| key.may_sign, "sign")?;
                 Ok(Reply::Hmac(key.private.hmac(payload.expose())?.into()))
@@ -281,6 +285,7 @@ impl Inner {
             public_key: private.spki()?.map(Bytes::from),
             attributes: reported(&template.attributes),
             local: Some(true),
+            chain_code: None,
             twins: 1,
         };
         let ResolvedAttributes { sign: may_sign, encrypt: may_encrypt, destroyable, .. } =

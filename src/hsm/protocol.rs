@@ -23,7 +23,9 @@ use crate::model::{
     CipherAlgorithm, KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, SignatureAlgorithm,
     attributes::ResolvedAttributes,
     data::{DataAttributes, DataName, DataValue},
+    derivation::DerivationPath,
     secret::{Pin, Plaintext},
+    vendor::VendorNumbers,
 };
 
 /// Largest frame that is read; a payload, a key list page or a certificate is far below.
@@ -42,6 +44,8 @@ pub struct Open {
     pub init_args: Option<String>,
     /// Sessions that sign, each on its own thread.
     pub workers: u16,
+    /// Numbers of the vendor's own mechanisms.
+    pub vendor: VendorNumbers,
 }
 
 /// Chooses a token. Slot numbers are the last resort: they may change when a token is initialised.
@@ -144,6 +148,38 @@ pub enum Request {
         /// The point, in uncompressed form. The caller has checked that it is on the key's curve.
         point: Bytes,
     },
+    /// Derive a key from a master for a moment, to see its public half. Answered by [`Reply::Key`], without id.
+    Derived {
+        /// The master.
+        master: KeyId,
+        /// The way from there.
+        path: DerivationPath,
+    },
+    /// The same, to sign with it. Answered by [`Reply::Signature`].
+    SignDerived {
+        /// The master.
+        master: KeyId,
+        /// The way from there.
+        path: DerivationPath,
+        /// What to do with the payload.
+        algorithm: SignatureAlgorithm,
+        /// The payload, decoded.
+        payload: Bytes,
+    },
+    /// Derive a key from a master to stay, unless one with its id exists, which is then described, or other keys have the
+    /// label. Answered as [`Self::Claim`].
+    Derive(Box<DerivedTemplate>),
+}
+
+/// A key to derive and keep.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DerivedTemplate {
+    /// The key; its algorithm and curve are those of the master.
+    pub template: KeyTemplate,
+    /// The master.
+    pub master: KeyId,
+    /// The way from there.
+    pub path: DerivationPath,
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -287,6 +323,8 @@ pub struct Capabilities {
     pub cipher_algorithms: Vec<CipherAlgorithm>,
     /// Whether it has the mechanism for [`Request::Agree`].
     pub agreement: bool,
+    /// Key algorithms of which it derives keys along a path.
+    pub derived: Vec<KeyAlgorithm>,
 }
 
 /// One key algorithm that a token generates.
@@ -340,6 +378,8 @@ pub struct KeyFacts {
     pub attributes: KeyAttributes,
     /// `CKA_LOCAL`: made on the token, not brought there.
     pub local: Option<bool>,
+    /// Chain code of a key of a tree (BIP-32, SLIP-10).
+    pub chain_code: Option<Bytes>,
     /// How many objects of the private or secret class carry this id; more than one is an error.
     pub twins: u32,
 }
@@ -553,7 +593,8 @@ impl Request {
             Self::GetData(_) => Lane::Look,
             Self::Import(_) => Lane::Change,
             Self::Export(_) | Self::Wrap(_) => Lane::Look,
-            Self::Agree { .. } => Lane::Sign,
+            Self::Agree { .. } | Self::Derived { .. } | Self::SignDerived { .. } => Lane::Sign,
+            Self::Derive(_) => Lane::Change,
         }
     }
 
@@ -594,6 +635,8 @@ impl Request {
             Self::Import(_) => false,
             Self::Export(_) | Self::Wrap(_) => true,
             Self::Agree { .. } => true,
+            Self::Derived { .. } | Self::SignDerived { .. } => true,
+            Self::Derive(_) => false,
         }
     }
 
@@ -625,6 +668,9 @@ impl Request {
             Self::Export(_) => "export",
             Self::Wrap(_) => "wrap",
             Self::Agree { .. } => "agree",
+            Self::Derived { .. } => "derived",
+            Self::SignDerived { .. } => "sign_derived",
+            Self::Derive(_) => "derive",
         }
     }
 }

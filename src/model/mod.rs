@@ -4,6 +4,7 @@
 //! the whole vocabulary of the REST contract is there, and what a token can do with a row is found
 //! out by asking the token.
 
+pub mod address;
 pub mod algorithm;
 pub mod attributes;
 pub mod certificate;
@@ -19,6 +20,7 @@ pub mod payload;
 pub mod policy;
 pub mod secret;
 pub mod signature;
+pub mod vendor;
 pub(crate) mod vocabulary;
 pub mod wrap;
 

@@ -97,6 +97,23 @@ impl Domain {
         (&point.x % &self.n == *r).then_some(point)
     }
 
+    /// The key on the other side of the x axis.
+    pub(super) fn negated(&self, Point { x, y }: &Point) -> Point {
+        Point { x: x.clone(), y: (&self.p - y) % &self.p }
+    }
+
+    /// The last steps of BIP-340's verification: whether `s·G − e·P` has the x coordinate `r` and an even y, where P is the
+    /// key of this x whose y is even.
+    pub(super) fn verify_schnorr(&self, key: &Point, e: &BigUint, r: &BigUint, s: &BigUint) -> bool {
+        if r >= &self.p || s >= &self.n {
+            return false;
+        }
+        let key = if key.y.bit(0) { self.negated(key) } else { key.clone() };
+        let e = (&self.n - e % &self.n) % &self.n;
+        let point = self.affine(&self.combine(s, &e, &key));
+        point.is_some_and(|point| point.x == *r && !point.y.bit(0))
+    }
+
     /// `u1·G + u2·Q` in one pass over the bits of both.
     fn combine(&self, u1: &BigUint, u2: &BigUint, key: &Point) -> Jacobian {
         let lift = |point: &Point| Jacobian { x: point.x.clone(), y: point.y.clone(), z: 1_u8.into() };

@@ -8,6 +8,7 @@
 //! - [`PublicKey::encrypt`] encrypts for an RSA key.
 //! - [`encoding`] turns what a token returns into what a caller asked for.
 
+mod address;
 mod dsa;
 mod ecdsa;
 mod edwards;
@@ -17,8 +18,10 @@ mod parse;
 mod post_quantum;
 mod recover;
 mod rsa;
+mod schnorr;
 mod verify;
 
+pub use self::address::NoAddress;
 pub use self::encoding::{EncodeError, check_form, ecdsa_der_to_raw, ecdsa_raw_to_der, encode};
 pub use self::encrypt::EncryptError;
 pub use self::parse::ParseError;

@@ -1,6 +1,6 @@
 //! Checks a signature, by aws-lc where it has the algorithm and by our own arithmetic elsewhere.
 
-use super::{Kind, PublicKey, dsa, ecdsa, edwards, encoding, post_quantum, rsa};
+use super::{Kind, PublicKey, dsa, ecdsa, edwards, encoding, post_quantum, rsa, schnorr};
 use crate::model::curve::Curve;
 use crate::model::digest::Hash;
 use crate::model::signature::{Input, Scheme, WrongDigestLength};
@@ -65,6 +65,11 @@ impl PublicKey {
                 Ok(self.verify_ecdsa(curve, point, algorithm, &digest, signature))
             }
             (Kind::Dsa(key), Scheme::Dsa) => Ok(dsa::verify(key, &algorithm.prepare(payload)?, signature)),
+            (Kind::Ec { curve, point }, Scheme::SchnorrBip340) if curve.name == "secp256k1" => {
+                let domain =
+                    ecdsa::Domain::of(curve).expect("a key of kind EC has the parameters of its curve");
+                Ok(schnorr::verify(domain, point, payload, signature))
+            }
             (Kind::Ed448, Scheme::EdDsa) => Ok(edwards::verify_448(&self.bytes, payload, signature)),
             (Kind::Ed25519, Scheme::EdDsa) => Ok(self.fast(&lc::ED25519).verify(payload, signature).is_ok()),
             (Kind::PostQuantum(key), Scheme::Prehashed(hash)) => post_quantum::prehashed(hash, payload)

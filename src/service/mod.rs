@@ -4,6 +4,7 @@ pub mod attest;
 pub mod audit;
 pub mod certificate;
 pub mod cipher;
+pub mod derive;
 pub mod directory;
 pub mod files;
 pub mod password;

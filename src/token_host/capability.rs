@@ -67,6 +67,7 @@ pub fn of(module: &Module, slot: CK_SLOT_ID, mechanisms: &[CK_MECHANISM_TYPE]) -
         signature_algorithms: SignatureAlgorithm::ALL.iter().copied().filter(signed).collect(),
         cipher_algorithms: CipherAlgorithm::ALL.iter().copied().filter(sealed).collect(),
         agreement: mechanisms.contains(&CKM_ECDH1_DERIVE),
+        derived: Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! The digest is computed here wherever the token has the bare mechanism: tokens differ most in which hashed
 //! mechanisms they have, and hardly in the bare ones.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::OnceLock};
 
 use cryptoki_sys::*;
 
@@ -55,6 +55,14 @@ static HASHES: &[HashRow] = hash_rows! {
 /// Hashes of which a token has no ECDSA mechanism that hashes itself.
 pub fn without_hashed_ecdsa(mechanisms: &[CK_MECHANISM_TYPE]) -> Vec<Hash> {
     HASHES.iter().filter(|row| !mechanisms.contains(&row.ecdsa)).map(|row| row.hash).collect()
+}
+
+/// The number that the module has for signatures of BIP-340; a process has one module.
+static SCHNORR: OnceLock<CK_MECHANISM_TYPE> = OnceLock::new();
+
+/// Says which number the module has for signatures of BIP-340.
+pub fn schnorr_is(number: CK_MECHANISM_TYPE) {
+    SCHNORR.get_or_init(|| number);
 }
 
 /// What has to be known of a key to sign with it; read once.
@@ -126,8 +134,12 @@ pub fn way(algorithm: SignatureAlgorithm, mechanisms: &[CK_MECHANISM_TYPE]) -> O
             let kind = prehashing(hash, slh).filter(|kind| mechanisms.contains(kind))?;
             return Some(Way::Bare(Mechanism::plain(kind)));
         }
-        // Rows for later: mechanisms of these schemes are known, keys of their types are not served yet.
-        Scheme::EcdsaDeterministic | Scheme::SchnorrBip340 => return None,
+        Scheme::SchnorrBip340 => {
+            let kind = *SCHNORR.get()?;
+            return mechanisms.contains(&kind).then_some(Way::Bare(Mechanism::plain(kind)));
+        }
+        // A row for later: its mechanism is known and not served yet.
+        Scheme::EcdsaDeterministic => return None,
     };
     if let Some(mechanism) = bare.filter(|mechanism| mechanisms.contains(&mechanism.kind)) {
         return Some(Way::Bare(mechanism));

@@ -29,6 +29,7 @@ mod removal;
 mod secret;
 mod socket;
 mod token;
+mod tree;
 mod wrapping;
 
 use std::{os::unix::net::UnixStream, sync::Arc, time::Instant};

@@ -10,6 +10,7 @@ use super::{
     raw::{Attribute, Failure, Mechanism, Object, Session},
     removal, secret,
     token::{Canary, SignKey, Token},
+    tree,
 };
 use crate::{
     hsm::protocol::{Capabilities, FIND_MAX, Find, HsmError, KeyFacts, KeyTemplate, Kind, Reply},
@@ -107,6 +108,7 @@ pub(super) struct Key {
     public_key_info: Option<Vec<u8>>,
     local: Option<bool>,
     check_value: Option<Vec<u8>>,
+    chain_code: Option<Vec<u8>>,
     pub attributes: KeyAttributes,
 }
 
@@ -150,6 +152,10 @@ impl Key {
             flags;
         let filled = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
         let [prime, subprime] = dsa::size(session, object, number(&key_type))?;
+        let chain_code = match number(&key_type) {
+            Some(CKK_EC | CKK_EC_EDWARDS) => session.chain_code(object)?,
+            _ => None,
+        };
         Ok(Self {
             object,
             class: number(&class).unwrap_or(CKO_PRIVATE_KEY),
@@ -165,6 +171,7 @@ impl Key {
             public_key_info: filled(info),
             local: flag(&local),
             check_value: filled(check),
+            chain_code,
             attributes: KeyAttributes {
                 decrypt,
                 sign,
@@ -269,6 +276,7 @@ impl Key {
             curve_oid: self.curve,
             attributes: self.attributes,
             local: self.local,
+            chain_code: self.chain_code.map(Into::into),
             twins: u32::try_from(twins).unwrap_or(u32::MAX),
         })
     }
@@ -402,9 +410,48 @@ pub fn sign_key(objects: &mut Objects<'_>, id: &KeyId) -> Result<SignKey, HsmErr
     }
 }
 
+/// What is known of a pair whose handles are at hand.
+pub fn facts_of_pair(session: &Session, private: Object, public: Object) -> Result<KeyFacts, HsmError> {
+    Key::read(session, private)?.facts(session, &[public], 1)
+}
+
+/// What mechanisms need to know of a key.
+pub fn shape(session: &Session, key: Object) -> Result<KeyShape, HsmError> {
+    Ok(Key::read(session, key)?.shape())
+}
+
 /// See [`crate::hsm::protocol::Request::Generate`].
 pub fn generate(objects: &mut Objects<'_>, template: &KeyTemplate) -> Result<KeyFacts, HsmError> {
     let (token, session) = (objects.token, objects.session);
+    make_once(objects, template, || make(token, session, template))
+}
+
+/// The same of a pair that is made in another way, of which `how` is given what is not particular to the algorithm.
+pub fn make_with(
+    objects: &mut Objects<'_>,
+    template: &KeyTemplate,
+    how: impl Fn(&[Attribute], &[Attribute]) -> Result<(Object, Object), HsmError>,
+) -> Result<KeyFacts, HsmError> {
+    make_once(objects, template, || {
+        let mut last = None;
+        for life in [Life::Token, Life::OlderToken] {
+            let (public, private) = halves(template, life);
+            match how(&public, &private) {
+                Ok((public, private)) => return Ok(Made { private, public: Some(public) }),
+                Err(error) if error.code == Some(CKR_ATTRIBUTE_TYPE_INVALID) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.expect("it was tried"))
+    })
+}
+
+fn make_once(
+    objects: &mut Objects<'_>,
+    template: &KeyTemplate,
+    make: impl FnOnce() -> Result<Made, HsmError>,
+) -> Result<KeyFacts, HsmError> {
+    let session = objects.session;
     // Also where there is one: others may have made a second one since the last look.
     let mut before = Group::now(objects, &template.id)?;
     if let [key] = before.whole.as_slice()
@@ -419,7 +466,7 @@ pub fn generate(objects: &mut Objects<'_>, template: &KeyTemplate) -> Result<Key
     }
     // Whatever is there under this id was left by a process that was killed while it made the same key.
     removal::clear(objects, &template.id, before)?;
-    let made = make(token, session, template)?;
+    let made = make()?;
     for object in [Some(made.private), made.public].into_iter().flatten() {
         objects.made(object, &template.id, template.label.as_str());
     }
@@ -477,11 +524,20 @@ fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Made
             token.facts.capabilities.summary()
         )
     };
-    let mechanism = capability::generator(template.algorithm)
-        .filter(|_| token.facts.capabilities.generates(template.algorithm, bits))
+    let tree =
+        if template.attributes.tree { Some(tree::generator(token, template.algorithm)?) } else { None };
+    let plain = capability::generator(template.algorithm)
+        .filter(|_| token.facts.capabilities.generates(template.algorithm, bits));
+    let mechanism = tree
+        .map(|tree| tree.generate)
+        .or(plain)
         .ok_or_else(|| HsmError::new(Kind::Unsupported, unsupported("")))?;
     let mut last = None;
-    for specific in specifics(session, template)? {
+    for mut specific in specifics(session, template)? {
+        if let Some(tree) = tree {
+            specific.retain(|attribute| attribute.kind != CKA_KEY_TYPE);
+            specific.push(Attribute::number(CKA_KEY_TYPE, tree.key_type));
+        }
         for life in [Life::Token, Life::OlderToken] {
             match attempt(session, mechanism, template, &specific, life) {
                 Ok(made) => return Ok(made),
@@ -741,6 +797,60 @@ fn attempt(
     own.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
     let (public, private) = session.generate_pair(&mechanism, &public, &own)?;
     Ok(Made { private, public: Some(public) })
+}
+
+/// Templates of a pair, public half first, without what is particular to the algorithm.
+fn halves(template: &KeyTemplate, life: Life) -> (Vec<Attribute>, Vec<Attribute>) {
+    // The public half can be made again from the private one, so that it may always be destroyed: otherwise
+    // the leftovers of a crash could not be removed.
+    let mut public = common(template, life, CKO_PUBLIC_KEY);
+    open(&mut public, template);
+    newer(&mut public, template, life, true);
+    let mut private = common(template, life, CKO_PRIVATE_KEY);
+    guard(&mut private, template);
+    newer(&mut private, template, life, template.attributes.destroyable);
+    (public, private)
+}
+
+fn common(template: &KeyTemplate, life: Life, class: CK_OBJECT_CLASS) -> Vec<Attribute> {
+    vec![
+        Attribute::number(CKA_CLASS, class),
+        Attribute::bool(CKA_TOKEN, life != Life::Session),
+        Attribute::bool(CKA_PRIVATE, class != CKO_PUBLIC_KEY),
+        Attribute::bytes(CKA_ID, template.id.as_bytes()),
+        Attribute::bytes(CKA_LABEL, template.label.as_str()),
+        Attribute::bool(CKA_DERIVE, template.attributes.derive),
+        Attribute::bool(CKA_MODIFIABLE, template.attributes.modifiable),
+    ]
+}
+
+fn newer(list: &mut Vec<Attribute>, template: &KeyTemplate, life: Life, destroyable: bool) {
+    if life == Life::Token {
+        list.push(Attribute::bool(CKA_COPYABLE, template.attributes.copyable));
+        list.push(Attribute::bool(CKA_DESTROYABLE, destroyable));
+    }
+}
+
+/// What the private or secret key may do, and how it is protected.
+fn guard(list: &mut Vec<Attribute>, template: &KeyTemplate) {
+    let wanted = &template.attributes;
+    list.extend([
+        Attribute::bool(CKA_SIGN, wanted.sign),
+        Attribute::bool(CKA_DECRYPT, wanted.decrypt),
+        Attribute::bool(CKA_UNWRAP, wanted.unwrap),
+        Attribute::bool(CKA_SENSITIVE, wanted.sensitive),
+        Attribute::bool(CKA_EXTRACTABLE, wanted.extractable),
+    ]);
+}
+
+/// What the public or secret key may do.
+fn open(list: &mut Vec<Attribute>, template: &KeyTemplate) {
+    let wanted = &template.attributes;
+    list.extend([
+        Attribute::bool(CKA_VERIFY, wanted.verify),
+        Attribute::bool(CKA_ENCRYPT, wanted.encrypt),
+        Attribute::bool(CKA_WRAP, wanted.wrap),
+    ]);
 }
 
 /// Certificates under an id.

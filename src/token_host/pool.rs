@@ -19,7 +19,7 @@ use super::{
     removal,
     socket::Out,
     token::{SignKey, Token},
-    wrapping,
+    tree, wrapping,
 };
 use crate::{
     hsm::{
@@ -363,6 +363,17 @@ impl Worker {
             Request::Wrap(job) => {
                 self.alone(asked, |objects| Ok(Reply::Wrapped(wrapping::wrap(objects, job)?.into())))
             }
+            Request::Derived { master, path } => self.attempt(Some(master), |session| {
+                Ok(Reply::Key(Box::new(tree::facts(&token, session, master, path)?)))
+            }),
+            Request::SignDerived { master, path, algorithm, payload } => self
+                .attempt(Some(master), |session| {
+                    tree::sign(&token, session, master, path, (*algorithm, payload))
+                }),
+            Request::Derive(wanted) => self.alone(asked, |objects| {
+                token.forget(&wanted.template.id);
+                tree::derive(objects, wanted)
+            }),
             Request::Open(_) | Request::Ping | Request::Workers(_) | Request::Since(..) => {
                 unreachable!("not for a worker, see submit")
             }

@@ -71,12 +71,18 @@ macro_rules! call {
 
 mod agreement;
 mod cipher;
+mod tree;
 mod wrap;
 pub use cipher::{Cipher, CipherParameter};
+pub use tree::Tree;
 
 /// A loaded and initialised module; stays loaded until the process ends.
 pub struct Module {
     functions: *const CK_FUNCTION_LIST,
+    /// The vendor's own, where it has it.
+    derive_key_pair: Option<tree::DeriveKeyPair>,
+    /// Numbers of trees of keys, where the token has them.
+    tree: OnceLock<Tree>,
     init_args: Option<CString>,
     /// How often it was initialised; sessions of an earlier time are gone.
     starts: AtomicU64,
@@ -128,7 +134,11 @@ impl Module {
             .map(CString::new)
             .transpose()
             .map_err(|_| LoadFailure::Link("initArgs contains a NUL character".into()))?;
-        let module = Self { functions, init_args, starts: AtomicU64::new(0) };
+        // SAFETY: a vendor that has this symbol gives it this type, by his published samples.
+        let derive_key_pair =
+            unsafe { library.get::<tree::DeriveKeyPair>(tree::DERIVE_KEY_PAIR) }.ok().map(|symbol| *symbol);
+        let tree = OnceLock::new();
+        let module = Self { functions, derive_key_pair, tree, init_args, starts: AtomicU64::new(0) };
         module.initialise().map_err(LoadFailure::Module)?;
         Ok(module)
     }
@@ -481,11 +491,11 @@ impl Session {
             }
         }
         let mut values = [const { None }; N];
-        for ((value, buffer), length) in values.iter_mut().zip(buffers).zip(lengths) {
+        for (((value, buffer), length), kind) in values.iter_mut().zip(buffers).zip(lengths).zip(kinds) {
             *value = length.map(|length| {
                 let mut buffer = buffer;
                 buffer.truncate(length);
-                buffer
+                if kind == CKA_KEY_TYPE { self.plain(buffer) } else { buffer }
             });
         }
         Ok(values)

@@ -93,6 +93,9 @@ fn endpoints() -> Vec<Endpoint> {
                 ("/signRequest/signatureAlgorithm", Is::Text, true),
                 ("/signRequest/payloadType", Is::Text, false),
                 ("/signRequest/signatureType", Is::Text, false),
+                ("/signRequest/auxiliaryRandomData", Is::Text, false),
+                ("/signRequest/taprootTweakData", Is::Text, false),
+                ("/signRequest/merkleRootData", Is::Text, false),
             ],
         },
         Endpoint {

@@ -16,6 +16,7 @@ use axum::{
 };
 use hsm_operator::{
     api::{HsmKey, IMPORTING, key::Source},
+    hsm::{Hsm, fake::Fake},
     service::directory::Directory,
 };
 use kube::{Client, ResourceExt};
@@ -185,8 +186,18 @@ async fn delete(
 }
 
 pub async fn world(fate: Fate, keys: &[&str]) -> (World, Arc<Stand>) {
+    let fake = Arc::new(Fake::default());
+    world_before(fake.clone(), fake, fate, keys).await
+}
+
+pub async fn world_before(
+    hsm: Arc<dyn Hsm>,
+    fake: Arc<Fake>,
+    fate: Fate,
+    keys: &[&str],
+) -> (World, Arc<Stand>) {
     let mut made = None;
-    let world = World::with_client(keys, |directory, maker| {
+    let world = World::before(hsm, fake, keys, |directory, maker| {
         // A view that hears nothing is the view of another directory.
         let directory = if matches!(fate, Fate::Unseen) { Arc::default() } else { directory };
         let (objects, changes) = (Mutex::default(), Mutex::default());

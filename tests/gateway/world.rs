@@ -10,7 +10,7 @@ use hsm_operator::{
     api::{
         HsmKey, HsmPartition,
         condition::{self, Report},
-        key::HsmKeyStatus,
+        key::{Derivation, HsmKeyStatus},
         partition::HsmPartitionStatus,
         password::new_secret_name,
     },
@@ -23,11 +23,12 @@ use hsm_operator::{
     hsm::{
         Hsm,
         fake::Fake,
-        protocol::{KeyFacts, KeyTemplate, Reply, Request},
+        protocol::{DerivedTemplate, Find, KeyFacts, KeyTemplate, Reply, Request},
     },
-    model::{KeyId, KeyLabel, Password},
+    model::{KeyId, KeyLabel, Password, derivation::DerivedName},
     service::{
         attest::Attestor,
+        derive::Derived,
         directory::Directory,
         files::Files,
         password::{self, Hash, Known as Passwords},
@@ -132,7 +133,7 @@ pub async fn office() -> &'static Office {
 
 /// What the controller does with the token: makes the key and says everything about it in the status.
 #[derive(Clone)]
-pub struct Maker(pub Arc<Fake>);
+pub struct Maker(pub Arc<dyn Hsm>);
 
 impl Maker {
     pub async fn ready(&self, mut key: HsmKey) -> HsmKey {
@@ -141,16 +142,22 @@ impl Maker {
         let namespace = key.namespace().unwrap();
         let template = KeyTemplate {
             id: KeyId::for_object(uid, &namespace, &key.name_any()),
-            label: KeyLabel::new(key.label()).unwrap(),
+            label: KeyLabel::stored(key.label()).unwrap(),
             algorithm: key.spec.algorithm,
             key_size: key.spec.key_size.map(|size| u32::try_from(size).unwrap()),
             curve_oid: key.spec.curve_oid.clone(),
             attributes: key.spec.attributes.resolved(),
         };
-        let Ok(Reply::Key(facts)) = self.0.call(Request::Generate(template)).await else {
-            panic!("the fake makes keys")
+        let request = match &key.spec.derived_from {
+            None => Request::Generate(template),
+            Some(_) => self.derive(&key, template).await,
         };
-        let KeyFacts { id, label, key_size, curve_oid, public_key, attributes, .. } = *facts.clone();
+        let facts = match self.0.call(request).await {
+            Ok(Reply::Key(facts)) => facts,
+            other => panic!("the token makes keys: {other:?}"),
+        };
+        let KeyFacts { id, label, key_size, curve_oid, public_key, attributes, chain_code, .. } =
+            *facts.clone();
         let office = office().await;
         let attestation = office
             .attestor
@@ -166,11 +173,24 @@ impl Maker {
             key_size: key_size.map(|size| i32::try_from(size).unwrap()),
             curve_oid,
             attributes: Some(attributes),
+            derivation: chain_code
+                .map(|code| Derivation { kind: "SLIP-10".into(), value: hex::encode_upper(code) }),
             create_time: Some(now.to_string()),
             attestation: Some(attestation),
             ..HsmKeyStatus::default()
         });
         key
+    }
+}
+
+impl Maker {
+    async fn derive(&self, key: &HsmKey, template: KeyTemplate) -> Request {
+        let name = DerivedName::parse(&key.label()).unwrap();
+        let master = match self.0.call(Request::Find(Find::Label(name.master))).await {
+            Ok(Reply::Keys(keys)) => keys[0].id.clone().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        Request::Derive(Box::new(DerivedTemplate { template, master, path: name.path }))
     }
 }
 
@@ -232,12 +252,33 @@ impl World {
         files: Files,
         client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
     ) -> Self {
-        let (fake, directory) = (Arc::new(Fake::default()), Arc::new(Directory::default()));
+        let fake = Arc::new(Fake::default());
+        Self::whole(fake.clone(), fake, keys, files, client).await
+    }
+
+    /// The same before another token than the fake, which then has nothing to do.
+    pub async fn before(
+        hsm: Arc<dyn Hsm>,
+        fake: Arc<Fake>,
+        keys: &[&str],
+        client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
+    ) -> Self {
+        Self::whole(hsm, fake, keys, Files::default(), client).await
+    }
+
+    async fn whole(
+        hsm: Arc<dyn Hsm>,
+        fake: Arc<Fake>,
+        keys: &[&str],
+        files: Files,
+        client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
+    ) -> Self {
+        let directory = Arc::new(Directory::default());
         let (rules, metrics) = (Arc::new(Rules::default()), Arc::new(Metrics::default()));
         let partitions = Arc::new(Partitions::default());
         let passwords = Arc::new(Passwords::new(OPERATOR.into()));
-        let hsm: Arc<dyn Hsm> = fake.clone();
-        partitions.put(Known { object: Arc::new(office().await.partition.clone()), hsm: Some(hsm) });
+        let object = Arc::new(office().await.partition.clone());
+        partitions.put(Known { object, hsm: Some(hsm.clone()) });
         partitions.namespace(NAMESPACE, Some([("hsm".to_owned(), "yes".to_owned())].into()));
         partitions.namespace("elsewhere", Some([].into()));
         let state = State {
@@ -249,7 +290,8 @@ impl World {
             passwords: passwords.clone(),
             files,
             missed: Missed::default(),
-            client: client(directory.clone(), Maker(fake.clone())),
+            derived: Derived::default(),
+            client: client(directory.clone(), Maker(hsm)),
             metrics: metrics.clone(),
         };
         let router = gateway::router(Arc::new(state));

@@ -252,7 +252,7 @@ async fn ask(
     ctx: &Context,
 ) -> Result<Presence, Error> {
     let partition = &key.spec.partition_ref.name;
-    let by_label = async |what: fn(KeyLabel) -> Find| match KeyLabel::new(key.label()) {
+    let by_label = async |what: fn(KeyLabel) -> Find| match super::plan::label(key) {
         Ok(label) => find(hsm, what(label)).await,
         Err(_) => Ok(Vec::new()),
     };

@@ -1,6 +1,7 @@
 //! Reconciler of HsmKeys: gather, plan, act, report.
 
 mod certificate;
+mod derived;
 mod gather;
 mod plan;
 mod publish;
@@ -36,7 +37,7 @@ use crate::{
         Hsm,
         protocol::{KeyFacts, KeyTemplate, Kind, Reply, Request},
     },
-    model::{KeyAlgorithm, KeyId, KeyLabel, curve},
+    model::{KeyAlgorithm, KeyId, curve},
     service::{directory::Usable, sign::unexpected},
 };
 
@@ -100,6 +101,10 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
     Ok(match done {
         Done::Complete { .. } => Action::requeue(super::jittered(ctx.resync)),
         // The watch that says that it went may be ahead of the store that is asked.
+        // What it waits for wakes nobody.
+        Done::Waiting(derived::MASTER_NOT_READY, _) => {
+            Action::requeue(super::jittered(Duration::from_secs(5)))
+        }
         Done::Refused(_) if seen.rival.is_some_and(|rival| rival.leaving) => {
             Action::requeue(Duration::from_secs(2))
         }
@@ -140,7 +145,14 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
         Step::Generate => {
             let hsm = seen.hsm()?;
             let template = template(key)?;
-            let facts = claim(hsm.as_ref(), template).await?;
+            let request = match &key.spec.derived_from {
+                None => Request::Claim(template),
+                Some(from) => match derived::request(key, from, template, ctx) {
+                    Ok(request) => request,
+                    Err(done) => return Ok(done),
+                },
+            };
+            let facts = claim(hsm.as_ref(), key.spec.algorithm, request).await?;
             if facts.twins > 1 {
                 return Ok(Done::Refused(Refusal::duplicate(key)));
             }
@@ -184,11 +196,11 @@ const fn origin(key: &HsmKey) -> &'static str {
     }
 }
 
-async fn claim(hsm: &dyn Hsm, template: KeyTemplate) -> Result<KeyFacts, Error> {
+async fn claim(hsm: &dyn Hsm, algorithm: KeyAlgorithm, request: Request) -> Result<KeyFacts, Error> {
     let failed = |source| Error::Hsm { operation: "key generation", source };
-    let slow = template.algorithm == KeyAlgorithm::Rsa;
+    let slow = algorithm == KeyAlgorithm::Rsa;
     let _turn = if slow { SLOW.acquire().await.ok() } else { None };
-    match hsm.call(Request::Claim(template)).await.map_err(failed)? {
+    match hsm.call(request).await.map_err(failed)? {
         Reply::Key(facts) => Ok(*facts),
         Reply::Keys(_) => Err(Error::LabelTaken),
         other => Err(failed(unexpected(&other))),
@@ -242,7 +254,7 @@ fn template(key: &HsmKey) -> Result<KeyTemplate, Error> {
     let size = key.spec.key_size.and_then(|size| u32::try_from(size).ok());
     Ok(KeyTemplate {
         id: derived_id(key)?,
-        label: KeyLabel::new(key.label()).map_err(|error| bad(error.to_string()))?,
+        label: plan::label(key).map_err(bad)?,
         algorithm: key.spec.algorithm,
         key_size: size,
         curve_oid: key.spec.curve_oid.as_deref().and_then(curve::by_oid).map(|curve| curve.oid.to_owned()),

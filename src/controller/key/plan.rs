@@ -6,7 +6,11 @@ use super::gather::{Presence, Seen};
 use crate::{
     api::{HsmKey, condition, key::Source, partition::Recovery},
     hsm::protocol::{HsmError, KeyFacts},
-    model::{KeyLabel, curve, policy::PolicyError},
+    model::{
+        KeyLabel, curve,
+        derivation::{self, DerivationPath, DerivedName, NoTree},
+        policy::PolicyError,
+    },
     service::attest::own_keys,
 };
 
@@ -100,11 +104,19 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     if let Err(error) = checked {
         return refuse("InvalidSpec", error.to_string());
     }
-    if let Err(error) = KeyLabel::new(key.label()) {
-        return refuse("InvalidSpec", error.to_string());
+    if let Err(error) = label(key) {
+        return refuse("InvalidSpec", error);
     }
-    if spec.attributes.bip32 == Some(true) || spec.attributes.slip10 == Some(true) {
-        return refuse("Unsupported", "bip32 and slip10 are not served yet: leave them out".into());
+    let master = match derivation::is_master(&spec.attributes, spec.algorithm, spec.curve_oid.as_deref()) {
+        Ok(master) => master,
+        Err(error @ NoTree::Cardano) => return refuse("Unsupported", error.to_string()),
+        Err(error) => return refuse("InvalidSpec", error.to_string()),
+    };
+    if master && spec.derived_from.is_some() {
+        return refuse(
+            "InvalidSpec",
+            "a derived key is not the master of a tree: leave out bip32 and slip10".into(),
+        );
     }
     if let Some(policy) = &spec.policy {
         if !spec.algorithm.row().asymmetric {
@@ -165,6 +177,17 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             ),
             None if spec.source == Source::Imported => Step::Wait(AWAITED, awaited(key)),
             None => match seen.hsm.as_ref().and_then(|hsm| hsm.token()) {
+                Some(token)
+                    if (master || spec.derived_from.is_some())
+                        && !token.capabilities.derived.contains(&spec.algorithm) =>
+                {
+                    let message = format!(
+                        "the token '{}' derives no {} keys along a path: it does not list the vendor's mechanisms",
+                        token.label, spec.algorithm
+                    );
+                    refuse("Unsupported", message)
+                }
+                Some(_) if spec.derived_from.is_some() => Step::Generate,
                 Some(token) if !token.capabilities.generates(spec.algorithm, size) => refuse(
                     "Unsupported",
                     format!(
@@ -219,6 +242,24 @@ fn awaited(key: &HsmKey) -> String {
          /v1/synchronousUnwrap with the label '{}', the same attributes and this object's other settings brings it",
         key.label()
     )
+}
+
+/// The key's label: one with a derivation path for a key that is derived along it, and one without for every other.
+pub fn label(key: &HsmKey) -> Result<KeyLabel, String> {
+    let Some(from) = &key.spec.derived_from else {
+        return KeyLabel::new(key.label()).map_err(|error| error.to_string());
+    };
+    let path = DerivationPath::parse(&from.path).map_err(|error| format!("derivedFrom.path: {error}"))?;
+    if let Some(step) = path.impossible(key.spec.algorithm) {
+        return Err(format!(
+            "derivedFrom.path: ED keys are derived by hardened steps only, and {step} is none"
+        ));
+    }
+    let name = DerivedName::parse(&key.label()).map_err(|error| error.to_string())?;
+    if name.path != path {
+        return Err(format!("the label '{}' does not end with the path {path}", key.label()));
+    }
+    KeyLabel::stored(key.label()).map_err(|error| error.to_string())
 }
 
 /// Whether the key was made for an object of this namespace and name, which this one is not or was not then.
@@ -340,6 +381,7 @@ mod tests {
             public_key: Some(bytes::Bytes::from_static(b"spki")),
             attributes: KeyAttributes::default(),
             local: Some(true),
+            chain_code: None,
             twins: 1,
         }
     }
@@ -370,6 +412,42 @@ mod tests {
             Step::Receive(_) => "Receive",
             Step::Adopt(_) => "Adopt",
             Step::Recover(_) => "Recover",
+        }
+    }
+
+    #[test]
+    fn trees_are_for_tokens_that_have_them_and_labels_say_the_way() {
+        let token: Arc<dyn crate::hsm::Hsm> = Arc::new(crate::hsm::fake::Fake::default());
+        let step = |name: &str, value: serde_json::Value, label: Option<&str>| {
+            let mut spec = serde_json::to_value(key(false).spec).unwrap();
+            (spec[name], spec["label"]) = (value, serde_json::json!(label));
+            let mut key = HsmKey::new("k", serde_json::from_value(spec).unwrap());
+            key.metadata.namespace = Some("ns".into());
+            let seen = Seen { hsm: Some(Arc::clone(&token)), ..seen(Presence::Labelled(vec![])) };
+            match plan(&key, &seen) {
+                Step::Refuse(refusal) => (refusal.reason, refusal.message),
+                other => (reason(&other), String::new()),
+            }
+        };
+        let from = |path: &str| serde_json::json!({"key": "m", "path": path});
+        for (name, value, label, reason, says) in [
+            (
+                "attributes",
+                serde_json::json!({"derive": true, "slip10": true}),
+                None,
+                "Unsupported",
+                "'fake'",
+            ),
+            ("attributes", serde_json::json!({"slip10": true}), None, "InvalidSpec", "derive: true"),
+            ("attributes", serde_json::json!({"derive": true}), None, "Generate", ""),
+            ("derivedFrom", from("0'/1"), Some("m/0'/1"), "Unsupported", "along a path"),
+            ("derivedFrom", from("0'/1"), Some("m/0'/2"), "InvalidSpec", "does not end with the path 0'/1"),
+            ("derivedFrom", from("0'/1"), Some("m"), "InvalidSpec", "master key name and path"),
+            ("derivedFrom", from("2147483648"), Some("m/2147483648"), "InvalidSpec", "derivedFrom.path"),
+            ("adopt", serde_json::json!(false), Some("m/0"), "InvalidSpec", "derivation path"),
+        ] {
+            let (is, message) = step(name, value, label);
+            assert!(is == reason && message.contains(says), "{label:?}: {is} {message}");
         }
     }
 

@@ -11,9 +11,10 @@ use crate::{
     api::{
         HsmKey,
         condition::{self, Report},
-        key::HsmKeyStatus,
+        key::{Derivation, HsmKeyStatus},
     },
     hsm::protocol::KeyFacts,
+    model::derivation::SLIP10,
     public_key::PublicKey,
 };
 
@@ -62,6 +63,10 @@ pub fn facts(key: &HsmKey, facts: &KeyFacts, now: Timestamp) -> HsmKeyStatus {
         key_size: facts.key_size.and_then(|size| i32::try_from(size).ok()),
         curve_oid: facts.curve_oid.clone(),
         attributes: Some(facts.attributes.clone()),
+        derivation: facts
+            .chain_code
+            .as_deref()
+            .map(|code| Derivation { kind: SLIP10.into(), value: hex::encode_upper(code) }),
         create_time: old.create_time.clone().or_else(|| Some(now.to_string())),
         ..old
     }

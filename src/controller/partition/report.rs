@@ -305,6 +305,7 @@ mod tests {
                 signature_algorithms: vec![SignatureAlgorithm::Sha256WithEcdsa, SignatureAlgorithm::EdDsa],
                 cipher_algorithms: vec![CipherAlgorithm::RsaOaep, CipherAlgorithm::RsaOaepSha256],
                 agreement: true,
+                derived: Vec::new(),
             },
             ..TokenFacts::default()
         }

@@ -103,6 +103,8 @@ impl ImportBody {
             policy,
             password: None,
             source: Source::Imported,
+            derived_from: None,
+            master: false,
         };
         Ok(Checked { new, key, certificate })
     }

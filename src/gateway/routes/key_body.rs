@@ -4,14 +4,19 @@ use serde::{Deserialize, Serialize};
 
 use super::policy_body;
 use crate::{
-    api::{HsmKey, key::Source},
+    api::{
+        HsmKey,
+        key::{Derivation, DerivedFrom, Source},
+    },
     gateway::{
         error::{ApiError, Code},
         json::object,
     },
     model::{
         KeyAlgorithm, KeyAttributes, KeyLabel, KeyPolicy, Password, RequestedAttributes,
-        algorithm::InvalidParameter, curve,
+        algorithm::InvalidParameter,
+        curve,
+        derivation::{self, NoTree},
     },
 };
 
@@ -35,6 +40,8 @@ pub struct CreateBody {
 /// A key to make, checked.
 pub struct NewKey {
     pub label: KeyLabel,
+    /// Others are to be derived from it.
+    pub master: bool,
     pub algorithm: KeyAlgorithm,
     pub key_size: Option<u32>,
     pub curve_oid: Option<String>,
@@ -42,6 +49,8 @@ pub struct NewKey {
     pub policy: Option<KeyPolicy>,
     pub password: Option<Password>,
     pub source: Source,
+    /// The key that it is derived from, and the way from there.
+    pub derived_from: Option<DerivedFrom>,
 }
 
 impl CreateBody {
@@ -87,7 +96,17 @@ impl CreateBody {
             ApiError::new(code, error.to_string())
         })?;
         let row = algorithm.row();
+        let master = derivation::is_master(&self.attributes, algorithm, curve_oid.as_deref());
+        let master = master.map_err(|error| {
+            let code = match &error {
+                NoTree::Algorithm(_) => Code::Derivation,
+                NoTree::Curve(_) | NoTree::Cardano => Code::Unsupported,
+                NoTree::NotDerive => Code::Attributes,
+            };
+            ApiError::new(code, error.to_string())
+        })?;
         Ok(NewKey {
+            master,
             label,
             algorithm,
             key_size: key_size.filter(|_| {
@@ -101,6 +120,7 @@ impl CreateBody {
             policy,
             password: self.password.filter(|password| !password.is_empty()),
             source: Source::Generated,
+            derived_from: None,
         })
     }
 }
@@ -131,7 +151,7 @@ struct Json {
     algorithm: &'static str,
     algorithm_oid: &'static str,
     curve_oid: Option<String>,
-    derived_attributes: Option<String>,
+    derived_attributes: Option<DerivedAttributes>,
     key_size: Option<i32>,
     key_usage_count: i32,
     create_time: String,
@@ -140,6 +160,20 @@ struct Json {
     address_truncated: Option<String>,
     attributes: KeyAttributes,
     policy: Option<serde_json::Value>,
+}
+
+/// Place of a key in a tree of keys.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DerivedAttributes {
+    derivation_type: String,
+    derivation_value: String,
+}
+
+impl From<Derivation> for DerivedAttributes {
+    fn from(Derivation { kind, value }: Derivation) -> Self {
+        Self { derivation_type: kind, derivation_value: value }
+    }
 }
 
 impl SignedKeyAttributes {
@@ -157,7 +191,7 @@ impl SignedKeyAttributes {
                 algorithm: row.echo,
                 algorithm_oid: key.spec.algorithm.oid(status.curve_oid.as_deref()),
                 curve_oid: status.curve_oid,
-                derived_attributes: None,
+                derived_attributes: status.derivation.map(DerivedAttributes::from),
                 key_size: status.key_size,
                 key_usage_count: 0,
                 create_time: status.create_time.unwrap_or_default(),

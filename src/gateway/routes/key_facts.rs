@@ -2,11 +2,7 @@
 
 use axum::extract::State;
 
-use super::{
-    key_body::NameBody,
-    keys::{allowed, lookup, usable},
-    password,
-};
+use super::{derived, key_body::NameBody, keys::allowed};
 use crate::{
     auth,
     gateway::{
@@ -34,11 +30,12 @@ pub async fn no_address(
     given: Option<&Password>,
 ) -> ApiError {
     let asked = async {
-        let entry = lookup(state, caller, label).await?;
-        allowed(state, caller, "get", entry.object.metadata.name.as_deref().unwrap_or_default()).await?;
-        usable(&entry)?;
-        password::check_if_given(state, &entry, given).await?;
-        if entry.object.spec.policy.is_some() {
+        let named = derived::named(state, caller, label).await?;
+        let name = named.entry.object.metadata.name.as_deref().unwrap_or_default();
+        allowed(state, caller, "get", name).await?;
+        named.unlock_to_show(state, given).await?;
+        named.key(state).await?;
+        if named.entry.object.spec.policy.is_some() {
             let message =
                 format!("the key '{label}' has no address: the addresses of keys are not served yet");
             return Ok(ApiError::new(Code::Unsupported, message));

@@ -59,7 +59,7 @@ pub async fn create(
     Caller(caller): Caller,
     JsonBody(body): JsonBody<CreateBody>,
 ) -> Result<(StatusCode, Json<SignedKeyAttributes>), ApiError> {
-    let mut new = body.checked()?;
+    let new = body.checked()?;
     allowed(&state, &caller, "create", "").await?;
     let (partition, hsm) = state.partitions.for_namespace(&caller.namespace)?;
     if let Some(token) = hsm.token()
@@ -76,6 +76,26 @@ pub async fn create(
             ),
         ));
     }
+    if let Some(token) = hsm.token()
+        && new.master
+        && !token.capabilities.derived.contains(&new.algorithm)
+    {
+        let message = format!(
+            "the token '{}' of partition {partition} derives no {} keys along a path: leave out bip32 and slip10",
+            token.label, new.algorithm
+        );
+        return Err(ApiError::new(Code::Unsupported, message));
+    }
+    put(&state, &caller, new, partition).await.map(|made| (StatusCode::CREATED, Json(made)))
+}
+
+/// Makes an HsmKey of which nothing is there yet, as far as is known, and waits until it is Ready.
+pub(super) async fn put(
+    state: &Shared,
+    caller: &auth::Caller,
+    mut new: NewKey,
+    partition: String,
+) -> Result<SignedKeyAttributes, ApiError> {
     if state.directory.claimed(&partition, new.label.as_str()) {
         return Err(taken());
     }
@@ -83,11 +103,11 @@ pub async fn create(
         let message = format!("no keys can be made on partition {partition} at the moment: {why}");
         return Err(ApiError::new(Code::Busy, message));
     }
-    let api = Api::<HsmKey>::namespaced(client(&state)?, &caller.namespace);
-    let mut wanted = object(&new, partition, &caller);
+    let api = Api::<HsmKey>::namespaced(client(state)?, &caller.namespace);
+    let mut wanted = object(&new, partition, caller);
     // Before the key that refers to it: a key is never there without the password that was asked for.
     let laid = match new.password.take() {
-        Some(password) => Some(Laid::down(&state, &caller.namespace, &wanted.name_any(), &password).await?),
+        Some(password) => Some(Laid::down(state, &caller.namespace, &wanted.name_any(), &password).await?),
         None => None,
     };
     wanted.spec.password = laid.as_ref().map(|laid| PasswordRef { secret_name: laid.name.clone() });
@@ -100,7 +120,7 @@ pub async fn create(
     if let Some(laid) = laid
         && refused
     {
-        laid.take_back(&state).await;
+        laid.take_back(state).await;
     }
     let made = match made {
         Ok(made) => made,
@@ -114,11 +134,10 @@ pub async fn create(
     };
     state.metrics.wrote("HsmKey", "create");
     if let Err(error) = password::is_whole(&wanted, &made) {
-        take_back(&state, &api, &made).await;
+        take_back(state, &api, &made).await;
         return Err(error);
     }
-    let answer = finished(&state, &caller, &api, &new.label, &made).await?;
-    Ok((StatusCode::CREATED, Json(answer)))
+    finished(state, caller, &api, &new.label, &made).await
 }
 
 /// What a key is, when it is Ready. One that will not be is taken back.
@@ -187,6 +206,7 @@ pub(super) fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> 
             adopt: false,
             deletion_policy: if destroyable { DeletionPolicy::Destroy } else { DeletionPolicy::Retain },
             public_key_secret_name: None,
+            derived_from: new.derived_from.clone(),
             certificate: None,
             policy: new.policy.clone(),
             password: None,
@@ -198,6 +218,11 @@ pub(super) fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> 
         ..key.metadata
     };
     key
+}
+
+/// Bytes as bodies have them.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 enum Settled {
@@ -281,13 +306,10 @@ pub async fn describe(
     label: &str,
     given: Option<&Password>,
 ) -> Result<Json<SignedKeyAttributes>, ApiError> {
-    let entry = lookup(state, caller, label).await?;
-    allowed(state, caller, "get", &entry.object.name_any()).await?;
-    usable(&entry)?;
-    password::check_if_given(state, &entry, given).await?;
-    SignedKeyAttributes::of(&entry.object)
-        .map(Json)
-        .ok_or_else(|| ApiError::new(Code::Busy, format!("the key '{label}' is not attested yet")))
+    let named = derived::named(state, caller, label).await?;
+    allowed(state, caller, "get", &named.entry.object.name_any()).await?;
+    named.unlock_to_show(state, given).await?;
+    named.described(state).await.map(Json)
 }
 
 /// `POST /v1/key/keyAttestation`: the attestation as a zip.
@@ -349,7 +371,7 @@ async fn delete(
     label: &str,
     given: Option<&Password>,
 ) -> Result<StatusCode, ApiError> {
-    if KeyLabel::new(label).is_err() {
+    if KeyLabel::new(label).is_err() && state.directory.find(&caller.namespace, label).is_none() {
         // A key that is derived for a moment is not there to be deleted.
         return Err(ApiError::no_key(label));
     }
@@ -422,6 +444,10 @@ pub async fn lookup(state: &Shared, caller: &auth::Caller, label: &str) -> Resul
     }
     let checked = match KeyLabel::new(label) {
         Ok(checked) => checked,
+        // One that is derived and kept, and not Ready.
+        Err(InvalidLabel::Derivation) if known.is_some() => {
+            return known.ok_or_else(|| ApiError::no_key(label));
+        }
         Err(InvalidLabel::Derivation) => return Err(Box::pin(derived::refusal(state, caller, label)).await),
         Err(_) => return Err(ApiError::no_key(label)),
     };

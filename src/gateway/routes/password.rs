@@ -221,7 +221,11 @@ pub async fn replace(
 /// what it does not know.
 pub fn is_whole(wanted: &HsmKey, made: &HsmKey) -> Result<(), ApiError> {
     let (wanted, made) = (&wanted.spec, &made.spec);
-    if made.password == wanted.password && made.policy == wanted.policy && made.source == wanted.source {
+    if made.password == wanted.password
+        && made.policy == wanted.policy
+        && made.source == wanted.source
+        && made.derived_from == wanted.derived_from
+    {
         return Ok(());
     }
     Err(definition())
@@ -229,6 +233,6 @@ pub fn is_whole(wanted: &HsmKey, made: &HsmKey) -> Result<(), ApiError> {
 
 /// What is said of an API server with an older definition of keys.
 pub fn definition() -> ApiError {
-    let message = "the cluster's definition of HsmKey knows no passwords, policies or imports: install the CRDs of this version";
+    let message = "the cluster's definition of HsmKey knows no passwords, policies, imports or derivation: install the CRDs of this version";
     ApiError::new(Code::General, message)
 }

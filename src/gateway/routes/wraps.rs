@@ -199,6 +199,8 @@ pub async fn unwrap(
         policy,
         password: None,
         source: Source::Imported,
+        derived_from: None,
+        master: false,
     };
     let what = Arrival { operation: "unwrap", method: Some(method.name()), new, certificate: None };
     what.may_create(&state, &caller, &request_id).await?;

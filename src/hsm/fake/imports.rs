@@ -74,6 +74,7 @@ impl Inner {
             public_key,
             attributes,
             local: Some(false),
+            chain_code: None,
             twins: 1,
         };
         self.keys.push(Stored {
