@@ -137,7 +137,7 @@ mod tests {
             pin: Pin::new("very-secret-pin"),
             init_args: None,
             workers: 4,
-            vendor: crate::model::vendor::VendorNumbers::default(),
+            vendor: Box::default(),
         });
         let stream = [encode(1, &open), encode(2, &Request::Ping)].concat();
         for size in [1, 5, 64, stream.len()] {
@@ -162,7 +162,7 @@ mod tests {
             pin: Pin::new("very-secret-pin"),
             init_args: Some("x".repeat(4096)),
             workers: 4,
-            vendor: crate::model::vendor::VendorNumbers::default(),
+            vendor: Box::default(),
         });
         let frame = encode_secret(1, &open);
         assert_eq!(*frame, encode(1, &open));

@@ -45,7 +45,7 @@ pub struct Open {
     /// Sessions that sign, each on its own thread.
     pub workers: u16,
     /// Numbers of the vendor's own mechanisms.
-    pub vendor: VendorNumbers,
+    pub vendor: Box<VendorNumbers>,
 }
 
 /// Chooses a token. Slot numbers are the last resort: they may change when a token is initialised.

@@ -127,7 +127,7 @@ impl Token {
             pin: open.pin,
             facts,
             mechanisms,
-            vendor: open.vendor,
+            vendor: *open.vendor,
             keeper: Mutex::new(keeper),
             epoch: AtomicU64::new(0),
             keys: RwLock::default(),

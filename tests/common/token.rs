@@ -140,7 +140,7 @@ impl Token {
             token: TokenSelector::Label(self.label.clone()),
             pin: Pin::new(&self.pin),
             init_args: None,
-            vendor: self.vendor,
+            vendor: Box::new(self.vendor),
             workers: if self.module == Module::Kryoptic { 1 } else { 4 },
         }
     }

@@ -273,7 +273,7 @@ async fn numbers_say_what_there_is() {
     let token = vendor::token();
     let with = |vendor: VendorNumbers| {
         let mut config = token.config();
-        config.open.vendor = vendor;
+        config.open.vendor = Box::new(vendor);
         Supervisor::start(SupervisorConfig { ..config })
     };
     // Those that are public: the number for Ed25519 is not among them.
