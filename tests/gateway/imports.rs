@@ -250,8 +250,7 @@ async fn an_import_that_was_cut_off_is_completed_by_the_same_request() {
     let spec = {
         let (world, stand) = world(Fate::Ready, &[]).await;
         world.call("POST", IMPORT, &body).await.ok();
-        let spec = serde_json::to_value(&stand.objects()["mine"].spec).unwrap();
-        spec
+        serde_json::to_value(&stand.objects()["mine"].spec).unwrap()
     };
     let left = |spec: &Value, since: Option<i64>| {
         let mut key = object(NAMESPACE, "mine", spec.clone());
