@@ -32,7 +32,14 @@ impl Opener {
     pub fn update(&mut self, mut sealed: &[u8], out: &mut Vec<u8>) -> Result<(), Broken> {
         while !sealed.is_empty() {
             if self.pending.len() == SEGMENT + TAG {
-                self.open(false, out)?;
+                self.open_pending(false, out)?;
+            }
+            // What is followed by more is not the last, and need not be kept.
+            if self.pending.is_empty() && sealed.len() > SEGMENT + TAG {
+                let (segment, rest) = sealed.split_at(SEGMENT + TAG);
+                self.open(segment, false, out)?;
+                sealed = rest;
+                continue;
             }
             let (now, later) = sealed.split_at(sealed.len().min(SEGMENT + TAG - self.pending.len()));
             self.pending.extend_from_slice(now);
@@ -50,22 +57,29 @@ impl Opener {
         if self.number > 0 && self.pending.len() <= TAG {
             return Err(Broken);
         }
-        self.open(true, out)
+        self.open_pending(true, out)
     }
 
-    fn open(&mut self, last: bool, out: &mut Vec<u8>) -> Result<(), Broken> {
-        let text = self.pending.len().checked_sub(TAG).ok_or(Broken)?;
+    fn open_pending(&mut self, last: bool, out: &mut Vec<u8>) -> Result<(), Broken> {
+        let mut pending = std::mem::take(&mut self.pending);
+        let opened = self.open(&pending, last, out);
+        pending.clear();
+        self.pending = pending;
+        opened
+    }
+
+    fn open(&mut self, segment: &[u8], last: bool, out: &mut Vec<u8>) -> Result<(), Broken> {
+        let text = segment.len().checked_sub(TAG).ok_or(Broken)?;
         let start = out.len();
-        let nonce = nonce(self.number, last);
-        let (sealed, tag) = self.pending.split_at(text);
+        let (sealed, tag) = segment.split_at(text);
         out.resize(start + text, 0);
+        let nonce = nonce(self.number, last);
         let opened = self.key.open_separate_gather(nonce, Aad::empty(), sealed, tag, &mut out[start..]);
         if opened.is_err() {
             out.truncate(start);
             return Err(Broken);
         }
         self.number += 1;
-        self.pending.clear();
         Ok(())
     }
 }

@@ -52,7 +52,14 @@ impl Sealer {
     pub fn update(&mut self, mut file: &[u8], out: &mut Vec<u8>) {
         while !file.is_empty() {
             if self.pending.len() == SEGMENT {
-                self.seal(false, out);
+                self.seal_pending(false, out);
+            }
+            // What is followed by more is not the last, and need not be kept.
+            if self.pending.is_empty() && file.len() > SEGMENT {
+                let (segment, rest) = file.split_at(SEGMENT);
+                self.seal(segment, false, out);
+                file = rest;
+                continue;
             }
             let (now, later) = file.split_at(file.len().min(SEGMENT - self.pending.len()));
             self.pending.extend_from_slice(now);
@@ -62,16 +69,22 @@ impl Sealer {
 
     /// The file is at its end.
     pub fn finish(mut self, out: &mut Vec<u8>) {
-        self.seal(true, out);
+        self.seal_pending(true, out);
     }
 
-    fn seal(&mut self, last: bool, out: &mut Vec<u8>) {
+    fn seal_pending(&mut self, last: bool, out: &mut Vec<u8>) {
+        let mut pending = std::mem::take(&mut self.pending);
+        self.seal(&pending, last, out);
+        pending.clear();
+        self.pending = pending;
+    }
+
+    fn seal(&mut self, segment: &[u8], last: bool, out: &mut Vec<u8>) {
         let start = out.len();
-        out.extend_from_slice(&self.pending);
+        out.extend_from_slice(segment);
         let nonce = nonce(self.number, last);
         let tag = self.key.seal_in_place_separate_tag(nonce, Aad::empty(), &mut out[start..]);
         out.extend_from_slice(tag.expect("a segment is no longer than the cipher allows").as_ref());
         self.number += 1;
-        self.pending.clear();
     }
 }

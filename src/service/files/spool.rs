@@ -7,10 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use tempfile::SpooledTempFile;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::{BATCH, FileError};
-use crate::sealed_file::{Opener, Sealer};
+use crate::sealed_file::{Opener, SEGMENT, Sealer};
 
 /// Work on a file, a batch at a time. It hashes, writes and waits for the disk, and so has no place on the event loop.
 pub(super) trait Stage: Send + Sized + 'static {
@@ -121,13 +121,14 @@ pub(super) struct Checking {
 
 impl Checking {
     pub fn new(directory: &Path, opener: Opener) -> Self {
-        let plain = Zeroizing::new(Vec::with_capacity(2 * BATCH));
+        let plain = Zeroizing::new(Vec::with_capacity(BATCH + SEGMENT));
         Self { spool: spool(directory), opener, plain, length: 0 }
     }
 
+    /// What comes next is written over it, and it is erased at the end.
     fn forget(&mut self) {
         self.length += self.plain.len() as u64;
-        self.plain.zeroize();
+        self.plain.clear();
     }
 
     pub fn finish(mut self) -> Result<Checked, FileError> {
@@ -179,7 +180,7 @@ impl Source {
                 read.truncate(count);
                 return Ok((count > 0).then(|| read.into()));
             };
-            let mut plain = Zeroizing::new(Vec::with_capacity(2 * BATCH));
+            let mut plain = Zeroizing::new(Vec::with_capacity(BATCH + SEGMENT));
             let opened = match count {
                 0 => opener.finish(&mut plain),
                 _ => opener.update(&read[..count], &mut plain).map(|()| self.opener = Some(opener)),
