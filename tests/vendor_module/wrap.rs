@@ -295,7 +295,9 @@ unsafe extern "C" fn C_SignInit(
         drop(all);
         return real!(C_SignInit(session, mechanism, key));
     }
-    code(signing(session, &how, key).map(|signing| drop(all.insert(session, signing))))
+    code(signing(session, &how, key).map(|signing| {
+        all.insert(session, signing);
+    }))
 }
 
 unsafe extern "C" fn C_Sign(
