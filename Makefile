@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 # Steps print their own progress; two at once would mix it up and fight for the cores.
 .NOTPARALLEL:
-.PHONY: help build demo demo-down test chaos soak bench cluster-up cluster-down image-load generate fmt clippy doc
+.PHONY: help build demo demo-down test chaos soak fuzz bench cluster-up cluster-down image-load generate fmt clippy doc
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ chaos: ## faults in the PKCS#11 module under load, a line for each (FAULTS=segv,
 
 soak: ## random faults and kills under load (MINUTES=60, SEED=n repeats a run)
 	@MINUTES='$(MINUTES)' SEED='$(SEED)' TOKEN='$(TOKEN)' e2e/chaos.sh soak
+
+fuzz: ## the readers of strangers' bytes, random inputs for MINUTES=1 each (TARGET=name: one of them)
+	@MINUTES='$(MINUTES)' TARGET='$(TARGET)' SEED='$(SEED)' e2e/fuzz.sh
 
 bench: ## measure, print a table, write target/bench/results.json
 	@FIGURES='$(FIGURES)' e2e/bench.sh

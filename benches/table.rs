@@ -24,6 +24,8 @@ pub enum Must {
     RatioAtMost(f64),
     /// Ours.
     AtMost(f64),
+    /// The same.
+    AtLeast(f64),
     /// Ours less the baseline.
     MoreByAtMost(f64),
 }
@@ -35,6 +37,7 @@ impl Must {
             Self::RatioAtLeast(limit) => format!("ratio >= {limit}"),
             Self::RatioAtMost(limit) => format!("ratio <= {limit}"),
             Self::AtMost(limit) => format!("<= {limit} {unit}"),
+            Self::AtLeast(limit) => format!(">= {limit} {unit}"),
             Self::MoreByAtMost(limit) => format!("+ <= {limit} {unit}"),
         };
         text.trim_end().to_owned()
@@ -46,6 +49,7 @@ impl Must {
             Self::RatioAtLeast(limit) => row.ours / baseline >= limit,
             Self::RatioAtMost(limit) => row.ours / baseline <= limit,
             Self::AtMost(limit) => row.ours <= limit,
+            Self::AtLeast(limit) => row.ours >= limit,
             Self::MoreByAtMost(limit) => row.ours - baseline <= limit,
         }
     }
@@ -77,6 +81,11 @@ impl Row {
             repeats: ours.len(),
             spread: spread(ours),
         }
+    }
+
+    /// Any other figure of which more is better.
+    pub fn more(name: &str, unit: &'static str, ours: &[f64], baseline: &[f64]) -> Self {
+        Self { unit, ..Self::rate(name.into(), ours, baseline) }
     }
 
     /// A figure of which less is better, and the same from the baseline, if there is one.

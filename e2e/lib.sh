@@ -88,7 +88,7 @@ go_version() {
 # Where the kryoptic library is, built or not.
 kryoptic_library() {
   printf '%s/kryoptic/%s/libkryoptic.so' "$cache" \
-    "$(hash_of "$root"/e2e/kryoptic/{Cargo.toml,Cargo.lock,src/lib.rs})"
+    "$(hash_of "$root"/e2e/kryoptic/{Cargo.toml,Cargo.lock,src/lib.rs,src/bin/openssl-verify.rs})"
 }
 
 # executable test|bench NAME: of a target, built if need be.

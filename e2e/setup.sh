@@ -8,7 +8,7 @@ packages=(
   softhsm2 opensc                                                                                 # tokens
   wrk                                                                                              # load for the bench
   gcc libc6-dev make perl libclang-dev                                                          # kryoptic and its OpenSSL
-  jq curl openssl python3 python3-venv unzip                                                      # scripts, demo and tests
+  jq curl openssl python3 python3-cryptography python3-venv unzip                                 # scripts, demo and tests
   chromium-headless-shell                                                                          # Swagger UI
 )
 

@@ -109,7 +109,9 @@ impl World {
             key_size: None,
             public_key: Some(attested.spki()),
             attributes: &attributes,
+            derivation: None,
             local: Some(true),
+            policy: None,
         }
         .to_xml()
         .unwrap();

@@ -66,6 +66,8 @@ fn settings_add_and_take_away_what_they_say() {
     ] {
         assert!(count(&[], text) < count(&[value], text), "{value}");
     }
+    // What narrows the right to write Secrets is no setting.
+    assert_eq!(count(&["policies.enabled=false"], "\n  policyName: hsm-operator-key-passwords\n"), 1);
 }
 
 #[test]

@@ -16,8 +16,14 @@ mod common;
 mod contract;
 #[path = "gateway/data_objects.rs"]
 mod data_objects;
+#[path = "gateway/derivation.rs"]
+mod derivation;
+#[path = "gateway/files.rs"]
+mod files;
 #[path = "gateway/fuzz.rs"]
 mod fuzz;
+#[path = "gateway/imports.rs"]
+mod imports;
 #[path = "gateway/labels.rs"]
 mod labels;
 #[path = "gateway/lifecycle.rs"]
@@ -28,8 +34,16 @@ mod listener;
 mod openapi;
 #[path = "gateway/operations.rs"]
 mod operations;
+#[path = "gateway/passwords.rs"]
+mod passwords;
+#[path = "gateway/policies.rs"]
+mod policies;
+#[path = "gateway/real.rs"]
+mod real;
 #[path = "gateway/swagger_ui.rs"]
 mod swagger_ui;
+#[path = "gateway/timestamps.rs"]
+mod timestamps;
 #[path = "gateway/wire.rs"]
 mod wire;
 #[path = "gateway/world.rs"]

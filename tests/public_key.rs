@@ -153,6 +153,23 @@ fn every_ecdsa_algorithm_on_every_curve_verifies_in_every_form() {
     }
 }
 
+/// The signed transaction of EIP-155, whose private key is 0x4646…46: what is signed, and r, s and v without the chain's
+/// number.
+#[test]
+fn the_example_of_eip155_is_a_signature_with_its_recovery_byte() {
+    let key = "3056301006072a8648ce3d020106052b8104000a034200044bc2a31265153f07e70e0bab08724e6b85e217f8cd628ceb62974247bb493382ce28cab79ad7119ee1ad3ebcdb98a16805211530ecc6cfefa1b88e6dff99232a";
+    let key = PublicKey::from_spki(&hex::decode(key).unwrap()).unwrap();
+    let payload = hex::decode(
+        "ec098504a817c800825208943535353535353535353535353535353535353535880de0b6b3a764000080018080",
+    );
+    let rs = "28ef61340bd939bc2195fe537567866003e1a15d3c71ff63e1590620aa63627667cbe9d8997f761aecb703304b3800ccf555c9f3dc64214b297fb1966a3b6d83";
+    let (payload, rs) = (payload.unwrap(), hex::decode(rs).unwrap());
+    let eth = encode(&rs, Form::Eth, A::Keccak256WithEcdsa, &key, &payload).unwrap();
+    assert_eq!(eth, [&rs[..], &[27]].concat());
+    assert_eq!(key.verify(A::Keccak256WithEcdsa, &payload, &eth), Ok(true));
+    assert_eq!(key.verify(A::Keccak256WithEcdsa, &payload, &[&rs[..], &[28]].concat()), Ok(false));
+}
+
 #[test]
 fn digests_of_any_length_are_cut_as_openssl_cuts_them() {
     for curve in ["secp224k1", "secp521r1", "prime256v1", "brainpoolP320r1"] {

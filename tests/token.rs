@@ -1,6 +1,8 @@
 //! The token-host and its supervisor on real tokens: SoftHSM 2 and kryoptic, a fresh token and a process per test.
 #![allow(missing_docs, reason = "tests")]
 
+#[path = "token/agreement.rs"]
+mod agreement;
 #[path = "token/algorithms.rs"]
 mod algorithms;
 #[path = "token/blame.rs"]
@@ -22,6 +24,8 @@ mod ciphers;
 mod common;
 #[path = "token/data.rs"]
 mod data;
+#[path = "token/derivation.rs"]
+mod derivation;
 #[path = "token/errors.rs"]
 mod errors;
 #[path = "token/fault_module.rs"]
@@ -30,6 +34,8 @@ mod fault_module;
 mod faults;
 #[path = "token/hosts.rs"]
 mod hosts;
+#[path = "token/imports.rs"]
+mod imports;
 #[path = "token/index.rs"]
 mod index;
 #[path = "token/inventory.rs"]
@@ -50,6 +56,10 @@ mod replicas;
 mod sessions;
 #[path = "token/stage.rs"]
 mod stage;
+#[path = "token/vendor_module.rs"]
+mod vendor_module;
+#[path = "token/wraps.rs"]
+mod wraps;
 
 use bytes::Bytes;
 use hsm_operator::{

@@ -5,6 +5,7 @@ mod calm;
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod crowd;
+mod files;
 mod floor;
 mod pool;
 #[path = "../raw.rs"]
@@ -102,7 +103,7 @@ impl Side {
 }
 
 fn main() {
-    if floor::be_child() || crowd::be_child() {
+    if floor::be_child() || crowd::be_child() || files::be_child() {
         return;
     }
     // `cargo bench` passes flags of its own; `FIGURES` chooses.
@@ -117,6 +118,9 @@ fn main() {
     }
     if table::chosen("crowd") {
         rows.append(&mut runtime.block_on(crowd::rows()));
+    }
+    if table::chosen("files") {
+        rows.append(&mut files::rows());
     }
     table::print(&rows);
     table::write("boundary", &rows);

@@ -9,8 +9,11 @@ use super::{
     LocalRef,
     certificate::{CertificateSpec, CertificateStatus},
     condition,
+    password::PasswordRef,
 };
-use crate::model::{KeyAlgorithm, KeyAttributes, RequestedAttributes, vocabulary_enum as vocabulary};
+use crate::model::{
+    KeyAlgorithm, KeyAttributes, KeyPolicy, RequestedAttributes, vocabulary_enum as vocabulary,
+};
 
 /// A key that lives in an HSM partition; the cluster only ever sees its public half.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -50,27 +53,48 @@ use crate::model::{KeyAlgorithm, KeyAttributes, RequestedAttributes, vocabulary_
     .message("curveOid cannot change: make a new key"))]
 #[x_kube(validation = Rule::new("self.deletionPolicy != 'Destroy' || (has(self.attributes.destroyable) && self.attributes.destroyable)")
     .message("deletionPolicy Destroy needs attributes.destroyable: true"))]
-#[x_kube(validation = Rule::new("self.algorithm != 'EC' || has(self.curveOid)").message("algorithm EC needs a curveOid"))]
-#[x_kube(validation = Rule::new("!(self.algorithm in ['RSA', 'AES']) || has(self.keySize)")
+#[x_kube(validation = Rule::new("self.algorithm != 'EC' || has(self.curveOid) || self.source == 'Imported'")
+    .message("algorithm EC needs a curveOid"))]
+#[x_kube(validation = Rule::new("!(self.algorithm in ['RSA', 'AES']) || has(self.keySize) || self.source == 'Imported'")
     .message("algorithms RSA and AES need a keySize"))]
+#[x_kube(validation = Rule::new("has(self.derivedFrom) == has(oldSelf.derivedFrom) && (!has(self.derivedFrom) || self.derivedFrom == oldSelf.derivedFrom)")
+    .message("derivedFrom cannot change: derive a new key"))]
+#[x_kube(validation = Rule::new("has(self.derivedFrom) || !has(self.label) || !self.label.contains('/')")
+    .message("'/' in a label starts a derivation path: only keys with derivedFrom have one"))]
+#[x_kube(validation = Rule::new("!has(self.derivedFrom) || (has(self.label) && self.label.endsWith('/' + self.derivedFrom.path))")
+    .message("the label of a derived key is the label of the key in derivedFrom, '/' and the path"))]
+#[x_kube(validation = Rule::new("!has(self.derivedFrom) || (self.algorithm in ['EC', 'ED'] && !(has(self.adopt) && self.adopt))")
+    .message("keys with derivedFrom are EC or ED keys, and are derived, not adopted"))]
 #[x_kube(validation = Rule::new("!has(self.certificate) || self.algorithm in ['RSA', 'EC', 'ED']")
     .message("only keys of the algorithms RSA, EC and ED have certificates"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.password) || (has(self.password) && self.password.secretName == oldSelf.password.secretName)")
+    .message("password cannot be taken away or exchanged: change it over REST, by key/changePassword"))]
+#[x_kube(validation = Rule::new("has(self.policy) == has(oldSelf.policy) && (!has(self.policy) || self.policy == oldSelf.policy)")
+    .message("policy cannot change, come or go: make a new key"))]
+#[x_kube(validation = Rule::new("!has(self.policy) || !has(self.attributes.extractable) || !self.attributes.extractable")
+    .message("a key with a policy is never extractable"))]
 pub struct HsmKeySpec {
     /// Partition that holds the key. Cannot change.
     #[x_kube(validation = Rule::new("self == oldSelf").message("partitionRef cannot change: make a new key"))]
     pub partition_ref: LocalRef,
     /// Name of the key on the HSM, unique on its partition. Default: the name of this object. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 255), regex(pattern = "^[^/]*$"))]
+    #[schemars(length(min = 1, max = 255))]
     pub label: Option<String>,
     /// Algorithm, in the words of the REST API. Cannot change.
     #[x_kube(validation = Rule::new("self == oldSelf").message("algorithm cannot change: make a new key"))]
     pub algorithm: KeyAlgorithm,
-    /// Size in bits, for algorithms that have sizes: RSA 2048 to 8192, AES 128, 192 or 256. Cannot change.
+    /// Where the key comes from: made on the HSM, or brought to it over the REST API. Cannot change.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("source cannot change: make a new key"))]
+    pub source: Source,
+    /// Size in bits, for algorithms that have sizes: RSA 2048 to 8192, AES 128, 192 or 256. Of an imported key it may be
+    /// left out; status has it then. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16384))]
     pub key_size: Option<i32>,
-    /// Curve, for EC keys: `1.2.840.10045.3.1.7` is P-256, `1.3.132.0.10` secp256k1. Cannot change.
+    /// Curve, for EC keys: `1.2.840.10045.3.1.7` is P-256, `1.3.132.0.10` secp256k1. Of an imported key it may be left
+    /// out; status has it then. Cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[0-9]+(\.[0-9]+)+$"))]
     pub curve_oid: Option<String>,
@@ -88,9 +112,50 @@ pub struct HsmKeySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub public_key_secret_name: Option<String>,
+    /// Derive the key from another one, along a path (BIP-32, SLIP-10), instead of making a new one. Needs a token that
+    /// derives. Algorithm and curve are those of the other key, and the label is its label, `/` and the path. Cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derived_from: Option<DerivedFrom>,
     /// The key's certificate: `tls.crt` of the Secret. It can change, come and go while the key is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateSpec>,
+    /// Who has to approve what is done with the key. Only policies that ask nobody are served yet, and only of key pairs.
+    /// Cannot change, come or go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<KeyPolicy>,
+    /// The key has a password, or had one. The gateway writes this when a key gets its first password over REST; it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordRef>,
+}
+
+vocabulary! {
+    /// Where a key comes from.
+    #[derive(Default)]
+    Source {
+        /// It is made on the HSM.
+        #[default]
+        Generated = "Generated",
+        /// It is brought to the HSM by a request of the REST API: `POST /v1/key/import/plain`, `/v1/synchronousUnwrap`.
+        /// Until then it is waited for, and never made.
+        Imported = "Imported",
+    }
+}
+
+/// Where a derived key comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DerivedFrom {
+    /// Name of the HsmKey from which it is derived, in the same namespace and on the same partition: a key made with
+    /// attributes.derive, and bip32 or slip10.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+    /// The way from there: numbers below 2147483648, with `'` behind those that are hardened, separated by `/`. With ED keys
+    /// all are hardened.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = "^(0|[1-9][0-9]{0,9})'?(/(0|[1-9][0-9]{0,9})'?)*$")
+    )]
+    pub path: String,
 }
 
 vocabulary! {
@@ -141,6 +206,10 @@ pub struct HsmKeyStatus {
     /// Attributes as the token reports them, which need not be those asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<KeyAttributes>,
+    /// Chain code of a key of a tree, as the token reports it. Together with the public key it is enough to compute the
+    /// public keys below, and with one private key below without hardened step, the private key itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derivation: Option<Derivation>,
     /// When the operator first saw the key. Tokens do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create_time: Option<String>,
@@ -153,6 +222,16 @@ pub struct HsmKeyStatus {
     /// Uses are refused. Blocking comes with approvals.
     #[serde(default)]
     pub blocked: bool,
+}
+
+/// Place of a key in a tree of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Derivation {
+    /// Kind of tree: `SLIP-10`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Chain code, in upper-case hexadecimal.
+    pub value: String,
 }
 
 /// A signed statement about a key.
@@ -172,6 +251,13 @@ pub struct Attestation {
 }
 
 impl HsmKey {
+    /// Whether the key is still to be brought to the HSM, or was brought there and nobody told of it yet.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        let recorded = self.status.as_ref().is_some_and(|status| status.key_id.is_some());
+        self.spec.source == Source::Imported && !recorded && self.metadata.deletion_timestamp.is_none()
+    }
+
     /// The key's name on the HSM.
     #[must_use]
     pub fn label(&self) -> String {

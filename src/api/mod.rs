@@ -9,10 +9,12 @@ pub mod certificate;
 pub mod condition;
 pub mod key;
 pub mod partition;
+pub mod password;
 pub mod pins;
 pub mod replica;
 pub mod sessions;
 pub mod signing_request;
+pub mod timestamp;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::{CustomResourceExt, KubeSchema};
@@ -27,6 +29,9 @@ pub const GROUP: &str = "hsm-operator.io";
 /// Annotation that asks the controller to look for a key on its token again, and says since when: somebody missed it
 /// there. The controller takes it off once it has looked.
 pub const MISSED: &str = "hsm-operator.io/missed";
+/// Annotation of an object whose key is being brought to its token by a request, and says since when. The gateway takes it
+/// off when the key is there.
+pub const IMPORTING: &str = "hsm-operator.io/importing";
 /// Annotation on a partition that asks the controller to list the token's objects again, and says since when. The
 /// controller takes it off once it has.
 pub const TAKE_INVENTORY: &str = "hsm-operator.io/take-inventory";

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     replica::{Replica, ReplicaStatus},
     sessions::{Sessions, SessionsStatus},
+    timestamp::TimestampSettings,
 };
-use crate::model::{KeyAlgorithm, digest::Hash, vocabulary_enum as vocabulary};
+use crate::model::{KeyAlgorithm, digest::Hash, vendor::VendorMechanisms, vocabulary_enum as vocabulary};
 
 /// A token behind a PKCS#11 library: an HSM partition, or anything that acts like one.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -89,6 +90,17 @@ pub struct HsmPartitionSpec {
     /// recovery, and never where another cluster uses the token.
     #[serde(default)]
     pub recovery: Recovery,
+    /// Who makes the timestamps of `POST /v1/createRfcTimestamp` for the namespaces of the partition. Default: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<TimestampSettings>,
+    /// Numbers of the vendor's own mechanisms, as `0x80000E01`, where they are not those that are publicly known. They count
+    /// where the token lists the mechanisms.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub vendor_mechanisms: VendorMechanisms,
+}
+
+fn is_usual(vendor: &VendorMechanisms) -> bool {
+    *vendor == VendorMechanisms::default()
 }
 
 const fn default_token_hosts() -> i32 {

@@ -4,7 +4,7 @@
 
 use super::ISSUER;
 use crate::model::algorithm::Parameter;
-use crate::model::{KeyAlgorithm, KeyAttributes};
+use crate::model::{KeyAlgorithm, KeyAttributes, KeyPolicy, policy::PolicyError};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
@@ -29,8 +29,12 @@ pub struct AttestedKey<'a> {
     pub public_key: Option<&'a [u8]>,
     /// The attributes of the private or secret key, as the token reported them.
     pub attributes: &'a KeyAttributes,
+    /// Chain code of a key of a tree, and which kind of tree: the contract's word.
+    pub derivation: Option<(&'a str, &'a [u8])>,
     /// `CKA_LOCAL`. Only a clear yes is written as `generated`.
     pub local: Option<bool>,
+    /// The key's policy, which asks nobody, and whether the key is blocked.
+    pub policy: Option<(&'a KeyPolicy, bool)>,
 }
 
 /// Why no document can be written.
@@ -45,6 +49,9 @@ pub enum DocumentError {
     /// An EC key without its curve.
     #[error("an EC key cannot be attested without its curve")]
     CurveMissing,
+    /// A policy that cannot be told yet.
+    #[error("the policy of the key cannot be attested: {0}")]
+    Policy(#[from] PolicyError),
 }
 
 impl AttestedKey<'_> {
@@ -85,6 +92,10 @@ impl AttestedKey<'_> {
         if let Some(spki) = self.public_key {
             xml.element(1, "public_key", &BASE64_STANDARD.encode(spki));
         }
+        if let Some((kind, value)) = self.derivation {
+            let (kind, value) = (escape(kind).ok_or(DocumentError::Label)?, hex::encode_upper(value));
+            xml.line(&format!("\t<derivation_value type=\"{kind}\">{value}</derivation_value>"));
+        }
         xml.line("\t<attributes>");
         for (name, value) in flags(self.attributes) {
             if let Some(value) = value {
@@ -92,6 +103,10 @@ impl AttestedKey<'_> {
             }
         }
         xml.line("\t</attributes>");
+        if let Some((policy, blocked)) = self.policy {
+            policy.check()?;
+            super::policy::write(&mut xml, policy, blocked);
+        }
         xml.line(&format!("</{root}>"));
         xml.line("");
         Ok(xml.0)
@@ -123,7 +138,7 @@ pub fn time(at: Timestamp) -> String {
 }
 
 #[derive(Default)]
-struct Lines(String);
+pub(super) struct Lines(String);
 
 impl Lines {
     fn line(&mut self, line: &str) {
@@ -131,8 +146,21 @@ impl Lines {
         self.0.push('\n');
     }
 
+    pub(super) fn open(&mut self, depth: usize, name: &str) {
+        self.line(&format!("{}<{name}>", "\t".repeat(depth)));
+    }
+
+    pub(super) fn close(&mut self, depth: usize, name: &str) {
+        self.line(&format!("{}</{name}>", "\t".repeat(depth)));
+    }
+
+    #[cfg(test)]
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// `text` must be escaped already.
-    fn element(&mut self, depth: usize, name: &str, text: &str) {
+    pub(super) fn element(&mut self, depth: usize, name: &str, text: &str) {
         let tabs = "\t".repeat(depth);
         writeln!(self.0, "{tabs}<{name}>{text}</{name}>").expect("a String takes any text");
     }
@@ -174,7 +202,9 @@ mod tests {
             key_size: None,
             public_key: Some(&[0x30, 0, 0xff, 0xfe]),
             attributes,
+            derivation: None,
             local: Some(true),
+            policy: None,
         }
     }
 
@@ -238,6 +268,30 @@ mod tests {
         let xml = aes.to_xml().unwrap();
         assert!(xml.contains("<secret_key creation=") && xml.ends_with("</secret_key>\n\n"), "{xml}");
         assert!(xml.contains("\t<key_size>256</key_size>\n\t<attributes>\n\t</attributes>\n"), "{xml}");
+    }
+
+    #[test]
+    fn a_policy_stands_behind_the_attributes_and_one_that_asks_somebody_is_not_told() {
+        let attributes = hardened();
+        let mut policy = KeyPolicy::default();
+        let xml = AttestedKey { policy: Some((&policy, false)), ..key(&attributes) }.to_xml().unwrap();
+        let end = "\t</attributes>\n\t<policy>\n\t\t<key_status>\n\t\t\t<blocked>false</blocked>\n\t\t</key_status>\n\t</policy>\n</private_key>\n\n";
+        assert!(xml.ends_with(end), "{xml}");
+        assert!(super::super::read::statements(xml.as_bytes()).unwrap().has_policy);
+        policy.key_status.blocked = true;
+        let refused = AttestedKey { policy: Some((&policy, true)), ..key(&attributes) }.to_xml();
+        assert_eq!(refused, Err(DocumentError::Policy(PolicyError::Blocked)));
+    }
+
+    #[test]
+    fn a_key_of_a_tree_has_its_chain_code() {
+        let attributes = hardened();
+        let xml = AttestedKey { derivation: Some(("SLIP-10", &[0xab; 32])), ..key(&attributes) }.to_xml();
+        let expected = format!(
+            "</public_key>\n\t<derivation_value type=\"SLIP-10\">{}</derivation_value>\n\t<attributes>\n",
+            "AB".repeat(32)
+        );
+        assert!(xml.unwrap().contains(&expected));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::{
         https::{self, Certificate, Limits},
         shutdown,
     },
-    service::{directory::Directory, sign::Signer},
+    service::{derive::Derived, directory::Directory, files::Files, password::Known, sign::Signer},
     telemetry::{Metrics, logs},
 };
 
@@ -43,6 +43,15 @@ pub struct Args {
     /// Seconds that connections stay open after SIGTERM, so that clients move on by themselves.
     #[arg(long, env = "HSM_OPERATOR_DRAIN_SECONDS", default_value_t = 8)]
     drain_seconds: u64,
+    /// Bytes of the largest file that is encrypted or decrypted.
+    #[arg(long, env = "HSM_OPERATOR_MAX_FILE_BYTES", default_value_t = 256 * 1024 * 1024)]
+    max_file_bytes: u64,
+    /// Files that are encrypted and decrypted at a time; further ones wait for a while.
+    #[arg(long, env = "HSM_OPERATOR_MAX_FILES", default_value_t = 8)]
+    max_files: usize,
+    /// Where files wait, encrypted, until the last byte has come. As many as max-files of max-file-bytes need room.
+    #[arg(long, env = "HSM_OPERATOR_FILE_DIRECTORY", default_value = "/tmp")]
+    file_directory: std::path::PathBuf,
     /// error, warn, info, debug, trace, or a filter such as `hsm_operator=debug`.
     #[arg(long, env = "HSM_OPERATOR_LOG_LEVEL", default_value = "info")]
     log_level: String,
@@ -66,11 +75,13 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new(Arc::clone(&metrics)));
     let (directory, partitions) = (Arc::new(Directory::default()), Arc::new(Partitions::default()));
     let certificate = Arc::new(Certificate::default());
+    let passwords = Arc::new(Known::new(args.namespace.clone()));
     let view = Arc::new(View::new(
         Arc::clone(&directory),
         Arc::clone(&partitions),
         Arc::clone(&registry),
         Arc::clone(&certificate),
+        Arc::clone(&passwords),
         args.tls_secret,
     ));
 
@@ -90,7 +101,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         directory,
         partitions,
         signer: Signer::new(Arc::clone(&metrics)),
+        passwords,
+        files: Files::new(args.max_file_bytes, args.max_files, args.file_directory),
         missed: Missed::default(),
+        derived: Derived::default(),
         client: Some(client),
         metrics: Arc::clone(&metrics),
     };

@@ -110,7 +110,8 @@ pub const fn reason(kind: Kind) -> &'static str {
         Kind::Full => "TokenFull",
         Kind::Lost | Kind::Unavailable | Kind::Crashed | Kind::Timeout => "TokenUnavailable",
         Kind::Busy => "TokenBusy",
-        Kind::Poisonous | Kind::Device => "TokenError",
+        Kind::Poisonous => "CrashesLibrary",
+        Kind::Device => "TokenError",
     }
 }
 

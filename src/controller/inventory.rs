@@ -250,6 +250,7 @@ mod tests {
             public_key: None,
             attributes: crate::model::KeyAttributes::default(),
             local: None,
+            chain_code: None,
             twins,
         }
     }

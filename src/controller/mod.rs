@@ -8,6 +8,7 @@ mod key;
 pub mod lease;
 mod malformed;
 mod partition;
+mod password;
 mod probes;
 mod sessions;
 mod signing_request;
@@ -256,7 +257,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
         .run(
             |object, ctx| observed("signing_request", signing_request::reconcile, object, ctx),
             |object, _, ctx| retry(&object, &ctx),
-            ctx,
+            Arc::clone(&ctx),
         )
         .for_each(|_| std::future::ready(()));
 
@@ -272,7 +273,13 @@ pub async fn run(settings: Settings, end: CancellationToken) {
             () = end.cancelled() => {}
         }
     };
-    futures::join!(partitions, keys, requests, watch_namespaces, fill);
+    let tidy = async {
+        tokio::select! {
+            () = password::keep_tidy(&ctx) => {}
+            () = end.cancelled() => {}
+        }
+    };
+    futures::join!(partitions, keys, requests, watch_namespaces, fill, tidy);
 }
 
 /// A controller of what `api` lists.

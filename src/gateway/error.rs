@@ -48,6 +48,8 @@ pub enum Code {
     Forbidden,
     /// A number out of range.
     Range,
+    /// The password is not the key's.
+    Password,
     /// Not JSON.
     Json,
     /// An address is of keys with a policy only.
@@ -92,6 +94,10 @@ pub enum Code {
     NoData,
     /// Keys are not derived from a key of this kind.
     Derivation,
+    /// Not a key, or not a whole one.
+    KeyEncoding,
+    /// Not an encrypted file, or one for another key.
+    FileHeader,
 }
 
 impl Code {
@@ -121,6 +127,7 @@ impl Code {
             Self::KeyType => (S::BAD_REQUEST, 613, "res.error.invalid.key.type"),
             Self::Forbidden => (S::BAD_REQUEST, 614, "res.error.operation.forbidden.for.key"),
             Self::Range => (S::BAD_REQUEST, 619, "res.error.invalid.number.range"),
+            Self::Password => (S::BAD_REQUEST, 620, "res.error.key.password.mismatch"),
             Self::Json => (S::BAD_REQUEST, 621, "res.error.invalid.json"),
             Self::Address => (S::BAD_REQUEST, 630, "res.error.invalid.address.on.non.ska.key"),
             Self::Encoding => (S::BAD_REQUEST, 635, "res.error.encoding.exception"),
@@ -143,6 +150,8 @@ impl Code {
             Self::DataValue => (S::BAD_REQUEST, 616, "res.error.data.object.invalid.value"),
             Self::NoData => (S::NOT_FOUND, 653, "res.error.data.object.not.existent"),
             Self::Derivation => (S::BAD_REQUEST, 634, "res.error.derivation.not.supported.by.algorithm"),
+            Self::KeyEncoding => (S::BAD_REQUEST, 625, "res.error.key.invalid.encoding"),
+            Self::FileHeader => (S::BAD_REQUEST, 623, "res.error.invalid.file.header"),
         }
     }
 }

@@ -2,11 +2,13 @@
 
 pub mod error;
 pub mod extract;
+mod form;
 pub mod json;
 pub mod missed;
 pub mod openapi;
 pub mod partitions;
 mod routes;
+mod upload;
 pub mod watch;
 
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use self::error::{ApiError, Code};
 
 use crate::{
     auth::{Authenticate, Authorize},
-    service::{directory::Directory, sign::Signer},
+    service::{derive::Derived, directory::Directory, files::Files, password::Known, sign::Signer},
     telemetry::Metrics,
 };
 
@@ -44,6 +46,12 @@ pub struct State {
     pub partitions: Arc<partitions::Partitions>,
     /// Makes signatures.
     pub signer: Signer,
+    /// Passwords of keys.
+    pub passwords: Arc<Known>,
+    /// What is allowed with files.
+    pub files: Files,
+    /// Keys that are derived for a moment.
+    pub derived: Derived,
     /// Keys that are not where their objects say.
     pub missed: missed::Missed,
     /// Writes HsmKey objects; `None` in tests without an API server.

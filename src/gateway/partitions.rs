@@ -10,7 +10,7 @@ use kube::{Resource, ResourceExt};
 use super::error::{ApiError, Code};
 use crate::{
     api::{HsmPartition, condition, partition::VerifySignatures},
-    hsm::Hsm,
+    hsm::{Hsm, probe::SHARED_SECRETS},
 };
 
 /// Annotation on the partition that `POST /v1/key` chooses where a namespace may use several.
@@ -159,6 +159,16 @@ impl Partitions {
         // Of an earlier version of the operator, which did not look for any.
         let tried = token.probed.is_some() && !token.cipher_algorithms.is_empty();
         tried.then(|| token.cipher_algorithms.clone())
+    }
+
+    /// Whether the token of a partition was seen to hand out the secret of a key agreement; `None` before it was tried, or
+    /// where the try said nothing.
+    #[must_use]
+    pub fn shared_secrets(&self, partition: &str) -> Option<bool> {
+        let known = self.known.read().expect("no panic while it is held");
+        let token = known.get(partition)?.object.status.as_ref()?.token.as_ref()?;
+        let quirk = token.probed.as_ref()?.quirks.iter().find(|quirk| quirk.name == SHARED_SECRETS)?;
+        (!quirk.value.starts_with("not probed")).then_some(!quirk.odd)
     }
 
     /// The attestation chain of a partition, PEM, leaf first.

@@ -19,7 +19,7 @@ use crate::{
     api::{HsmKey, HsmPartition, partition::Pkcs11, pins::Pins},
     hsm::{Canary, PartitionConfig, Registry, Wanted, registry::TokenConfig},
     server::https::Certificate,
-    service::directory::Directory,
+    service::{directory::Directory, password},
     watch::changes,
 };
 
@@ -33,7 +33,9 @@ pub struct View {
     pub registry: Arc<Registry>,
     /// The certificate that is served.
     pub certificate: Arc<Certificate>,
-    /// Name of the Secret with it.
+    /// Passwords of keys.
+    pub passwords: Arc<password::Known>,
+    /// Name of the Secret with the certificate.
     pub tls_secret: String,
     objects: Mutex<BTreeMap<String, Arc<HsmPartition>>>,
     pins: Mutex<BTreeMap<String, Pins>>,
@@ -52,6 +54,7 @@ impl View {
         partitions: Arc<Partitions>,
         registry: Arc<Registry>,
         certificate: Arc<Certificate>,
+        passwords: Arc<password::Known>,
         tls_secret: String,
     ) -> Self {
         Self {
@@ -59,6 +62,7 @@ impl View {
             partitions,
             registry,
             certificate,
+            passwords,
             tls_secret,
             objects: Mutex::default(),
             pins: Mutex::default(),
@@ -177,6 +181,11 @@ impl View {
                     self.certificate(&secret);
                     return;
                 }
+                if password::is_record(&secret) {
+                    self.passwords.seen(&secret);
+                    return;
+                }
+                self.passwords.gone(&name);
                 self.pins.lock().expect("no panic while it is held").insert(name.clone(), Pins::of(secret));
                 let objects = self.objects.lock().expect("no panic while it is held").clone();
                 for partition in objects.into_values() {
@@ -188,11 +197,13 @@ impl View {
             // A token that is logged in stays so: a Secret that is deleted by mistake stops nothing.
             Change::Gone(_, name) => {
                 self.pins.lock().expect("no panic while it is held").remove(&name);
+                self.passwords.gone(&name);
             }
             Change::Listed(named, first) => {
                 // All of one namespace.
                 let named: HashSet<String> = named.into_iter().map(|(_, name)| name).collect();
                 self.pins.lock().expect("no panic while it is held").retain(|name, _| named.contains(name));
+                self.passwords.retain(&named);
                 self.listed(first);
             }
         }
@@ -311,7 +322,14 @@ mod tests {
 
     fn view() -> View {
         let registry = Arc::new(Registry::new(Arc::new(Metrics::default())));
-        let view = View::new(Arc::default(), Arc::default(), registry, Arc::default(), "tls".into());
+        let view = View::new(
+            Arc::default(),
+            Arc::default(),
+            registry,
+            Arc::default(),
+            Arc::new(password::Known::new("hsm-operator".into())),
+            "tls".into(),
+        );
         let secret = json!({"metadata": {"name": "s", "resourceVersion": "7"}});
         let mut secret: Secret = serde_json::from_value(secret).unwrap();
         secret.data = Some([("pin".to_owned(), ByteString(b"1234".to_vec()))].into());

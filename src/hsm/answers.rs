@@ -1,6 +1,7 @@
 //! What comes out of the sockets of a token-host.
 
 use tokio::net::UnixStream;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     frame::{Frames, PIECE},
@@ -18,12 +19,12 @@ pub(super) struct Gone;
 pub(super) struct Answers<'a> {
     socket: &'a UnixStream,
     frames: Frames,
-    piece: Vec<u8>,
+    piece: Zeroizing<Vec<u8>>,
 }
 
 impl<'a> Answers<'a> {
     pub fn of(pipe: &'a Pipe) -> Self {
-        Self { socket: &pipe.socket, frames: Frames::default(), piece: vec![0; PIECE] }
+        Self { socket: &pipe.socket, frames: Frames::default(), piece: Zeroizing::new(vec![0; PIECE]) }
     }
 
     /// Waits for at least one answer. Whoever stops waiting loses none.
@@ -32,7 +33,7 @@ impl<'a> Answers<'a> {
             self.socket.readable().await.map_err(|_| Gone)?;
             match self.socket.try_read(&mut self.piece) {
                 Ok(0) => return Err(Gone),
-                Ok(length) => self.frames.push(&self.piece[..length]),
+                Ok(length) => self.push(length),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
                 Err(_) => return Err(Gone),
             }
@@ -46,13 +47,19 @@ impl<'a> Answers<'a> {
     /// What is there already and makes sense.
     pub fn rest(&mut self) -> Vec<Answer> {
         while let Ok(length @ 1..) = self.socket.try_read(&mut self.piece) {
-            self.frames.push(&self.piece[..length]);
+            self.push(length);
         }
         let mut answers = Vec::new();
         while let Ok(Some(answer)) = self.frames.take() {
             answers.push(answer);
         }
         answers
+    }
+
+    /// Some answers carry a key.
+    fn push(&mut self, length: usize) {
+        self.frames.push(&self.piece[..length]);
+        self.piece[..length].zeroize();
     }
 
     fn taken(&mut self) -> Result<Vec<Answer>, Gone> {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
 use self::trial::Trial;
 use super::{
@@ -63,7 +64,7 @@ pub(super) const NOBODY: u64 = 0;
 struct Call {
     lane: Lane,
     repeatable: bool,
-    frame: Vec<u8>,
+    frame: Zeroizing<Vec<u8>>,
     /// Nobody any more, once the caller gave up.
     waiter: Option<oneshot::Sender<Result<Reply, HsmError>>>,
     /// When it was sent to the present token-host.
@@ -129,7 +130,7 @@ impl Table {
         call.sent = Some(Instant::now());
         link.pipe(call.lane).send(&call.frame, call.lane == Lane::Sign && turns.under_way == 1);
         if !call.repeatable {
-            call.frame = Vec::new();
+            call.frame = Zeroizing::default();
         }
     }
 
@@ -204,9 +205,16 @@ impl Calls {
             lane => deadline(lane, &self.deadlines),
         };
         let frame = match lane {
-            Lane::Sign => frame::encode(id, request),
+            Lane::Sign => Zeroizing::new(frame::encode(id, request)),
             // Those that wait together are answered by one search, wherever they wait.
-            _ => frame::encode(id, &Request::Since(Moment::now(), Box::new(request.clone()))),
+            _ => {
+                let request = Request::Since(Moment::now(), Box::new(request.clone()));
+                if request.is_secret() {
+                    frame::encode_secret(id, &request)
+                } else {
+                    Zeroizing::new(frame::encode(id, &request))
+                }
+            }
         };
         if frame.len() > super::protocol::FRAME_MAX {
             return Err(HsmError::new(Kind::Invalid, "the request is too large for the token-host"));
@@ -290,7 +298,7 @@ impl Calls {
             if call.sent.is_some() {
                 // Stays until its answer comes: that none comes is how a hanging worker is told.
                 call.waiter = None;
-                call.frame = Vec::new();
+                call.frame = Zeroizing::default();
             } else {
                 table.calls.remove(&id);
             }

@@ -2,6 +2,7 @@
 //! their signatures need not know that.
 
 mod ciphers;
+mod imports;
 mod keys;
 
 use std::{
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::model::{
     KeyAlgorithm, KeyAttributes, KeyId, SignatureAlgorithm, attributes::ResolvedAttributes, data::DataName,
-    signature::Scheme,
+    material::Material, signature::Scheme,
 };
 
 /// What goes wrong with one request.
@@ -55,6 +56,8 @@ struct Stored {
     may_encrypt: bool,
     destroyable: bool,
     private: Private,
+    /// What it was imported as.
+    material: Option<Material>,
 }
 
 #[derive(Default)]
@@ -78,6 +81,8 @@ impl Default for Fake {
             key_algorithms: key_algorithms(),
             signature_algorithms: signature_algorithms(),
             cipher_algorithms: ciphers::all(),
+            agreement: false,
+            derived: Vec::new(),
         };
         let token = TokenFacts {
             label: "fake".into(),
@@ -241,6 +246,13 @@ impl Inner {
                     self.usable(&job.key, |key| key.facts.attributes.decrypt == Some(true), "decrypt")?;
                 Ok(Reply::Decrypted(key.private.decrypt(&job)?.into()))
             }
+            Request::Import(job) => self.import(*job),
+            Request::Export(key) => self.export(&key),
+            Request::Wrap(job) => self.wrap(&job),
+            Request::Agree { .. } => Err(keys::unsupported("key agreement")),
+            Request::Derived { .. } | Request::SignDerived { .. } | Request::Derive(_) => {
+                Err(HsmError::new(Kind::Unsupported, "the fake has no trees"))
+            }
             Request::Hmac { key, payload } => {
                 let key = self.usable(&key, |key| key.may_sign, "sign")?;
                 Ok(Reply::Hmac(key.private.hmac(payload.expose())?.into()))
@@ -273,11 +285,14 @@ impl Inner {
             public_key: private.spki()?.map(Bytes::from),
             attributes: reported(&template.attributes),
             local: Some(true),
+            chain_code: None,
             twins: 1,
         };
         let ResolvedAttributes { sign: may_sign, encrypt: may_encrypt, destroyable, .. } =
             template.attributes;
-        self.keys.push(Stored { facts: facts.clone(), may_sign, may_encrypt, destroyable, private });
+        let stored =
+            Stored { facts: facts.clone(), may_sign, may_encrypt, destroyable, private, material: None };
+        self.keys.push(stored);
         Ok(Reply::Key(Box::new(facts)))
     }
 

@@ -57,6 +57,17 @@ pub fn renumber(frame: &mut [u8], id: u64) {
     frame[4..HEAD].copy_from_slice(&id.to_le_bytes());
 }
 
+/// Appends to bytes that wait to be written. Some frames carry keys: growing in place could leave a copy behind.
+pub fn append(waiting: &mut Vec<u8>, frame: &[u8]) {
+    if waiting.capacity() - waiting.len() < frame.len() {
+        let mut larger = Vec::with_capacity((waiting.len() + frame.len()) * 2);
+        larger.extend_from_slice(waiting);
+        waiting.zeroize();
+        *waiting = larger;
+    }
+    waiting.extend_from_slice(frame);
+}
+
 /// Collects pieces of the stream and takes frames out of them. What was taken out is overwritten: one frame
 /// carries a PIN.
 #[derive(Default)]
@@ -126,6 +137,7 @@ mod tests {
             pin: Pin::new("very-secret-pin"),
             init_args: None,
             workers: 4,
+            vendor: Box::default(),
         });
         let stream = [encode(1, &open), encode(2, &Request::Ping)].concat();
         for size in [1, 5, 64, stream.len()] {
@@ -150,11 +162,21 @@ mod tests {
             pin: Pin::new("very-secret-pin"),
             init_args: Some("x".repeat(4096)),
             workers: 4,
+            vendor: Box::default(),
         });
         let frame = encode_secret(1, &open);
         assert_eq!(*frame, encode(1, &open));
         // One that grew has room for as much again.
         assert_eq!(frame.capacity(), frame.len());
+    }
+
+    #[test]
+    fn what_waits_is_written_in_its_order() {
+        let mut waiting = Vec::new();
+        for piece in [&b"one"[..], b"", b"two", &[b'x'; 100]] {
+            append(&mut waiting, piece);
+        }
+        assert_eq!(waiting, [&b"onetwo"[..], &[b'x'; 100]].concat());
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::sync::{
 };
 
 use tokio::{net::UnixStream, sync::Notify};
+use zeroize::Zeroizing;
 
-use super::protocol::Lane;
+use super::{frame, protocol::Lane};
 
 /// The parent's end of one socket pair to a token-host.
 pub(super) struct Pipe {
@@ -36,7 +37,7 @@ impl Pipe {
         let first = waiting.frames.is_empty();
         let written =
             if alone && first && !waiting.writing { self.socket.try_write(frame).unwrap_or(0) } else { 0 };
-        waiting.frames.extend_from_slice(&frame[written..]);
+        frame::append(&mut waiting.frames, &frame[written..]);
         if first && !waiting.frames.is_empty() {
             self.wake.notify_one();
         }
@@ -54,7 +55,8 @@ impl Pipe {
                 let frames = {
                     let mut waiting = locked(&self.waiting);
                     waiting.writing = !waiting.frames.is_empty();
-                    std::mem::take(&mut waiting.frames)
+                    // Some of them carry keys.
+                    Zeroizing::new(std::mem::take(&mut waiting.frames))
                 };
                 if frames.is_empty() {
                     break;

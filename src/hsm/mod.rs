@@ -9,6 +9,7 @@ pub mod fake;
 pub mod frame;
 pub mod health;
 pub mod hosts;
+pub mod import;
 pub mod knee;
 mod link;
 mod member;

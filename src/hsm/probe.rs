@@ -24,6 +24,8 @@ pub enum Probe {
     Dsa,
     /// Ciphers of RSA and AES keys.
     Ciphers,
+    /// Secrets that EC keys have in common with a point.
+    Agreement,
     /// How many sessions are worth it. No part of [`Self::ALL`], because it loads the token, and is of use only to who
     /// wants to know.
     Sessions,
@@ -31,8 +33,16 @@ pub enum Probe {
 
 impl Probe {
     /// All that are always made, the harmless one first.
-    pub const ALL: [Self; 7] =
-        [Self::Token, Self::EllipticCurves, Self::Edwards, Self::Rsa, Self::Hmac, Self::Dsa, Self::Ciphers];
+    pub const ALL: [Self; 8] = [
+        Self::Token,
+        Self::EllipticCurves,
+        Self::Edwards,
+        Self::Rsa,
+        Self::Hmac,
+        Self::Dsa,
+        Self::Ciphers,
+        Self::Agreement,
+    ];
 
     /// Name of the finding that says why there is no other.
     #[must_use]
@@ -40,6 +50,9 @@ impl Probe {
         self.into()
     }
 }
+
+/// Name of the finding of [`Probe::Agreement`]; odd where the secret is not to be had.
+pub const SHARED_SECRETS: &str = "sharedSecrets";
 
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

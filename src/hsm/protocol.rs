@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     cipher::Job as CipherJob,
+    import::{Exported, Import, Untold, Wrap},
     moment::Moment,
     probe::{Findings, Probe},
     recovery::Rung,
@@ -22,7 +23,9 @@ use crate::model::{
     CipherAlgorithm, KeyAlgorithm, KeyAttributes, KeyId, KeyLabel, SignatureAlgorithm,
     attributes::ResolvedAttributes,
     data::{DataAttributes, DataName, DataValue},
+    derivation::DerivationPath,
     secret::{Pin, Plaintext},
+    vendor::VendorNumbers,
 };
 
 /// Largest frame that is read; a payload, a key list page or a certificate is far below.
@@ -41,6 +44,8 @@ pub struct Open {
     pub init_args: Option<String>,
     /// Sessions that sign, each on its own thread.
     pub workers: u16,
+    /// Numbers of the vendor's own mechanisms.
+    pub vendor: Box<VendorNumbers>,
 }
 
 /// Chooses a token. Slot numbers are the last resort: they may change when a token is initialised.
@@ -128,6 +133,53 @@ pub enum Request {
     GetData(DataName),
     /// Destroy a data object. Answered by [`Reply::DataGone`].
     DestroyData(DataName),
+    /// Bring a key to the token, unless it is there or other keys have its id or label. Answered by [`Reply::Key`], by
+    /// [`Reply::Keys`] with those that are in its place, or by [`Reply::Untold`] if its public half has to be known first.
+    Import(Box<Import>),
+    /// A key in plain, if it may leave the token so. Answered by [`Reply::Exported`].
+    Export(KeyId),
+    /// Encrypt a key by another one. Answered by [`Reply::Wrapped`].
+    Wrap(Wrap),
+    /// The secret that an EC key has in common with somebody's point: the x coordinate of their product, which says nothing
+    /// of the key and is of use for what was encrypted with that point. Answered by [`Reply::Agreed`].
+    Agree {
+        /// The key.
+        key: KeyId,
+        /// The point, in uncompressed form. The caller has checked that it is on the key's curve.
+        point: Bytes,
+    },
+    /// Derive a key from a master for a moment, to see its public half. Answered by [`Reply::Key`], without id.
+    Derived {
+        /// The master.
+        master: KeyId,
+        /// The way from there.
+        path: DerivationPath,
+    },
+    /// The same, to sign with it. Answered by [`Reply::Signature`].
+    SignDerived {
+        /// The master.
+        master: KeyId,
+        /// The way from there.
+        path: DerivationPath,
+        /// What to do with the payload.
+        algorithm: SignatureAlgorithm,
+        /// The payload, decoded.
+        payload: Bytes,
+    },
+    /// Derive a key from a master to stay, unless one with its id exists, which is then described, or other keys have the
+    /// label. Answered as [`Self::Claim`].
+    Derive(Box<DerivedTemplate>),
+}
+
+/// A key to derive and keep.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DerivedTemplate {
+    /// The key; its algorithm and curve are those of the master.
+    pub template: KeyTemplate,
+    /// The master.
+    pub master: KeyId,
+    /// The way from there.
+    pub path: DerivationPath,
 }
 
 /// Most keys that [`Request::Find`] reports: more than one is an error, so a few are enough to name them.
@@ -217,6 +269,14 @@ pub enum Reply {
     Data(Option<Box<DataFacts>>),
     /// See [`Request::DestroyData`]: whether there was one.
     DataGone(bool),
+    /// See [`Request::Export`].
+    Exported(Box<Exported>),
+    /// See [`Request::Wrap`].
+    Wrapped(Bytes),
+    /// See [`Request::Agree`]: as many bytes as a coordinate of the curve has.
+    Agreed(Plaintext),
+    /// See [`Request::Import`].
+    Untold(Untold),
 }
 
 /// A data object as its token reports it.
@@ -261,6 +321,10 @@ pub struct Capabilities {
     pub signature_algorithms: Vec<SignatureAlgorithm>,
     /// Ciphers for which it has the mechanism.
     pub cipher_algorithms: Vec<CipherAlgorithm>,
+    /// Whether it has the mechanism for [`Request::Agree`].
+    pub agreement: bool,
+    /// Key algorithms of which it derives keys along a path.
+    pub derived: Vec<KeyAlgorithm>,
 }
 
 /// One key algorithm that a token generates.
@@ -314,6 +378,8 @@ pub struct KeyFacts {
     pub attributes: KeyAttributes,
     /// `CKA_LOCAL`: made on the token, not brought there.
     pub local: Option<bool>,
+    /// Chain code of a key of a tree (BIP-32, SLIP-10).
+    pub chain_code: Option<Bytes>,
     /// How many objects of the private or secret class carry this id; more than one is an error.
     pub twins: u32,
 }
@@ -525,6 +591,20 @@ impl Request {
             Self::Encrypt(_) | Self::Decrypt(_) | Self::Hmac { .. } => Lane::Sign,
             Self::PutData { .. } | Self::DestroyData(_) => Lane::Change,
             Self::GetData(_) => Lane::Look,
+            Self::Import(_) => Lane::Change,
+            Self::Export(_) | Self::Wrap(_) => Lane::Look,
+            Self::Agree { .. } | Self::Derived { .. } | Self::SignDerived { .. } => Lane::Sign,
+            Self::Derive(_) => Lane::Change,
+        }
+    }
+
+    /// Whether its frame is overwritten as soon as it was sent: it carries a key.
+    #[must_use]
+    pub const fn is_secret(&self) -> bool {
+        match self {
+            Self::Import(_) => true,
+            Self::Since(_, request) => request.is_secret(),
+            _ => false,
         }
     }
 
@@ -552,6 +632,11 @@ impl Request {
             Self::GetData(_) => true,
             // The second time it would say that there is one already, or none.
             Self::PutData { .. } | Self::DestroyData(_) => false,
+            Self::Import(_) => false,
+            Self::Export(_) | Self::Wrap(_) => true,
+            Self::Agree { .. } => true,
+            Self::Derived { .. } | Self::SignDerived { .. } => true,
+            Self::Derive(_) => false,
         }
     }
 
@@ -579,6 +664,13 @@ impl Request {
             Self::PutData { .. } => "put_data",
             Self::GetData(_) => "get_data",
             Self::DestroyData(_) => "destroy_data",
+            Self::Import(_) => "import",
+            Self::Export(_) => "export",
+            Self::Wrap(_) => "wrap",
+            Self::Agree { .. } => "agree",
+            Self::Derived { .. } => "derived",
+            Self::SignDerived { .. } => "sign_derived",
+            Self::Derive(_) => "derive",
         }
     }
 }

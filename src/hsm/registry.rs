@@ -53,6 +53,7 @@ impl TokenConfig {
                 pin,
                 init_args: pkcs11.init_args.clone(),
                 workers: partition.sessions(),
+                vendor: Box::new(partition.spec.vendor_mechanisms.numbers()),
             },
             environment: pkcs11.environment.iter().map(|one| (one.name.clone(), one.value.clone())).collect(),
             pin_version,
@@ -79,6 +80,7 @@ impl TokenConfig {
                 config.open.library.clone(),
                 config.open.token.clone(),
                 config.open.init_args.clone(),
+                *config.open.vendor,
                 config.environment.clone(),
             )
         };

@@ -204,6 +204,7 @@ impl Replicas {
         let deadline = Instant::now() + self.limit;
         let key = match &request {
             Request::Sign { key, .. } => Some(key.clone()),
+            // What a replica derives from a master says nothing of the master there.
             _ => None,
         };
         let mut search = Search { key, but: but.to_vec(), tried: Vec::new(), said: None, failed: false };

@@ -128,6 +128,20 @@ impl KeyAlgorithm {
     }
 }
 
+impl KeyAlgorithm {
+    /// The same for a key that exists already: what is left out is found out by looking at it.
+    ///
+    /// # Errors
+    /// As [`Self::check`], of what is there.
+    pub fn check_given(self, key_size: Option<u32>, curve_oid: Option<&str>) -> Result<(), InvalidParameter> {
+        match self.row().parameter {
+            Parameter::Size(_) | Parameter::SizeRange { .. } if key_size.is_none() => Ok(()),
+            Parameter::Curve if curve_oid.is_none() => Ok(()),
+            _ => self.check(key_size, curve_oid),
+        }
+    }
+}
+
 fn list(sizes: &[u32]) -> String {
     sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -230,5 +244,9 @@ mod tests {
         assert!(KeyAlgorithm::Ed.check(None, Some("1.3.101.113")).is_ok());
         assert!(KeyAlgorithm::Ed.check(None, Some("1.3.101.110")).is_err());
         assert!(KeyAlgorithm::Aes.check(Some(512), None).is_err());
+        assert!(KeyAlgorithm::Aes.check_given(None, None).is_ok());
+        assert!(KeyAlgorithm::Aes.check_given(Some(512), None).is_err());
+        assert!(KeyAlgorithm::Ec.check_given(None, None).is_ok());
+        assert!(KeyAlgorithm::Ec.check_given(None, Some("1.3.101.112")).is_err());
     }
 }

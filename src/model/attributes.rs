@@ -68,6 +68,8 @@ impl RequestedAttributes {
             verify: self.verify.unwrap_or(sign),
             wrap: self.wrap.unwrap_or(unwrap),
             derive: self.derive.unwrap_or(false),
+            // Of trees on Edwards curves that are Cardano's there is no token; whoever asks for one was told.
+            tree: self.slip10.unwrap_or(false) || self.bip32.unwrap_or(false),
             extractable: self.extractable.unwrap_or(false),
             modifiable: self.modifiable.unwrap_or(true),
             destroyable: self.destroyable.unwrap_or(false),
@@ -92,6 +94,7 @@ pub struct ResolvedAttributes {
     pub verify: bool,
     pub wrap: bool,
     pub derive: bool,
+    pub tree: bool,
     pub extractable: bool,
     pub modifiable: bool,
     pub destroyable: bool,

@@ -1,6 +1,6 @@
 //! Hash functions of the contract, computed here and never on the token.
 
-use digest::Digest;
+use digest::{Digest, ExtendableOutput, Update};
 
 /// Prefixes of the SHA-2 family differ in the last OID arc and two lengths only.
 macro_rules! sha2_prefix {
@@ -9,6 +9,13 @@ macro_rules! sha2_prefix {
             0x30, $total, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, $arc, 0x05,
             0x00, 0x04, $len,
         ]
+    };
+}
+
+/// `AlgorithmIdentifier`s of NIST's hash functions differ in the last arc only (2.16.840.1.101.3.4.2).
+macro_rules! nist_oid {
+    ($arc:literal) => {
+        &[0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, $arc]
     };
 }
 
@@ -41,6 +48,10 @@ pub enum Hash {
     Keccak384,
     /// Keccak-512 with the original padding.
     Keccak512,
+    /// 256 bits of SHAKE128, as FIPS 204 and 205 take for a digest.
+    Shake128,
+    /// 512 bits of SHAKE256, as FIPS 204 and 205 take for a digest.
+    Shake256,
     /// SHA-256 of SHA-256, as Bitcoin uses it.
     DoubleSha256,
 }
@@ -51,6 +62,11 @@ impl Hash {
     pub fn digest(self, message: &[u8]) -> Vec<u8> {
         fn one<D: Digest>(message: &[u8]) -> Vec<u8> {
             D::digest(message).to_vec()
+        }
+        fn extended<D: Default + Update + ExtendableOutput>(message: &[u8], length: usize) -> Vec<u8> {
+            let mut digest = vec![0; length];
+            D::default().chain(message).finalize_xof_into(&mut digest);
+            digest
         }
         match self {
             Self::Sha1 => one::<sha1::Sha1>(message),
@@ -66,6 +82,8 @@ impl Hash {
             Self::Keccak256 => one::<sha3::Keccak256>(message),
             Self::Keccak384 => one::<sha3::Keccak384>(message),
             Self::Keccak512 => one::<sha3::Keccak512>(message),
+            Self::Shake128 => extended::<shake::Shake128>(message, self.len()),
+            Self::Shake256 => extended::<shake::Shake256>(message, self.len()),
             Self::DoubleSha256 => one::<sha2::Sha256>(&one::<sha2::Sha256>(message)),
         }
     }
@@ -77,10 +95,28 @@ impl Hash {
         match self {
             Self::Sha1 => 20,
             Self::Sha224 | Self::Sha3_224 | Self::Keccak224 => 28,
-            Self::Sha256 | Self::Sha3_256 | Self::Keccak256 | Self::DoubleSha256 => 32,
+            Self::Sha256 | Self::Sha3_256 | Self::Keccak256 | Self::Shake128 | Self::DoubleSha256 => 32,
             Self::Sha384 | Self::Sha3_384 | Self::Keccak384 => 48,
-            Self::Sha512 | Self::Sha3_512 | Self::Keccak512 => 64,
+            Self::Sha512 | Self::Sha3_512 | Self::Keccak512 | Self::Shake256 => 64,
         }
+    }
+
+    /// DER of the identifier, of hash functions that NIST has named.
+    #[must_use]
+    pub const fn oid(self) -> Option<&'static [u8]> {
+        Some(match self {
+            Self::Sha256 => nist_oid!(1),
+            Self::Sha384 => nist_oid!(2),
+            Self::Sha512 => nist_oid!(3),
+            Self::Sha224 => nist_oid!(4),
+            Self::Sha3_224 => nist_oid!(7),
+            Self::Sha3_256 => nist_oid!(8),
+            Self::Sha3_384 => nist_oid!(9),
+            Self::Sha3_512 => nist_oid!(10),
+            Self::Shake128 => nist_oid!(11),
+            Self::Shake256 => nist_oid!(12),
+            _ => return None,
+        })
     }
 
     /// The bytes before the digest in an RFC 8017 `DigestInfo`, where the contract signs one.
@@ -110,6 +146,7 @@ mod tests {
             empty(Hash::Keccak256),
             "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470"
         );
+        assert_eq!(empty(Hash::Shake128), "7f9c2ba4e88f827d616045507605853ed73b8093f6efbc88eb1a6eacfa66ef26");
         assert_eq!(empty(Hash::Sha3_256), "a7ffc6f8bf1ed76651c14756a061d662f580ff4de43b49fa82d80a4b80f8434a");
         assert_eq!(
             empty(Hash::DoubleSha256),

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::derivation::DerivedName;
+
 /// Longest label in bytes of UTF-8.
 pub const LABEL_MAX: usize = 255;
 
@@ -48,6 +50,18 @@ impl KeyLabel {
         }
     }
 
+    /// Checks and takes the name that a derived key is kept under, `master/path`, as well.
+    ///
+    /// # Errors
+    /// [`InvalidLabel`] says which rule it breaks; [`InvalidLabel::Derivation`] where it is no such name either.
+    pub fn stored(text: impl Into<String>) -> Result<Self, InvalidLabel> {
+        let text = text.into();
+        match Self::new(text.clone()) {
+            Err(InvalidLabel::Derivation) if DerivedName::parse(&text).is_ok() => Ok(Self(text)),
+            checked => checked,
+        }
+    }
+
     /// The label as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -86,7 +100,7 @@ impl TryFrom<String> for KeyLabel {
     type Error = InvalidLabel;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::new(text)
+        Self::stored(text)
     }
 }
 
@@ -206,6 +220,17 @@ mod tests {
         assert_eq!(KeyLabel::new("a\n"), Err(InvalidLabel::Control));
         assert_eq!(KeyLabel::new("ä".repeat(128)), Err(InvalidLabel::TooLong(256)));
         assert!(KeyLabel::new("Signing Key @ Zürich").is_ok());
+    }
+
+    #[test]
+    fn the_name_of_a_derived_key_is_a_label_of_stored_keys_only() {
+        assert_eq!(KeyLabel::stored("a/0'/1").map(String::from), Ok("a/0'/1".into()));
+        assert_eq!(KeyLabel::stored("a").map(String::from), Ok("a".into()));
+        for text in ["a/", "/0", "a/b", "a//0", "a/0/", "a/-1"] {
+            assert_eq!(KeyLabel::stored(text), Err(InvalidLabel::Derivation), "{text}");
+        }
+        let name = KeyLabel::stored("a/0").unwrap().object_name();
+        assert!(is_dns_subdomain(&name) && is_encoded(&name), "{name}");
     }
 
     #[test]

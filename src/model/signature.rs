@@ -54,6 +54,27 @@ vocabulary! {
         IssKerl = "ISS_KERL",
         MlDsa = "ML_DSA" | "DILITHIUM",
         SlhDsa = "SLH_DSA" | "SPHINCS_PLUS",
+        MlDsaMu = "ML_DSA_M",
+        Sha2224WithMlDsa = "SHA2_224_WITH_ML_DSA",
+        Sha2256WithMlDsa = "SHA2_256_WITH_ML_DSA",
+        Sha2384WithMlDsa = "SHA2_384_WITH_ML_DSA",
+        Sha2512WithMlDsa = "SHA2_512_WITH_ML_DSA",
+        Sha3224WithMlDsa = "SHA3_224_WITH_ML_DSA",
+        Sha3256WithMlDsa = "SHA3_256_WITH_ML_DSA",
+        Sha3384WithMlDsa = "SHA3_384_WITH_ML_DSA",
+        Sha3512WithMlDsa = "SHA3_512_WITH_ML_DSA",
+        Shake128WithMlDsa = "SHAKE_128_WITH_ML_DSA",
+        Shake256WithMlDsa = "SHAKE_256_WITH_ML_DSA",
+        Sha2224WithSlhDsa = "SHA2_224_WITH_SLH_DSA",
+        Sha2256WithSlhDsa = "SHA2_256_WITH_SLH_DSA",
+        Sha2384WithSlhDsa = "SHA2_384_WITH_SLH_DSA",
+        Sha2512WithSlhDsa = "SHA2_512_WITH_SLH_DSA",
+        Sha3224WithSlhDsa = "SHA3_224_WITH_SLH_DSA",
+        Sha3256WithSlhDsa = "SHA3_256_WITH_SLH_DSA",
+        Sha3384WithSlhDsa = "SHA3_384_WITH_SLH_DSA",
+        Sha3512WithSlhDsa = "SHA3_512_WITH_SLH_DSA",
+        Shake128WithSlhDsa = "SHAKE_128_WITH_SLH_DSA",
+        Shake256WithSlhDsa = "SHAKE_256_WITH_SLH_DSA",
         Lms = "LMS",
         XmssSha2 = "XMSS-SHA256_10_256",
         XmssShake = "XMSS-SHAKE256_10_256",
@@ -67,7 +88,7 @@ vocabulary! {
         /// The algorithm's native form: a DER sequence for ECDSA and DSA, plain bytes for the others.
         #[default]
         Der = "DER",
-        /// ECDSA: r and s one after the other, both as wide as the curve's order.
+        /// DSA and ECDSA: r and s one after the other, both as wide as the order of the group.
         Raw = "RAW",
         /// r, s and a recovery byte of 27 or 28; for `KECCAK256_WITH_ECDSA` on secp256k1 only.
         Eth = "ETH",
@@ -92,7 +113,7 @@ pub enum Scheme {
     RsaPkcs1,
     /// RSASSA-PSS, MGF1 and salt length by the same hash.
     RsaPss(Hash),
-    /// DSA.
+    /// DSA over a digest, cut to the subprime's bits as the standard says.
     Dsa,
     /// ECDSA over a digest, cut to the order's bits as the standard says.
     Ecdsa,
@@ -104,6 +125,9 @@ pub enum Scheme {
     EdDsa,
     /// A signature that one named mechanism of the token makes of the message.
     Native,
+    /// HashML-DSA and HashSLH-DSA (FIPS 204 and 205): the digest is signed together with the name of its hash, by a
+    /// mechanism of the token that hashes, too.
+    Prehashed(Hash),
 }
 
 /// One signature algorithm.
@@ -133,10 +157,14 @@ impl SignatureAlgorithm {
             Scheme::Dsa => algorithm == K::Dsa,
             Scheme::Ecdsa | Scheme::EcdsaDeterministic | Scheme::SchnorrBip340 => algorithm == K::Ec,
             Scheme::EdDsa => algorithm == K::Ed,
+            Scheme::Prehashed(_) => {
+                let family = if self.name().ends_with("_SLH_DSA") { "SLH-DSA" } else { "ML-DSA" };
+                algorithm.name().starts_with(family)
+            }
             Scheme::Native => match self {
                 Self::Bls => algorithm == K::Bls,
                 Self::IssKerl => algorithm == K::Iss,
-                Self::MlDsa => algorithm.name().starts_with("ML-DSA"),
+                Self::MlDsa | Self::MlDsaMu => algorithm.name().starts_with("ML-DSA"),
                 Self::SlhDsa => algorithm.name().starts_with("SLH-DSA"),
                 Self::Lms => algorithm == K::Lms,
                 Self::XmssSha2 => algorithm == K::XmssSha2,
@@ -186,9 +214,9 @@ pub struct WrongDigestLength {
 /// The table.
 #[rustfmt::skip]
 static ROWS: &[SignatureRow] = {
-    use Hash::{DoubleSha256, Keccak224, Keccak256, Keccak384, Keccak512, Sha1, Sha224, Sha256, Sha3_224, Sha3_256, Sha3_384, Sha3_512, Sha384, Sha512};
+    use Hash::{DoubleSha256, Keccak224, Keccak256, Keccak384, Keccak512, Sha1, Sha224, Sha256, Sha3_224, Sha3_256, Sha3_384, Sha3_512, Sha384, Sha512, Shake128, Shake256};
     use Input::{Bytes, Digest, Message};
-    use Scheme::{Dsa, Ecdsa, EcdsaDeterministic, EdDsa, Native, RsaPkcs1, RsaPss, SchnorrBip340};
+    use Scheme::{Dsa, Ecdsa, EcdsaDeterministic, EdDsa, Native, Prehashed, RsaPkcs1, RsaPss, SchnorrBip340};
     use SignatureAlgorithm as A;
     const fn row(algorithm: SignatureAlgorithm, input: Input, scheme: Scheme) -> SignatureRow {
         SignatureRow { algorithm, input, scheme }
@@ -244,6 +272,27 @@ static ROWS: &[SignatureRow] = {
         row(A::IssKerl, Bytes, Native),
         row(A::MlDsa, Bytes, Native),
         row(A::SlhDsa, Bytes, Native),
+        row(A::MlDsaMu, Bytes, Native),
+        row(A::Sha2224WithMlDsa, Bytes, Prehashed(Sha224)),
+        row(A::Sha2256WithMlDsa, Bytes, Prehashed(Sha256)),
+        row(A::Sha2384WithMlDsa, Bytes, Prehashed(Sha384)),
+        row(A::Sha2512WithMlDsa, Bytes, Prehashed(Sha512)),
+        row(A::Sha3224WithMlDsa, Bytes, Prehashed(Sha3_224)),
+        row(A::Sha3256WithMlDsa, Bytes, Prehashed(Sha3_256)),
+        row(A::Sha3384WithMlDsa, Bytes, Prehashed(Sha3_384)),
+        row(A::Sha3512WithMlDsa, Bytes, Prehashed(Sha3_512)),
+        row(A::Shake128WithMlDsa, Bytes, Prehashed(Shake128)),
+        row(A::Shake256WithMlDsa, Bytes, Prehashed(Shake256)),
+        row(A::Sha2224WithSlhDsa, Bytes, Prehashed(Sha224)),
+        row(A::Sha2256WithSlhDsa, Bytes, Prehashed(Sha256)),
+        row(A::Sha2384WithSlhDsa, Bytes, Prehashed(Sha384)),
+        row(A::Sha2512WithSlhDsa, Bytes, Prehashed(Sha512)),
+        row(A::Sha3224WithSlhDsa, Bytes, Prehashed(Sha3_224)),
+        row(A::Sha3256WithSlhDsa, Bytes, Prehashed(Sha3_256)),
+        row(A::Sha3384WithSlhDsa, Bytes, Prehashed(Sha3_384)),
+        row(A::Sha3512WithSlhDsa, Bytes, Prehashed(Sha3_512)),
+        row(A::Shake128WithSlhDsa, Bytes, Prehashed(Shake128)),
+        row(A::Shake256WithSlhDsa, Bytes, Prehashed(Shake256)),
         row(A::Lms, Bytes, Native),
         row(A::XmssSha2, Bytes, Native),
         row(A::XmssShake, Bytes, Native),

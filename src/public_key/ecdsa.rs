@@ -97,6 +97,23 @@ impl Domain {
         (&point.x % &self.n == *r).then_some(point)
     }
 
+    /// The key on the other side of the x axis.
+    pub(super) fn negated(&self, Point { x, y }: &Point) -> Point {
+        Point { x: x.clone(), y: (&self.p - y) % &self.p }
+    }
+
+    /// The last steps of BIP-340's verification: whether `s·G − e·P` has the x coordinate `r` and an even y, where P is the
+    /// key of this x whose y is even.
+    pub(super) fn verify_schnorr(&self, key: &Point, e: &BigUint, r: &BigUint, s: &BigUint) -> bool {
+        if r >= &self.p || s >= &self.n {
+            return false;
+        }
+        let key = if key.y.bit(0) { self.negated(key) } else { key.clone() };
+        let e = (&self.n - e % &self.n) % &self.n;
+        let point = self.affine(&self.combine(s, &e, &key));
+        point.is_some_and(|point| point.x == *r && !point.y.bit(0))
+    }
+
     /// `u1·G + u2·Q` in one pass over the bits of both.
     fn combine(&self, u1: &BigUint, u2: &BigUint, key: &Point) -> Jacobian {
         let lift = |point: &Point| Jacobian { x: point.x.clone(), y: point.y.clone(), z: 1_u8.into() };
@@ -113,6 +130,71 @@ impl Domain {
             }
         }
         sum
+    }
+
+    /// The keys, at most four, whose signature of a digest this may be (SEC 1, 4.1.6).
+    pub(super) fn signers(&self, digest: &[u8], r: &BigUint, s: &BigUint) -> Vec<Point> {
+        let in_range = |value: &BigUint| value.bits() > 0 && value < &self.n;
+        let Some(inverse) = r.modinv(&self.n).filter(|_| in_range(r) && in_range(s)) else {
+            return Vec::new();
+        };
+        let u1 = (&self.n - self.truncate(digest) % &self.n) * &inverse % &self.n;
+        let u2 = s * &inverse % &self.n;
+        let mut found = Vec::new();
+        for x in [r.clone(), r + &self.n] {
+            let Some(y) = self.root(&(((&x * &x + &self.a) * &x + &self.b) % &self.p)) else { continue };
+            for y in [&self.p - &y, y] {
+                let signer = Point { x: x.clone(), y };
+                if self.contains(&signer) {
+                    found.extend(self.affine(&self.combine(&u1, &u2, &signer)));
+                }
+            }
+        }
+        found
+    }
+
+    /// A square root modulo p, if there is one: by Tonelli and Shanks, which also suits P-224, whose p leaves 1 when
+    /// divided by 4.
+    fn root(&self, square: &BigUint) -> Option<BigUint> {
+        let one = BigUint::from(1_u8);
+        let power = |base: &BigUint, exponent: &BigUint| base.modpow(exponent, &self.p);
+        let half = (&self.p - &one) >> 1_u32;
+        if power(square, &half) != one {
+            return (square.bits() == 0).then(BigUint::default);
+        }
+        let twos = (&self.p - &one).trailing_zeros()?;
+        let odd = (&self.p - &one) >> twos;
+        let no_square = (2_u8..).map(BigUint::from).find(|candidate| power(candidate, &half) != one)?;
+        let mut rest = twos;
+        let mut step = power(&no_square, &odd);
+        let mut error = power(square, &odd);
+        let mut root = power(square, &((&odd + &one) >> 1_u32));
+        while error != one {
+            let mut order = 0;
+            let mut powered = error.clone();
+            while powered != one {
+                powered = self.mul(&powered, &powered);
+                order += 1;
+            }
+            let factor = power(&step, &(&one << (rest - order - 1)));
+            rest = order;
+            step = self.mul(&factor, &factor);
+            error = self.mul(&error, &step);
+            root = self.mul(&root, &factor);
+        }
+        Some(root)
+    }
+
+    /// A point in uncompressed form.
+    pub(super) fn encode_point(&self, point: &Point) -> Vec<u8> {
+        let width = usize::try_from(self.p.bits().div_ceil(8)).expect("a curve of the table");
+        let mut bytes = vec![4];
+        for number in [&point.x, &point.y] {
+            let number = number.to_bytes_be();
+            bytes.resize(bytes.len() + width - number.len(), 0);
+            bytes.extend_from_slice(&number);
+        }
+        bytes
     }
 
     fn mul(&self, a: &BigUint, b: &BigUint) -> BigUint {
@@ -204,6 +286,24 @@ mod tests {
             assert_eq!(domain.affine(&domain.combine(&number(3), &number(4), &domain.g)).unwrap(), seven);
             let opposite = Point { x: domain.g.x.clone(), y: &domain.p - &domain.g.y };
             assert!(domain.affine(&domain.combine(&number(5), &number(5), &opposite)).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_square_has_its_roots_and_nothing_else_has_any() {
+        for (name, domain) in domains() {
+            let mut others = 0;
+            for number in 0_u8..40 {
+                let number = BigUint::from(number);
+                let square = domain.mul(&number, &number);
+                let root = domain.root(&square).unwrap();
+                assert!(root == number || (&domain.p - &root) % &domain.p == number, "{name} {number}");
+                match domain.root(&number) {
+                    Some(root) => assert_eq!(domain.mul(&root, &root), number, "{name}"),
+                    None => others += 1,
+                }
+            }
+            assert!(others > 0, "{name}");
         }
     }
 

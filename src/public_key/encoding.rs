@@ -1,10 +1,11 @@
 //! Forms of a signature: what a token returns, and what a caller of the contract asked for.
 //!
-//! A PKCS#11 token returns ECDSA signatures as `r‖s`. The contract's `DER` is a sequence of the two,
+//! A PKCS#11 token returns DSA and ECDSA signatures as `r‖s`. The contract's `DER` is a sequence of the two,
 //! `RAW` is `r‖s` with both halves as wide as the order, and `ETH` appends a recovery byte. Signatures of
 //! other schemes have one form only.
 
-use super::{Kind, PublicKey, ecdsa};
+use super::{Kind, PublicKey, dsa, ecdsa};
+use crate::model::curve::Curve;
 use crate::model::signature::{Scheme, WrongDigestLength};
 use crate::model::{KeyAlgorithm, SignatureAlgorithm, SignatureType};
 use der::asn1::UintRef;
@@ -33,7 +34,7 @@ pub enum EncodeError {
         key: KeyAlgorithm,
     },
     /// Not two numbers in range.
-    #[error("the {given} bytes are not an ECDSA signature with two halves of {half} bytes")]
+    #[error("the {given} bytes are not a signature with two halves of {half} bytes")]
     Malformed {
         /// Bytes that one half has.
         half: usize,
@@ -116,7 +117,7 @@ pub fn ecdsa_der_to_raw(der: &[u8], half: usize) -> Result<Vec<u8>, EncodeError>
 
 /// Gives a token's signature the form that was asked for.
 ///
-/// `token_signature` is what `C_Sign` returned: `r‖s` for ECDSA, with halves of any equal width; the
+/// `token_signature` is what `C_Sign` returned: `r‖s` for DSA and ECDSA, with halves of any equal width; the
 /// signature itself otherwise, which is returned unchanged for `DER` and `RAW`.
 ///
 /// For `ETH` the larger of the two equivalent values of `s` is replaced by the smaller one, because
@@ -137,19 +138,19 @@ pub fn encode(
         return Err(EncodeError::Mismatch { algorithm, key: key.algorithm() });
     }
     check_form(form, algorithm, key)?;
-    let Kind::Ec { curve, point } = &key.kind else { return Ok(token_signature.to_vec()) };
-    if algorithm.row().scheme == Scheme::SchnorrBip340 {
-        return Ok(token_signature.to_vec());
-    }
-    let domain =
-        ecdsa::Domain::of(curve).expect("a key of kind EC was read with the parameters of its curve");
-    let half = curve.scalar_len();
+    let (order, half) = match &key.kind {
+        Kind::Ec { curve, .. } if algorithm.row().scheme != Scheme::SchnorrBip340 => {
+            (domain(curve).n().clone(), curve.scalar_len())
+        }
+        Kind::Dsa(key) => (dsa::order(key), dsa::half(key)),
+        _ => return Ok(token_signature.to_vec()),
+    };
     let malformed = EncodeError::Malformed { half, given: token_signature.len() };
     if token_signature.is_empty() || !token_signature.len().is_multiple_of(2) {
         return Err(malformed);
     }
     let (r, mut s) = numbers_of_raw(token_signature);
-    let in_range = |value: &BigUint| value.bits() > 0 && value < domain.n();
+    let in_range = |value: &BigUint| value.bits() > 0 && *value < order;
     if !in_range(&r) || !in_range(&s) {
         return Err(malformed);
     }
@@ -157,17 +158,22 @@ pub fn encode(
         SignatureType::Der => Ok(numbers_to_der(&r, &s)),
         SignatureType::Raw => numbers_to_raw(&r, &s, half).ok_or(malformed),
         SignatureType::Eth => {
-            if s > domain.n() >> 1_u32 {
-                s = domain.n() - s;
+            let Kind::Ec { curve, point } = &key.kind else { return Err(malformed) };
+            if s > &order >> 1_u32 {
+                s = order - s;
             }
             let digest = algorithm.prepare(payload)?;
-            let signer = domain.verify(point, &digest, &r, &s).filter(|signer| signer.x == r);
+            let signer = domain(curve).verify(point, &digest, &r, &s).filter(|signer| signer.x == r);
             let y_is_odd = signer.ok_or(EncodeError::NotRecoverable)?.y.bit(0);
             let mut bytes = numbers_to_raw(&r, &s, half).ok_or(malformed)?;
             bytes.push(27 + u8::from(y_is_odd));
             Ok(bytes)
         }
     }
+}
+
+fn domain(curve: Curve) -> &'static ecdsa::Domain {
+    ecdsa::Domain::of(curve).expect("a key of kind EC was read with the parameters of its curve")
 }
 
 /// Whether a signature can have a form; to be asked before anything is signed.

@@ -8,15 +8,20 @@
 //! - [`PublicKey::encrypt`] encrypts for an RSA key.
 //! - [`encoding`] turns what a token returns into what a caller asked for.
 
+mod address;
+mod dsa;
 mod ecdsa;
 mod edwards;
 pub mod encoding;
 mod encrypt;
 mod parse;
 mod post_quantum;
+mod recover;
 mod rsa;
+mod schnorr;
 mod verify;
 
+pub use self::address::NoAddress;
 pub use self::encoding::{EncodeError, check_form, ecdsa_der_to_raw, ecdsa_raw_to_der, encode};
 pub use self::encrypt::EncryptError;
 pub use self::parse::ParseError;
@@ -43,6 +48,7 @@ pub struct PublicKey {
 #[derive(Clone, Debug)]
 enum Kind {
     Rsa(Box<::rsa::PublicKey>),
+    Dsa(Box<::dsa::VerifyingKey>),
     Ec {
         curve: Curve,
         point: ecdsa::Point,
@@ -56,7 +62,7 @@ enum Kind {
 impl PublicKey {
     /// Reads a DER SubjectPublicKeyInfo and checks the key in it.
     ///
-    /// RSA from 2048 to 8192 bits, EC on a named curve of [`crate::model::curve`] with an uncompressed
+    /// RSA from 2048 to 8192 bits, DSA of 1024, 2048 and 3072 bits, EC on a named curve of [`crate::model::curve`] with an uncompressed
     /// point, Ed25519 and Ed448, ML-DSA, ML-KEM and SLH-DSA. Only one encoding of a key is accepted, so that its [fingerprint] names the
     /// key and not merely some bytes.
     ///
@@ -84,6 +90,7 @@ impl PublicKey {
     pub const fn algorithm(&self) -> KeyAlgorithm {
         match self.kind {
             Kind::Rsa(_) => KeyAlgorithm::Rsa,
+            Kind::Dsa(_) => KeyAlgorithm::Dsa,
             Kind::Ec { .. } => KeyAlgorithm::Ec,
             Kind::Ed25519 | Kind::Ed448 => KeyAlgorithm::Ed,
             Kind::PostQuantum(algorithm) => algorithm,
@@ -94,18 +101,19 @@ impl PublicKey {
     #[must_use]
     pub fn curve(&self) -> Option<Curve> {
         match self.kind {
-            Kind::Rsa(_) | Kind::PostQuantum(_) => None,
+            Kind::Rsa(_) | Kind::Dsa(_) | Kind::PostQuantum(_) => None,
             Kind::Ec { curve, .. } => Some(curve),
             Kind::Ed25519 => crate::model::curve::by_oid(crate::model::curve::ED25519_OID),
             Kind::Ed448 => crate::model::curve::by_oid(crate::model::curve::ED448_OID),
         }
     }
 
-    /// Bits of the RSA modulus, of the order of the curve's generator, or of the bytes that make up any other key.
+    /// Bits of the RSA modulus, of the prime of DSA, of the order of the curve's generator, or of the bytes that make up any other key.
     #[must_use]
     pub fn bits(&self) -> u32 {
         match &self.kind {
             Kind::Rsa(key) => rsa::bits(key),
+            Kind::Dsa(key) => dsa::bits(key),
             Kind::Ec { curve, .. } => curve.order_bits,
             Kind::Ed25519 | Kind::Ed448 => self.curve().map_or(0, |curve| curve.order_bits),
             Kind::PostQuantum(_) => u32::try_from(self.bytes.len() * 8).unwrap_or(u32::MAX),

@@ -1,6 +1,6 @@
 //! Reads a SubjectPublicKeyInfo.
 
-use super::{Kind, PublicKey, RSA_MAX_BITS, RSA_MIN_BITS, ecdsa, edwards, post_quantum, rsa};
+use super::{Kind, PublicKey, RSA_MAX_BITS, RSA_MIN_BITS, dsa, ecdsa, edwards, post_quantum, rsa};
 use crate::model::KeyAlgorithm;
 use crate::model::curve::{CURVES, ED448_OID, ED25519_OID};
 use der::asn1::{AnyRef, ObjectIdentifier};
@@ -8,6 +8,7 @@ use der::{Decode, Encode, Tag, Tagged};
 use spki::SubjectPublicKeyInfoRef;
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap(ED25519_OID);
 const ED448: ObjectIdentifier = ObjectIdentifier::new_unwrap(ED448_OID);
@@ -36,6 +37,14 @@ pub enum ParseError {
     /// An even or absurd RSA modulus or exponent.
     #[error("the RSA modulus or exponent is not that of a sound key")]
     Rsa,
+    /// Prime and subprime of DSA that do not go together.
+    #[error(
+        "a DSA key with a prime of {0} and a subprime of {1} bits is not supported, those of FIPS 186 are"
+    )]
+    DsaSize(u32, u32),
+    /// Numbers that are no DSA key.
+    #[error("the numbers of the DSA key are not those of a sound key")]
+    Dsa,
     /// A compressed or otherwise unusual point.
     #[error("the point of the key is not in uncompressed form")]
     PointForm,
@@ -62,6 +71,7 @@ pub(super) fn spki(der: &[u8]) -> Result<PublicKey, ParseError> {
     let bytes = info.subject_public_key.as_bytes().ok_or(ParseError::PointForm)?;
     let kind = match info.algorithm.oid {
         RSA => rsa_key(info.algorithm.parameters, bytes)?,
+        DSA => Kind::Dsa(Box::new(dsa::read(info.algorithm.parameters, bytes)?)),
         EC => ec_key(info.algorithm.parameters, bytes)?,
         ED25519 => ed25519_key(info.algorithm.parameters, bytes)?,
         ED448 => ed448_key(info.algorithm.parameters, bytes)?,

@@ -7,7 +7,7 @@ use slh_dsa::{
     Shake192s, Shake256f, Shake256s,
 };
 
-use crate::model::KeyAlgorithm;
+use crate::model::{KeyAlgorithm, digest::Hash};
 
 /// Bytes of a public key.
 const fn length(algorithm: KeyAlgorithm) -> Option<usize> {
@@ -32,6 +32,66 @@ pub(super) fn by_oid(oid: &str) -> Option<(KeyAlgorithm, usize)> {
     named.copied().find_map(|algorithm| Some((algorithm, length(algorithm)?)))
 }
 
+/// What a macro makes of the parameters of an SLH-DSA key; `None` of any other.
+macro_rules! of_hashes {
+    ($key:expr, $with:ident) => {
+        Some(match $key {
+            K::SlhDsaSha2128s => $with!(Sha2_128s),
+            K::SlhDsaSha2128f => $with!(Sha2_128f),
+            K::SlhDsaSha2192s => $with!(Sha2_192s),
+            K::SlhDsaSha2192f => $with!(Sha2_192f),
+            K::SlhDsaSha2256s => $with!(Sha2_256s),
+            K::SlhDsaSha2256f => $with!(Sha2_256f),
+            K::SlhDsaShake128s => $with!(Shake128s),
+            K::SlhDsaShake128f => $with!(Shake128f),
+            K::SlhDsaShake192s => $with!(Shake192s),
+            K::SlhDsaShake192f => $with!(Shake192f),
+            K::SlhDsaShake256s => $with!(Shake256s),
+            K::SlhDsaShake256f => $with!(Shake256f),
+            _ => return None,
+        })
+    };
+}
+
+/// What HashML-DSA and HashSLH-DSA sign by the inner algorithm, with an empty context (FIPS 204, algorithm 4; FIPS 205,
+/// algorithm 23).
+pub(super) fn prehashed(hash: Hash, message: &[u8]) -> Option<Vec<u8>> {
+    Some([&[1, 0], hash.oid()?, &hash.digest(message)].concat())
+}
+
+/// Whether a signature by the inner algorithm fits; `None` where keys do not sign.
+pub(super) fn verify_inner(
+    key: KeyAlgorithm,
+    public: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> Option<bool> {
+    use KeyAlgorithm as K;
+    macro_rules! lattice {
+        ($set:ty) => {{
+            let key = ml_dsa::EncodedVerifyingKey::<$set>::try_from(public).ok();
+            let signature = ml_dsa::Signature::<$set>::try_from(signature).ok();
+            key.zip(signature).is_some_and(|(key, signature)| {
+                ml_dsa::VerifyingKey::<$set>::decode(&key).verify_internal(message, &signature)
+            })
+        }};
+    }
+    macro_rules! hashes {
+        ($set:ty) => {{
+            let key = slh_dsa::VerifyingKey::<$set>::try_from(public).ok();
+            let signature = slh_dsa::Signature::<$set>::try_from(signature).ok();
+            key.zip(signature)
+                .is_some_and(|(key, signature)| key.slh_verify_internal(&[message], &signature).is_ok())
+        }};
+    }
+    Some(match key {
+        K::MlDsa44 => lattice!(ml_dsa::MlDsa44),
+        K::MlDsa65 => lattice!(ml_dsa::MlDsa65),
+        K::MlDsa87 => lattice!(ml_dsa::MlDsa87),
+        other => return of_hashes!(other, hashes),
+    })
+}
+
 /// Whether a signature fits, made without a context; `None` where keys do not sign.
 pub(super) fn verify(key: KeyAlgorithm, public: &[u8], message: &[u8], signature: &[u8]) -> Option<bool> {
     use KeyAlgorithm as K;
@@ -52,18 +112,6 @@ pub(super) fn verify(key: KeyAlgorithm, public: &[u8], message: &[u8], signature
         K::MlDsa44 => lattice(&lc::ML_DSA_44),
         K::MlDsa65 => lattice(&lc::ML_DSA_65),
         K::MlDsa87 => lattice(&lc::ML_DSA_87),
-        K::SlhDsaSha2128s => hashes!(Sha2_128s),
-        K::SlhDsaSha2128f => hashes!(Sha2_128f),
-        K::SlhDsaSha2192s => hashes!(Sha2_192s),
-        K::SlhDsaSha2192f => hashes!(Sha2_192f),
-        K::SlhDsaSha2256s => hashes!(Sha2_256s),
-        K::SlhDsaSha2256f => hashes!(Sha2_256f),
-        K::SlhDsaShake128s => hashes!(Shake128s),
-        K::SlhDsaShake128f => hashes!(Shake128f),
-        K::SlhDsaShake192s => hashes!(Shake192s),
-        K::SlhDsaShake192f => hashes!(Shake192f),
-        K::SlhDsaShake256s => hashes!(Shake256s),
-        K::SlhDsaShake256f => hashes!(Shake256f),
-        _ => return None,
+        other => return of_hashes!(other, hashes),
     })
 }

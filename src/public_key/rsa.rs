@@ -66,6 +66,8 @@ pub(super) fn verify_pss(key: &PublicKey, hash: Hash, digest: &[u8], signature: 
         | Hash::Keccak256
         | Hash::Keccak384
         | Hash::Keccak512
+        | Hash::Shake128
+        | Hash::Shake256
         | Hash::DoubleSha256 => return false,
     };
     checked.is_ok()

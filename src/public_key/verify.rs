@@ -1,6 +1,6 @@
 //! Checks a signature, by aws-lc where it has the algorithm and by our own arithmetic elsewhere.
 
-use super::{Kind, PublicKey, ecdsa, edwards, encoding, post_quantum, rsa};
+use super::{Kind, PublicKey, dsa, ecdsa, edwards, encoding, post_quantum, rsa, schnorr};
 use crate::model::curve::Curve;
 use crate::model::digest::Hash;
 use crate::model::signature::{Input, Scheme, WrongDigestLength};
@@ -32,7 +32,7 @@ impl PublicKey {
     /// Whether `signature` is this key's signature over `payload`.
     ///
     /// `payload` is what is sent to be signed: the message, or the digest where `algorithm` signs a
-    /// digest that the caller made. An ECDSA signature may have any form of the contract: a DER
+    /// digest that the caller made. A DSA or ECDSA signature may have any form of the contract: a DER
     /// sequence, `r‖s`, and for `KECCAK256_WITH_ECDSA` on secp256k1 also `r‖s‖v`, whose `v` must be
     /// right then (0 or 27, 1 or 28). DER must be strict, and `r` and `s` in range.
     ///
@@ -64,8 +64,20 @@ impl PublicKey {
                 let digest = algorithm.prepare(payload)?;
                 Ok(self.verify_ecdsa(curve, point, algorithm, &digest, signature))
             }
+            (Kind::Dsa(key), Scheme::Dsa) => Ok(dsa::verify(key, &algorithm.prepare(payload)?, signature)),
+            (Kind::Ec { curve, point }, Scheme::SchnorrBip340) if curve.name == "secp256k1" => {
+                let domain =
+                    ecdsa::Domain::of(curve).expect("a key of kind EC has the parameters of its curve");
+                Ok(schnorr::verify(domain, point, payload, signature))
+            }
             (Kind::Ed448, Scheme::EdDsa) => Ok(edwards::verify_448(&self.bytes, payload, signature)),
             (Kind::Ed25519, Scheme::EdDsa) => Ok(self.fast(&lc::ED25519).verify(payload, signature).is_ok()),
+            (Kind::PostQuantum(key), Scheme::Prehashed(hash)) => post_quantum::prehashed(hash, payload)
+                .and_then(|message| post_quantum::verify_inner(*key, &self.bytes, &message, signature))
+                .ok_or(VerifyError::Unsupported(algorithm)),
+            (Kind::PostQuantum(_), Scheme::Native) if algorithm == SignatureAlgorithm::MlDsaMu => {
+                Err(VerifyError::Unsupported(algorithm))
+            }
             (Kind::PostQuantum(key), Scheme::Native) => {
                 post_quantum::verify(*key, &self.bytes, payload, signature)
                     .ok_or(VerifyError::Unsupported(algorithm))

@@ -10,7 +10,11 @@ use kube::ResourceExt;
 
 use super::sign::unexpected;
 use crate::{
-    api::{HsmPartition, key::Attestation, partition::AttestationStatus},
+    api::{
+        HsmPartition,
+        key::{Attestation, HsmKeySpec},
+        partition::AttestationStatus,
+    },
     attestation::{
         AttestedKey, CertificateRequest, ChainError, DocumentError, KEY_BITS, Role, SIGNATURE_ALGORITHM, Tbs,
         chain, document,
@@ -19,7 +23,7 @@ use crate::{
         Hsm,
         protocol::{HsmError, KeyFacts, KeyTemplate, Kind, Reply, Request},
     },
-    model::{KeyAlgorithm, KeyId, KeyLabel, RequestedAttributes},
+    model::{KeyAlgorithm, KeyId, KeyLabel, RequestedAttributes, derivation::SLIP10},
     public_key::PublicKey,
 };
 
@@ -142,7 +146,7 @@ impl Attestor {
         Ok(known)
     }
 
-    /// Makes the signed statement about a key.
+    /// Makes the signed statement about a key: what the token says of it, and the policy that it was made with.
     ///
     /// # Errors
     /// When the token does not do its part.
@@ -151,32 +155,74 @@ impl Attestor {
         hsm: &dyn Hsm,
         partition: &HsmPartition,
         facts: &KeyFacts,
-        algorithm: KeyAlgorithm,
+        spec: &HsmKeySpec,
         create_time: &str,
         now: Timestamp,
     ) -> Result<Attestation, AttestError> {
         let known = self.known(hsm, partition, now).await?;
-        let xml = AttestedKey {
-            label: &facts.label,
-            create_time: create_time.parse().unwrap_or(now),
-            attest_time: now,
-            algorithm,
-            curve_oid: facts.curve_oid.as_deref(),
-            key_size: facts.key_size,
-            public_key: facts.public_key.as_deref(),
-            attributes: &facts.attributes,
-            local: facts.local,
-        }
-        .to_xml()?;
-        let signature = sign(hsm, &known.leaf, &known.public, xml.as_bytes()).await?;
-        Ok(Attestation {
-            xml,
-            xml_signature: STANDARD.encode(signature),
-            attestation_key_name: known.status.key_name,
-            attest_time: document::time(now),
-            mode: known.status.mode,
-        })
+        statement(hsm, &known, facts, spec, create_time, now).await
     }
+}
+
+/// The statement about a key that is derived for a moment, by an attestation key that is there already: nothing is made.
+///
+/// # Errors
+/// When the partition has no attestation key yet, or the token does not do its part.
+pub async fn attest_passing(
+    hsm: &dyn Hsm,
+    partition: &HsmPartition,
+    facts: &KeyFacts,
+    spec: &HsmKeySpec,
+    create_time: &str,
+    now: Timestamp,
+) -> Result<Attestation, AttestError> {
+    const MISSING: AttestError = AttestError::Answer("no attestation key yet");
+    let status = partition.status.as_ref().and_then(|status| status.attestation.clone()).ok_or(MISSING)?;
+    let certificates =
+        chain::from_pem(&status.chain).map_err(|_| AttestError::Answer("a chain that cannot be read"))?;
+    let leaf = certificates.first().ok_or(MISSING)?;
+    let public = spki_of(leaf).ok_or(AttestError::Answer("a certificate that cannot be read"))?;
+    let known = Known { leaf: id(Role::Leaf, &status.key_name), public, status };
+    statement(hsm, &known, facts, spec, create_time, now).await
+}
+
+fn spki_of(certificate: &[u8]) -> Option<PublicKey> {
+    use der::{Decode, Encode};
+    let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
+    PublicKey::from_spki(&certificate.tbs_certificate().subject_public_key_info().to_der().ok()?).ok()
+}
+
+async fn statement(
+    hsm: &dyn Hsm,
+    known: &Known,
+    facts: &KeyFacts,
+    spec: &HsmKeySpec,
+    create_time: &str,
+    now: Timestamp,
+) -> Result<Attestation, AttestError> {
+    let xml = AttestedKey {
+        label: &facts.label,
+        create_time: create_time.parse().unwrap_or(now),
+        attest_time: now,
+        algorithm: spec.algorithm,
+        curve_oid: facts.curve_oid.as_deref(),
+        key_size: facts.key_size,
+        public_key: facts.public_key.as_deref(),
+        attributes: &facts.attributes,
+        derivation: facts.chain_code.as_deref().map(|code| (SLIP10, code)),
+        local: facts.local,
+        // A key is attested when it is made, and made unblocked.
+        policy: spec.policy.as_ref().map(|policy| (policy, false)),
+    }
+    .to_xml()?;
+    let signature = sign(hsm, &known.leaf, &known.public, xml.as_bytes()).await?;
+    Ok(Attestation {
+        xml,
+        xml_signature: STANDARD.encode(signature),
+        attestation_key_name: known.status.key_name.clone(),
+        attest_time: document::time(now),
+        mode: known.status.mode.clone(),
+    })
 }
 
 async fn key(hsm: &dyn Hsm, role: Role, attestation_key: &str) -> Result<PublicKey, AttestError> {

@@ -12,7 +12,9 @@ use crate::{
         Hsm, Source,
         protocol::{HsmError, Kind, Reply, Request},
     },
-    model::{KeyAlgorithm, KeyId, SignatureAlgorithm, SignatureType},
+    model::{
+        KeyAlgorithm, KeyId, SignatureAlgorithm, SignatureType, derivation::DerivationPath, signature::Scheme,
+    },
     public_key::{PublicKey, encoding},
     telemetry::{Metrics, metrics::Partition},
 };
@@ -63,6 +65,9 @@ pub enum SignError {
 /// Of signatures that need not all be checked, one of so many is.
 const SAMPLE: u32 = 32;
 
+/// Bytes that are signed as BIP-340 says.
+const SCHNORR_PAYLOAD: usize = 32;
+
 /// A key on one of the tokens of its partition, and how it signs.
 type Way = (String, Source, KeyId, SignatureAlgorithm);
 
@@ -92,6 +97,21 @@ impl Signer {
     /// # Errors
     /// [`SignError`]; what can be refused is refused before the token is asked.
     pub async fn sign(&self, hsm: &dyn Hsm, key: &Usable, job: Job) -> Result<Vec<u8>, SignError> {
+        self.sign_at(hsm, key, None, job).await
+    }
+
+    /// The same with the key at the end of a path, which is derived for this: `key` has the master's id and the derived
+    /// public half. Its signatures are always checked.
+    ///
+    /// # Errors
+    /// As [`Self::sign`].
+    pub async fn sign_at(
+        &self,
+        hsm: &dyn Hsm,
+        key: &Usable,
+        path: Option<&DerivationPath>,
+        job: Job,
+    ) -> Result<Vec<u8>, SignError> {
         let Job { algorithm, form, payload, verify } = job;
         if !algorithm.fits(key.algorithm) {
             return Err(SignError::Mismatch(format!(
@@ -104,6 +124,17 @@ impl Signer {
         encoding::check_form(form, algorithm, public)
             .map_err(|error| SignError::Mismatch(error.to_string()))?;
         algorithm.prepare(&payload).map_err(|error| SignError::Payload(error.to_string()))?;
+        if algorithm.row().scheme == Scheme::SchnorrBip340 {
+            if public.curve().is_none_or(|curve| curve.name != "secp256k1") {
+                return Err(SignError::Mismatch(format!("{algorithm} is for keys on secp256k1 only")));
+            }
+            if payload.len() != SCHNORR_PAYLOAD {
+                return Err(SignError::Payload(format!(
+                    "{algorithm} signs {SCHNORR_PAYLOAD} bytes, the payload has {}",
+                    payload.len()
+                )));
+            }
+        }
         if let Some(token) = hsm.token()
             && !token.capabilities.signature_algorithms.contains(&algorithm)
         {
@@ -119,12 +150,15 @@ impl Signer {
         let way = |source| (key.partition.clone(), source, key.id.clone(), algorithm);
         let (mut wrong, mut tokens) = (Vec::new(), Vec::new());
         let signature = loop {
-            let (signature, source) = ask(hsm, key, algorithm, &payload, &wrong).await?;
-            if wrong.is_empty() && !self.is_due(verify, &way(source), public) {
+            let (signature, source) = ask(hsm, (key, path), algorithm, &payload, &wrong).await?;
+            if path.is_none() && wrong.is_empty() && !self.is_due(verify, &way(source), public) {
                 break signature;
             }
             if is_right(public, algorithm, &payload, &signature) {
-                self.right.insert(way(source), ());
+                // That a derived key signs rightly says nothing of its master.
+                if path.is_none() {
+                    self.right.insert(way(source), ());
+                }
                 break signature;
             }
             let token = self.wrong(hsm, source, key, algorithm);
@@ -165,12 +199,16 @@ impl Signer {
 /// Has the token sign; of several tokens none of `but`, if another can.
 async fn ask(
     hsm: &dyn Hsm,
-    key: &Usable,
+    (key, path): (&Usable, Option<&DerivationPath>),
     algorithm: SignatureAlgorithm,
     payload: &Bytes,
     but: &[Source],
 ) -> Result<(Bytes, Source), SignError> {
-    let request = Request::Sign { key: key.id.clone(), algorithm, payload: payload.clone() };
+    let (key, path, payload) = (key.id.clone(), path.cloned(), payload.clone());
+    let request = match path {
+        None => Request::Sign { key, algorithm, payload },
+        Some(path) => Request::SignDerived { master: key, path, algorithm, payload },
+    };
     match hsm.call_but(request, but).await {
         Ok((Reply::Signature(signature), source)) => Ok((signature, source)),
         Ok((other, _)) => Err(unexpected(&other).into()),
@@ -215,6 +253,10 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Encrypted { .. } => "Encrypted",
         Reply::Decrypted(_) => "Decrypted",
         Reply::Hmac(_) => "Hmac",
+        Reply::Exported(_) => "Exported",
+        Reply::Wrapped(_) => "Wrapped",
+        Reply::Agreed(_) => "Agreed",
+        Reply::Untold(_) => "Untold",
     };
     HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
 }

@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
@@ -15,8 +13,10 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::stream::Outgoing;
+
 /// Sends requests over one connection, one at a time.
-pub type Sender = http1::SendRequest<Full<Bytes>>;
+pub type Sender = http1::SendRequest<Outgoing>;
 
 /// Largest head of a message, and how much of a body is read at once.
 pub const BUFFER: usize = 64 * 1024;

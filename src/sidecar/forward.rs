@@ -2,7 +2,7 @@
 //!
 //! A signature must not be made twice because a connection broke, so a request is repeated only if it certainly
 //! never reached a gateway: the connection could not be opened, or hyper gives the request back unsent. Requests
-//! that only read are repeated in any case.
+//! that only read are repeated in any case. Files pass as they come, see [`stream`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use super::headers;
 use super::metrics::{Metrics, count};
 use super::pool::{Lease, Pool, Relayed};
 use super::refresh::Lookups;
+use super::stream::{self, Outgoing, Passing, Progress};
 
 /// How long a gateway that says goodbye, or that cannot be reached, is the last resort.
 const DRAINING: Duration = Duration::from_secs(10);
@@ -101,8 +102,13 @@ impl Upstream {
         self.lookups.used();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let late = || Err(Failure::Deadline(self.response_timeout.as_secs()));
-        let done = tokio::time::timeout(self.response_timeout, self.forward(request)).await;
-        let response = done.unwrap_or_else(|_| late()).unwrap_or_else(|failure| {
+        let done = if stream::has_file(&request) {
+            let progress = Progress::begun();
+            progress.watch(self.response_timeout, self.pass(request, progress.clone())).await
+        } else {
+            tokio::time::timeout(self.response_timeout, self.forward(request)).await.ok()
+        };
+        let response = done.unwrap_or_else(late).unwrap_or_else(|failure| {
             tracing::warn!(%method, path, error = %failure, "request was not forwarded");
             count(&self.metrics.own_answers);
             failure.into_response()
@@ -131,6 +137,73 @@ impl Upstream {
         let token = self.token.header().map_err(Failure::NoToken)?;
         headers::to_gateway(&mut headers, &self.host, token);
         self.send(&Message { method: head.method, target, headers, body }).await
+    }
+
+    /// Sends a request whose body passes as it comes.
+    async fn pass(&self, request: Request<Incoming>, progress: Progress) -> Result<Response<Body>, Failure> {
+        let _slot = self.in_flight.acquire().await.expect("the semaphore is never closed");
+        let (head, body) = request.into_parts();
+        let target = head.uri.path_and_query().cloned().ok_or(Failure::NotForUs)?;
+        let mut headers = head.headers;
+        let token = self.token.header().map_err(Failure::NoToken)?;
+        headers::to_gateway(&mut headers, &self.host, token);
+        let mut request = Request::new(Outgoing::Right(Passing::new(body, progress)));
+        *request.method_mut() = head.method;
+        *request.uri_mut() = Uri::from(target);
+        *request.headers_mut() = headers;
+        let (mut tried, mut reasons, mut looked_up) = (Vec::new(), Vec::new(), false);
+        while let Some(lease) = self.next(&mut tried, &mut looked_up).await {
+            let address = lease.address();
+            loop {
+                let (mut sender, new) = match lease.idle() {
+                    Some(sender) => (sender, false),
+                    None => match self.connect(&lease).await {
+                        Ok(sender) => (sender, true),
+                        Err(why) => {
+                            reasons.push(format!("{address}: {why}"));
+                            break;
+                        }
+                    },
+                };
+                let mut error = match sender.try_send_request(request).await {
+                    Ok(response) => return Ok(relay(response, lease, sender)),
+                    Err(error) => error,
+                };
+                let unsent = error.take_message();
+                let why = chain(error.error());
+                request = unsent.ok_or_else(|| Failure::Broken(address, why.clone()))?;
+                count(&self.metrics.retries);
+                if new {
+                    reasons.push(format!("{address}: {why}"));
+                    break;
+                }
+            }
+        }
+        Err(self.unreachable(reasons))
+    }
+
+    /// A gateway that was not tried yet; when there is none, those that are new after a look.
+    async fn next(&self, tried: &mut Vec<SocketAddr>, looked_up: &mut bool) -> Option<Lease> {
+        loop {
+            if let Some(lease) = self.pool.lease(tried) {
+                if !tried.is_empty() {
+                    count(&self.metrics.retries);
+                }
+                tried.push(lease.address());
+                return Some(lease);
+            }
+            if std::mem::replace(looked_up, true) {
+                return None;
+            }
+            self.lookups.once_more().await;
+        }
+    }
+
+    fn unreachable(&self, mut reasons: Vec<String>) -> Failure {
+        if reasons.is_empty() {
+            reasons.push(self.nowhere());
+        }
+        Failure::Unreachable(reasons.join("; "))
     }
 
     /// The whole body, and the room it takes while it is in memory.
@@ -169,30 +242,15 @@ impl Upstream {
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut reasons: Vec<String> = Vec::new();
         let mut looked_up = false;
-        loop {
-            let Some(lease) = self.pool.lease(&tried) else {
-                if looked_up {
-                    break;
-                }
-                looked_up = true;
-                self.lookups.once_more().await;
-                continue;
-            };
+        while let Some(lease) = self.next(&mut tried, &mut looked_up).await {
             let address = lease.address();
-            if !tried.is_empty() {
-                count(&self.metrics.retries);
-            }
-            tried.push(address);
             match self.try_gateway(lease, message).await {
                 Ok(response) => return Ok(response),
                 Err(Attempt::Broken(why)) if !repeatable => return Err(Failure::Broken(address, why)),
                 Err(Attempt::Broken(why) | Attempt::Unsent(why)) => reasons.push(format!("{address}: {why}")),
             }
         }
-        if reasons.is_empty() {
-            reasons.push(self.nowhere());
-        }
-        Err(Failure::Unreachable(reasons.join("; ")))
+        Err(self.unreachable(reasons))
     }
 
     /// Why there is no address to try.
@@ -232,7 +290,7 @@ impl Upstream {
 }
 
 async fn send_over(sender: &mut Sender, message: &Message) -> Result<Response<Incoming>, Attempt> {
-    let mut request = Request::new(Full::new(message.body.clone()));
+    let mut request = Request::new(Outgoing::Left(Full::new(message.body.clone())));
     *request.method_mut() = message.method.clone();
     *request.uri_mut() = Uri::from(message.target.clone());
     *request.headers_mut() = message.headers.clone();

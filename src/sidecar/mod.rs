@@ -15,6 +15,7 @@ mod metrics;
 mod pool;
 mod refresh;
 mod server;
+mod stream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,7 +37,8 @@ pub struct Config {
     pub ca_file: PathBuf,
     /// The pod's ServiceAccount token for the operator's audience.
     pub token_file: PathBuf,
-    /// Largest request body; a request is held in memory until it is answered, so that it can be sent again.
+    /// Largest request body; a request is held in memory until it is answered, so that it can be sent again. Files pass as
+    /// they come, whatever their size.
     pub max_body: usize,
     /// Requests in work at one time; further ones wait. Bounds the memory.
     pub max_in_flight: usize,

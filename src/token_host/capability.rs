@@ -22,39 +22,37 @@ struct Row {
     algorithm: KeyAlgorithm,
     generate: CK_MECHANISM_TYPE,
     unit: Unit,
-    /// Whether a template for it exists; the others are here for whoever adds one.
-    served: bool,
 }
 
 #[rustfmt::skip]
 static ROWS: &[Row] = {
     use KeyAlgorithm as K;
     use Unit::{Bits, Bytes, Meaningless};
-    const fn row(algorithm: KeyAlgorithm, generate: CK_MECHANISM_TYPE, unit: Unit, served: bool) -> Row {
-        Row { algorithm, generate, unit, served }
+    const fn row(algorithm: KeyAlgorithm, generate: CK_MECHANISM_TYPE, unit: Unit) -> Row {
+        Row { algorithm, generate, unit }
     }
     &[
-        row(K::Rsa, CKM_RSA_PKCS_KEY_PAIR_GEN, Bits, true),
-        row(K::Ec, CKM_EC_KEY_PAIR_GEN, Bits, true),
-        row(K::Ed, CKM_EC_EDWARDS_KEY_PAIR_GEN, Meaningless, true),
-        row(K::Aes, CKM_AES_KEY_GEN, Bytes, true),
-        row(K::Dsa, CKM_DSA_KEY_PAIR_GEN, Bits, false),
-        row(K::Camellia, CKM_CAMELLIA_KEY_GEN, Bytes, true),
-        row(K::Tdea, CKM_DES3_KEY_GEN, Meaningless, true),
-        row(K::ChaCha20, CKM_CHACHA20_KEY_GEN, Meaningless, true),
-        row(K::HmacSha256, CKM_GENERIC_SECRET_KEY_GEN, Meaningless, true),
+        row(K::Rsa, CKM_RSA_PKCS_KEY_PAIR_GEN, Bits),
+        row(K::Ec, CKM_EC_KEY_PAIR_GEN, Bits),
+        row(K::Ed, CKM_EC_EDWARDS_KEY_PAIR_GEN, Meaningless),
+        row(K::Aes, CKM_AES_KEY_GEN, Bytes),
+        row(K::Dsa, CKM_DSA_KEY_PAIR_GEN, Bits),
+        row(K::Camellia, CKM_CAMELLIA_KEY_GEN, Bytes),
+        row(K::Tdea, CKM_DES3_KEY_GEN, Meaningless),
+        row(K::ChaCha20, CKM_CHACHA20_KEY_GEN, Meaningless),
+        row(K::HmacSha256, CKM_GENERIC_SECRET_KEY_GEN, Meaningless),
     ]
 };
 
-/// The mechanism that generates keys of an algorithm that is served.
+/// The mechanism that generates keys of an algorithm.
 pub fn generator(algorithm: KeyAlgorithm) -> Option<CK_MECHANISM_TYPE> {
-    let plain = ROWS.iter().find(|row| row.algorithm == algorithm && row.served).map(|row| row.generate);
+    let plain = ROWS.iter().find(|row| row.algorithm == algorithm).map(|row| row.generate);
     plain.or_else(|| parameter_set::of(algorithm).map(|row| row.generate))
 }
 
 /// Puts a token's mechanisms into the contract's words.
 pub fn of(module: &Module, slot: CK_SLOT_ID, mechanisms: &[CK_MECHANISM_TYPE]) -> Capabilities {
-    let generated = ROWS.iter().filter(|row| row.served && makes(row, mechanisms)).map(|row| {
+    let generated = ROWS.iter().filter(|row| makes(row, mechanisms)).map(|row| {
         let (min, max) = module.key_sizes(slot, row.generate).unwrap_or_default();
         let (min_bits, max_bits) = bits(&row.unit, min, max);
         KeyCapability { algorithm: row.algorithm, min_bits, max_bits }
@@ -68,12 +66,19 @@ pub fn of(module: &Module, slot: CK_SLOT_ID, mechanisms: &[CK_MECHANISM_TYPE]) -
         key_algorithms: generated.chain(sets).collect(),
         signature_algorithms: SignatureAlgorithm::ALL.iter().copied().filter(signed).collect(),
         cipher_algorithms: CipherAlgorithm::ALL.iter().copied().filter(sealed).collect(),
+        agreement: mechanisms.contains(&CKM_ECDH1_DERIVE),
+        derived: Vec::new(),
     }
 }
 
 fn makes(row: &Row, mechanisms: &[CK_MECHANISM_TYPE]) -> bool {
-    // Anybody makes 32 random bytes; what they are for is another matter.
-    let useful = row.algorithm != KeyAlgorithm::HmacSha256 || mechanisms.contains(&CKM_SHA256_HMAC);
+    let useful = match row.algorithm {
+        // Anybody makes 32 random bytes; what they are for is another matter.
+        KeyAlgorithm::HmacSha256 => mechanisms.contains(&CKM_SHA256_HMAC),
+        // Pairs are made within a group.
+        KeyAlgorithm::Dsa => mechanisms.contains(&CKM_DSA_PARAMETER_GEN),
+        _ => true,
+    };
     useful && mechanisms.contains(&row.generate)
 }
 

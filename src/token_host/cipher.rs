@@ -91,7 +91,7 @@ fn fitting(key: &SignKey, wanted: KeyAlgorithm, what: &str) -> Result<(), HsmErr
 }
 
 /// Does something with a key that is looked up where it is not known. A handle that may have gone bad is forgotten.
-fn with_key<T>(
+pub(super) fn with_key<T>(
     token: &Token,
     session: &Session,
     key: &KeyId,

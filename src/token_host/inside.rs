@@ -13,7 +13,8 @@ use std::{
 
 use cryptoki_sys::{
     CK_MECHANISM_TYPE, CKM_AES_KEY_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN,
-    CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKM_SLH_DSA,
+    CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKM_HASH_SLH_DSA, CKM_HASH_SLH_DSA_SHAKE256,
+    CKM_SLH_DSA,
 };
 
 /// What the times of calls are counted from.
@@ -75,7 +76,7 @@ impl Call {
 
     /// The same to sign. Signatures out of many hashes take seconds on a good day, and are not said to hang for so long.
     pub fn to_sign(mechanism: CK_MECHANISM_TYPE) -> Self {
-        let slow = if mechanism == CKM_SLH_DSA { SLOW_SIGNATURE } else { 0 };
+        let slow = if is_of_hashes(mechanism) { SLOW_SIGNATURE } else { 0 };
         tell(now() + slow);
         Self { makes_a_key: false }
     }
@@ -98,6 +99,11 @@ impl Drop for Call {
             KEYS.fetch_sub(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Whether signatures of this kind are made of many hashes.
+fn is_of_hashes(mechanism: CK_MECHANISM_TYPE) -> bool {
+    mechanism == CKM_SLH_DSA || (CKM_HASH_SLH_DSA..=CKM_HASH_SLH_DSA_SHAKE256).contains(&mechanism)
 }
 
 /// Whether keys of this kind are little more than random bytes.

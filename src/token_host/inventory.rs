@@ -5,6 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use cryptoki_sys::*;
 
 use super::{
+    dsa,
     index::{self, Objects},
     object::{self, algorithm, complete, flag, modulus_len, number},
     public,
@@ -127,11 +128,12 @@ fn entry(session: &Session, object: Object) -> Result<Option<InventoryEntry>, Hs
     if entry.is_key() {
         let (key_type, value_len) = (number(&key_type), number(&value_len));
         let curve = params.and_then(|params| public::curve_oid(&params));
-        let modulus = modulus.filter(|modulus| !modulus.is_empty());
+        let [prime, _] = dsa::size(session, object, key_type)?;
+        let modulus = modulus.or(prime).filter(|modulus| !modulus.is_empty());
         entry.ghost = !complete(key_type, modulus.is_some(), curve.is_some(), value_len, flag(&local));
         entry.algorithm = algorithm(key_type, curve.as_deref(), object::set_of(session, object, key_type)?);
         let bits = match entry.algorithm {
-            Some(KeyAlgorithm::Rsa) => Some(modulus_len(modulus.as_deref()) * 8),
+            Some(KeyAlgorithm::Rsa | KeyAlgorithm::Dsa) => Some(modulus_len(modulus.as_deref()) * 8),
             Some(KeyAlgorithm::ChaCha20) => Some(256),
             Some(KeyAlgorithm::Aes | KeyAlgorithm::Camellia) => {
                 value_len.and_then(|bytes| usize::try_from(bytes * 8).ok())

@@ -3,7 +3,7 @@
 //! The digest is computed here wherever the token has the bare mechanism: tokens differ most in which hashed
 //! mechanisms they have, and hardly in the bare ones.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::OnceLock};
 
 use cryptoki_sys::*;
 
@@ -30,25 +30,26 @@ struct HashRow {
     rsa_pkcs: CK_MECHANISM_TYPE,
     rsa_pss: CK_MECHANISM_TYPE,
     ecdsa: CK_MECHANISM_TYPE,
+    dsa: CK_MECHANISM_TYPE,
 }
 
 macro_rules! hash_rows {
-    ($($hash:ident $plain:ident $mgf:ident $pkcs:ident $pss:ident $ecdsa:ident,)+) => {
-        &[$(HashRow { hash: Hash::$hash, plain: $plain, mgf: $mgf, rsa_pkcs: $pkcs, rsa_pss: $pss, ecdsa: $ecdsa },)+]
+    ($($hash:ident $plain:ident $mgf:ident $pkcs:ident $pss:ident $ecdsa:ident $dsa:ident,)+) => {
+        &[$(HashRow { hash: Hash::$hash, plain: $plain, mgf: $mgf, rsa_pkcs: $pkcs, rsa_pss: $pss, ecdsa: $ecdsa, dsa: $dsa },)+]
     };
 }
 
 #[rustfmt::skip]
 static HASHES: &[HashRow] = hash_rows! {
-    Sha1 CKM_SHA_1 CKG_MGF1_SHA1 CKM_SHA1_RSA_PKCS CKM_SHA1_RSA_PKCS_PSS CKM_ECDSA_SHA1,
-    Sha224 CKM_SHA224 CKG_MGF1_SHA224 CKM_SHA224_RSA_PKCS CKM_SHA224_RSA_PKCS_PSS CKM_ECDSA_SHA224,
-    Sha256 CKM_SHA256 CKG_MGF1_SHA256 CKM_SHA256_RSA_PKCS CKM_SHA256_RSA_PKCS_PSS CKM_ECDSA_SHA256,
-    Sha384 CKM_SHA384 CKG_MGF1_SHA384 CKM_SHA384_RSA_PKCS CKM_SHA384_RSA_PKCS_PSS CKM_ECDSA_SHA384,
-    Sha512 CKM_SHA512 CKG_MGF1_SHA512 CKM_SHA512_RSA_PKCS CKM_SHA512_RSA_PKCS_PSS CKM_ECDSA_SHA512,
-    Sha3_224 CKM_SHA3_224 CKG_MGF1_SHA3_224 CKM_SHA3_224_RSA_PKCS CKM_SHA3_224_RSA_PKCS_PSS CKM_ECDSA_SHA3_224,
-    Sha3_256 CKM_SHA3_256 CKG_MGF1_SHA3_256 CKM_SHA3_256_RSA_PKCS CKM_SHA3_256_RSA_PKCS_PSS CKM_ECDSA_SHA3_256,
-    Sha3_384 CKM_SHA3_384 CKG_MGF1_SHA3_384 CKM_SHA3_384_RSA_PKCS CKM_SHA3_384_RSA_PKCS_PSS CKM_ECDSA_SHA3_384,
-    Sha3_512 CKM_SHA3_512 CKG_MGF1_SHA3_512 CKM_SHA3_512_RSA_PKCS CKM_SHA3_512_RSA_PKCS_PSS CKM_ECDSA_SHA3_512,
+    Sha1 CKM_SHA_1 CKG_MGF1_SHA1 CKM_SHA1_RSA_PKCS CKM_SHA1_RSA_PKCS_PSS CKM_ECDSA_SHA1 CKM_DSA_SHA1,
+    Sha224 CKM_SHA224 CKG_MGF1_SHA224 CKM_SHA224_RSA_PKCS CKM_SHA224_RSA_PKCS_PSS CKM_ECDSA_SHA224 CKM_DSA_SHA224,
+    Sha256 CKM_SHA256 CKG_MGF1_SHA256 CKM_SHA256_RSA_PKCS CKM_SHA256_RSA_PKCS_PSS CKM_ECDSA_SHA256 CKM_DSA_SHA256,
+    Sha384 CKM_SHA384 CKG_MGF1_SHA384 CKM_SHA384_RSA_PKCS CKM_SHA384_RSA_PKCS_PSS CKM_ECDSA_SHA384 CKM_DSA_SHA384,
+    Sha512 CKM_SHA512 CKG_MGF1_SHA512 CKM_SHA512_RSA_PKCS CKM_SHA512_RSA_PKCS_PSS CKM_ECDSA_SHA512 CKM_DSA_SHA512,
+    Sha3_224 CKM_SHA3_224 CKG_MGF1_SHA3_224 CKM_SHA3_224_RSA_PKCS CKM_SHA3_224_RSA_PKCS_PSS CKM_ECDSA_SHA3_224 CKM_DSA_SHA3_224,
+    Sha3_256 CKM_SHA3_256 CKG_MGF1_SHA3_256 CKM_SHA3_256_RSA_PKCS CKM_SHA3_256_RSA_PKCS_PSS CKM_ECDSA_SHA3_256 CKM_DSA_SHA3_256,
+    Sha3_384 CKM_SHA3_384 CKG_MGF1_SHA3_384 CKM_SHA3_384_RSA_PKCS CKM_SHA3_384_RSA_PKCS_PSS CKM_ECDSA_SHA3_384 CKM_DSA_SHA3_384,
+    Sha3_512 CKM_SHA3_512 CKG_MGF1_SHA3_512 CKM_SHA3_512_RSA_PKCS CKM_SHA3_512_RSA_PKCS_PSS CKM_ECDSA_SHA3_512 CKM_DSA_SHA3_512,
 };
 
 /// Hashes of which a token has no ECDSA mechanism that hashes itself.
@@ -56,11 +57,21 @@ pub fn without_hashed_ecdsa(mechanisms: &[CK_MECHANISM_TYPE]) -> Vec<Hash> {
     HASHES.iter().filter(|row| !mechanisms.contains(&row.ecdsa)).map(|row| row.hash).collect()
 }
 
+/// The number that the module has for signatures of BIP-340; a process has one module.
+static SCHNORR: OnceLock<CK_MECHANISM_TYPE> = OnceLock::new();
+
+/// Says which number the module has for signatures of BIP-340.
+pub fn schnorr_is(number: CK_MECHANISM_TYPE) {
+    SCHNORR.get_or_init(|| number);
+}
+
 /// What has to be known of a key to sign with it; read once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyShape {
     /// Bytes of the modulus.
     Rsa(usize),
+    /// Bytes of the group order.
+    Dsa(usize),
     /// Bits of the group order.
     Ec(u32),
     /// Ed25519.
@@ -77,6 +88,7 @@ impl KeyShape {
     fn algorithm(self) -> Option<KeyAlgorithm> {
         match self {
             Self::Rsa(_) => Some(KeyAlgorithm::Rsa),
+            Self::Dsa(_) => Some(KeyAlgorithm::Dsa),
             Self::Ec(_) => Some(KeyAlgorithm::Ec),
             Self::Ed | Self::Ed448 => Some(KeyAlgorithm::Ed),
             Self::Set(algorithm) => Some(algorithm),
@@ -104,6 +116,7 @@ pub fn way(algorithm: SignatureAlgorithm, mechanisms: &[CK_MECHANISM_TYPE]) -> O
             (pss(hash).map(|pss| Mechanism::pss(CKM_RSA_PKCS_PSS, pss)), |row| row.rsa_pss)
         }
         Scheme::Ecdsa => (Some(Mechanism::plain(CKM_ECDSA)), |row| row.ecdsa),
+        Scheme::Dsa => (Some(Mechanism::plain(CKM_DSA)), |row| row.dsa),
         Scheme::EdDsa => {
             return mechanisms.contains(&CKM_EDDSA).then_some(Way::Bare(Mechanism::plain(CKM_EDDSA)));
         }
@@ -116,8 +129,17 @@ pub fn way(algorithm: SignatureAlgorithm, mechanisms: &[CK_MECHANISM_TYPE]) -> O
             };
             return mechanisms.contains(&kind).then_some(Way::Bare(Mechanism::plain(kind)));
         }
-        // Rows for later: mechanisms of these schemes are known, keys of their types are not served yet.
-        Scheme::Dsa | Scheme::EcdsaDeterministic | Scheme::SchnorrBip340 => return None,
+        Scheme::Prehashed(hash) => {
+            let slh = algorithm.name().ends_with("_SLH_DSA");
+            let kind = prehashing(hash, slh).filter(|kind| mechanisms.contains(kind))?;
+            return Some(Way::Bare(Mechanism::plain(kind)));
+        }
+        Scheme::SchnorrBip340 => {
+            let kind = *SCHNORR.get()?;
+            return mechanisms.contains(&kind).then_some(Way::Bare(Mechanism::plain(kind)));
+        }
+        // A row for later: its mechanism is known and not served yet.
+        Scheme::EcdsaDeterministic => return None,
     };
     if let Some(mechanism) = bare.filter(|mechanism| mechanisms.contains(&mechanism.kind)) {
         return Some(Way::Bare(mechanism));
@@ -129,6 +151,24 @@ pub fn way(algorithm: SignatureAlgorithm, mechanisms: &[CK_MECHANISM_TYPE]) -> O
         _ => Mechanism::plain(kind),
     };
     mechanisms.contains(&kind).then_some(Way::Hashed(mechanism))
+}
+
+/// The mechanism of HashML-DSA, or of HashSLH-DSA, that hashes with this.
+const fn prehashing(hash: Hash, slh: bool) -> Option<CK_MECHANISM_TYPE> {
+    let (lattice, hashes) = match hash {
+        Hash::Sha224 => (CKM_HASH_ML_DSA_SHA224, CKM_HASH_SLH_DSA_SHA224),
+        Hash::Sha256 => (CKM_HASH_ML_DSA_SHA256, CKM_HASH_SLH_DSA_SHA256),
+        Hash::Sha384 => (CKM_HASH_ML_DSA_SHA384, CKM_HASH_SLH_DSA_SHA384),
+        Hash::Sha512 => (CKM_HASH_ML_DSA_SHA512, CKM_HASH_SLH_DSA_SHA512),
+        Hash::Sha3_224 => (CKM_HASH_ML_DSA_SHA3_224, CKM_HASH_SLH_DSA_SHA3_224),
+        Hash::Sha3_256 => (CKM_HASH_ML_DSA_SHA3_256, CKM_HASH_SLH_DSA_SHA3_256),
+        Hash::Sha3_384 => (CKM_HASH_ML_DSA_SHA3_384, CKM_HASH_SLH_DSA_SHA3_384),
+        Hash::Sha3_512 => (CKM_HASH_ML_DSA_SHA3_512, CKM_HASH_SLH_DSA_SHA3_512),
+        Hash::Shake128 => (CKM_HASH_ML_DSA_SHAKE128, CKM_HASH_SLH_DSA_SHAKE128),
+        Hash::Shake256 => (CKM_HASH_ML_DSA_SHAKE256, CKM_HASH_SLH_DSA_SHAKE256),
+        _ => return None,
+    };
+    Some(if slh { hashes } else { lattice })
 }
 
 /// Numbers of a hash and of its mask generation function.
@@ -184,14 +224,14 @@ pub fn plan<'a>(
             }
             Ok((mechanism, data))
         }
-        (Scheme::Ecdsa, KeyShape::Ec(order_bits)) => {
+        (Scheme::Ecdsa | Scheme::Dsa, KeyShape::Ec(_) | KeyShape::Dsa(_)) => {
             if data.is_empty() || data.len() > DIGEST_MAX {
                 return Err(invalid(format!(
                     "{algorithm} signs a digest of 1 to {DIGEST_MAX} bytes, the payload has {}",
                     data.len()
                 )));
             }
-            Ok((mechanism, leftmost(data, order_bits)))
+            Ok((mechanism, leftmost(data, order_bytes(shape))))
         }
         // PKCS#11 3.0: Ed448 has parameters always, and Ed25519 has none where it is pure.
         (Scheme::EdDsa, KeyShape::Ed448) => Ok((Mechanism::with_context(mechanism.kind, b""), data)),
@@ -199,10 +239,17 @@ pub fn plan<'a>(
     }
 }
 
+fn order_bytes(shape: KeyShape) -> usize {
+    match shape {
+        KeyShape::Ec(bits) => bits.div_ceil(8) as usize,
+        KeyShape::Dsa(bytes) => bytes,
+        _ => 0,
+    }
+}
+
 /// A digest cut to as many bytes as the order has, as X9.62 says. Where the order does not end on a byte, the
 /// last bits are the token's to drop: dropped here, it would drop as many again.
-fn leftmost(digest: Cow<'_, [u8]>, order_bits: u32) -> Cow<'_, [u8]> {
-    let bytes = order_bits.div_ceil(8) as usize;
+fn leftmost(digest: Cow<'_, [u8]>, bytes: usize) -> Cow<'_, [u8]> {
     match digest {
         digest if digest.len() <= bytes => digest,
         Cow::Borrowed(digest) => Cow::Borrowed(&digest[..bytes]),
@@ -218,14 +265,14 @@ mod tests {
     use super::*;
     use SignatureAlgorithm as A;
 
-    const SOFTHSM: &[CK_MECHANISM_TYPE] = &[CKM_RSA_PKCS, CKM_RSA_PKCS_PSS, CKM_ECDSA, CKM_EDDSA];
+    const SOFTHSM: &[CK_MECHANISM_TYPE] = &[CKM_RSA_PKCS, CKM_RSA_PKCS_PSS, CKM_DSA, CKM_ECDSA, CKM_EDDSA];
 
     #[test]
     fn a_token_without_hashed_ecdsa_still_makes_every_row() {
         for algorithm in A::ALL {
             let served = matches!(
                 algorithm.row().scheme,
-                Scheme::RsaPkcs1 | Scheme::RsaPss(_) | Scheme::Ecdsa | Scheme::EdDsa
+                Scheme::RsaPkcs1 | Scheme::RsaPss(_) | Scheme::Dsa | Scheme::Ecdsa | Scheme::EdDsa
             );
             assert_eq!(way(*algorithm, SOFTHSM).is_some(), served, "{algorithm}");
         }

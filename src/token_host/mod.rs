@@ -3,10 +3,14 @@
 //! Its parent speaks to it over two socket pairs ([`crate::hsm::protocol`]). It may crash, hang or leak; nothing of
 //! it is worth keeping.
 
+mod agreement;
 mod capability;
 mod cipher;
 mod data;
+mod dsa;
 mod error;
+mod export;
+mod import;
 mod index;
 mod inside;
 mod intake;
@@ -25,6 +29,8 @@ mod removal;
 mod secret;
 mod socket;
 mod token;
+mod tree;
+mod wrapping;
 
 use std::{os::unix::net::UnixStream, sync::Arc, time::Instant};
 

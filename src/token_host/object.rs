@@ -3,13 +3,14 @@
 use cryptoki_sys::*;
 
 use super::{
-    capability,
+    capability, dsa,
     index::{Name, Objects},
     mechanism::KeyShape,
     parameter_set, public,
     raw::{Attribute, Failure, Mechanism, Object, Session},
     removal, secret,
     token::{Canary, SignKey, Token},
+    tree,
 };
 use crate::{
     hsm::protocol::{Capabilities, FIND_MAX, Find, HsmError, KeyFacts, KeyTemplate, Kind, Reply},
@@ -34,7 +35,7 @@ pub(super) fn number(value: &Option<Vec<u8>>) -> Option<CK_ULONG> {
     Some(CK_ULONG::from_ne_bytes(value.as_deref()?.try_into().ok()?))
 }
 
-/// See [`Key::complete`], of a private or secret key of which so much is known.
+/// See [`Key::complete`], of a private or secret key of which so much is known; `modulus` is the prime of a DSA key.
 pub(super) fn complete(
     key_type: Option<CK_KEY_TYPE>,
     modulus: bool,
@@ -43,7 +44,7 @@ pub(super) fn complete(
     local: Option<bool>,
 ) -> bool {
     match key_type {
-        Some(CKK_RSA) => modulus,
+        Some(CKK_RSA | CKK_DSA) => modulus,
         Some(CKK_EC | CKK_EC_EDWARDS) => curve,
         // An empty secret key may look like a full one to whoever may not read its value.
         Some(CKK_AES | CKK_CAMELLIA | CKK_GENERIC_SECRET | CKK_SHA256_HMAC) => {
@@ -62,6 +63,7 @@ pub(super) fn algorithm(
 ) -> Option<KeyAlgorithm> {
     match key_type? {
         CKK_RSA => Some(KeyAlgorithm::Rsa),
+        CKK_DSA => Some(KeyAlgorithm::Dsa),
         CKK_EC => Some(KeyAlgorithm::Ec),
         CKK_EC_EDWARDS if matches!(curve, Some(curve::ED25519_OID | curve::ED448_OID)) => {
             Some(KeyAlgorithm::Ed)
@@ -93,10 +95,12 @@ pub(super) fn set_of(
 pub(super) struct Key {
     pub object: Object,
     class: CK_OBJECT_CLASS,
-    key_type: Option<CK_KEY_TYPE>,
+    pub key_type: Option<CK_KEY_TYPE>,
     id: Option<KeyId>,
     label: String,
+    /// Of an RSA key; of a DSA key its prime.
     modulus: Option<Vec<u8>>,
+    subprime: Option<Vec<u8>>,
     exponent: Option<Vec<u8>>,
     curve: Option<String>,
     set: Option<CK_ULONG>,
@@ -104,11 +108,12 @@ pub(super) struct Key {
     public_key_info: Option<Vec<u8>>,
     local: Option<bool>,
     check_value: Option<Vec<u8>>,
+    chain_code: Option<Vec<u8>>,
     pub attributes: KeyAttributes,
 }
 
 impl Key {
-    fn read(session: &Session, object: Object) -> Result<Self, HsmError> {
+    pub fn read(session: &Session, object: Object) -> Result<Self, HsmError> {
         let [class, key_type, id, label, modulus, exponent, params, value_len, info, local, check] = session
             .attributes(
                 object,
@@ -146,13 +151,19 @@ impl Key {
         let [sensitive, always_sensitive, extractable, never_extractable, modifiable, copyable, destroyable] =
             flags;
         let filled = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
+        let [prime, subprime] = dsa::size(session, object, number(&key_type))?;
+        let chain_code = match number(&key_type) {
+            Some(CKK_EC | CKK_EC_EDWARDS) => session.chain_code(object)?,
+            _ => None,
+        };
         Ok(Self {
             object,
             class: number(&class).unwrap_or(CKO_PRIVATE_KEY),
             key_type: number(&key_type),
             id: id.and_then(|id| KeyId::from_bytes(id).ok()),
             label: label.map(|label| String::from_utf8_lossy(&label).into_owned()).unwrap_or_default(),
-            modulus: filled(modulus),
+            modulus: filled(modulus).or(filled(prime)),
+            subprime: filled(subprime),
             exponent: filled(exponent),
             curve: filled(params).and_then(|params| public::curve_oid(&params)),
             set: set_of(session, object, number(&key_type))?,
@@ -160,6 +171,7 @@ impl Key {
             public_key_info: filled(info),
             local: flag(&local),
             check_value: filled(check),
+            chain_code,
             attributes: KeyAttributes {
                 decrypt,
                 sign,
@@ -198,6 +210,7 @@ impl Key {
         let known = self.curve.as_deref().and_then(curve::by_oid);
         match (self.algorithm(), known) {
             (Some(KeyAlgorithm::Rsa), _) => KeyShape::Rsa(modulus_len(self.modulus.as_deref())),
+            (Some(KeyAlgorithm::Dsa), _) => KeyShape::Dsa(modulus_len(self.subprime.as_deref())),
             (Some(KeyAlgorithm::Ec), Some(curve)) => KeyShape::Ec(curve.order_bits),
             (Some(KeyAlgorithm::Ed), Some(curve)) if curve.oid == curve::ED448_OID => KeyShape::Ed448,
             (Some(KeyAlgorithm::Ed), _) => KeyShape::Ed,
@@ -241,7 +254,7 @@ impl Key {
     }
 
     /// What is reported of a key, given the public halves under its id and the number of keys there.
-    fn facts(self, session: &Session, halves: &[Object], twins: usize) -> Result<KeyFacts, HsmError> {
+    pub fn facts(self, session: &Session, halves: &[Object], twins: usize) -> Result<KeyFacts, HsmError> {
         let algorithm = self.algorithm();
         let public_key = match self.public_key(session, halves) {
             // Two keys are refused for that alone, whichever half belongs to which.
@@ -249,7 +262,7 @@ impl Key {
             known => known?,
         };
         let key_size = match self.key_type {
-            Some(CKK_RSA) => u32::try_from(modulus_len(self.modulus.as_deref()) * 8).ok(),
+            Some(CKK_RSA | CKK_DSA) => u32::try_from(modulus_len(self.modulus.as_deref()) * 8).ok(),
             Some(CKK_CHACHA20) => Some(256),
             Some(CKK_AES | CKK_CAMELLIA) => self.value_len.and_then(|bytes| u32::try_from(bytes * 8).ok()),
             _ => None,
@@ -263,6 +276,7 @@ impl Key {
             curve_oid: self.curve,
             attributes: self.attributes,
             local: self.local,
+            chain_code: self.chain_code.map(Into::into),
             twins: u32::try_from(twins).unwrap_or(u32::MAX),
         })
     }
@@ -290,6 +304,9 @@ fn public_half(
         return Ok(value
             .filter(|value| !value.is_empty())
             .and_then(|value| public::plain(algorithm, &value)));
+    }
+    if key_type == Some(CKK_DSA) {
+        return Ok(dsa::public(session, object)?.map(|numbers| public::dsa(&numbers)));
     }
     let filled = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
     Ok(match (key_type, filled(modulus), filled(exponent), filled(params), filled(point)) {
@@ -321,7 +338,7 @@ impl Group {
     }
 
     /// All of it, with a key at least; that there is none is proven.
-    fn find<'a>(objects: &mut Objects<'_>, name: impl Into<Name<'a>>) -> Result<Self, HsmError> {
+    pub fn find<'a>(objects: &mut Objects<'_>, name: impl Into<Name<'a>>) -> Result<Self, HsmError> {
         objects.named(name.into(), Self::read, |group| !group.whole.is_empty())
     }
 
@@ -393,9 +410,48 @@ pub fn sign_key(objects: &mut Objects<'_>, id: &KeyId) -> Result<SignKey, HsmErr
     }
 }
 
+/// What is known of a pair whose handles are at hand.
+pub fn facts_of_pair(session: &Session, private: Object, public: Object) -> Result<KeyFacts, HsmError> {
+    Key::read(session, private)?.facts(session, &[public], 1)
+}
+
+/// What mechanisms need to know of a key.
+pub fn shape(session: &Session, key: Object) -> Result<KeyShape, HsmError> {
+    Ok(Key::read(session, key)?.shape())
+}
+
 /// See [`crate::hsm::protocol::Request::Generate`].
 pub fn generate(objects: &mut Objects<'_>, template: &KeyTemplate) -> Result<KeyFacts, HsmError> {
     let (token, session) = (objects.token, objects.session);
+    make_once(objects, template, || make(token, session, template))
+}
+
+/// The same of a pair that is made in another way, of which `how` is given what is not particular to the algorithm.
+pub fn make_with(
+    objects: &mut Objects<'_>,
+    template: &KeyTemplate,
+    how: impl Fn(&[Attribute], &[Attribute]) -> Result<(Object, Object), HsmError>,
+) -> Result<KeyFacts, HsmError> {
+    make_once(objects, template, || {
+        let mut last = None;
+        for life in [Life::Token, Life::OlderToken] {
+            let (public, private) = halves(template, life);
+            match how(&public, &private) {
+                Ok((public, private)) => return Ok(Made { private, public: Some(public) }),
+                Err(error) if error.code == Some(CKR_ATTRIBUTE_TYPE_INVALID) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.expect("it was tried"))
+    })
+}
+
+fn make_once(
+    objects: &mut Objects<'_>,
+    template: &KeyTemplate,
+    make: impl FnOnce() -> Result<Made, HsmError>,
+) -> Result<KeyFacts, HsmError> {
+    let session = objects.session;
     // Also where there is one: others may have made a second one since the last look.
     let mut before = Group::now(objects, &template.id)?;
     if let [key] = before.whole.as_slice()
@@ -410,7 +466,7 @@ pub fn generate(objects: &mut Objects<'_>, template: &KeyTemplate) -> Result<Key
     }
     // Whatever is there under this id was left by a process that was killed while it made the same key.
     removal::clear(objects, &template.id, before)?;
-    let made = make(token, session, template)?;
+    let made = make()?;
     for object in [Some(made.private), made.public].into_iter().flatten() {
         objects.made(object, &template.id, template.label.as_str());
     }
@@ -430,7 +486,11 @@ pub fn claim(objects: &mut Objects<'_>, template: &KeyTemplate) -> Result<Reply,
 }
 
 /// Reports a key of a group, this one or any, and how many there are.
-fn one_of(mut all: Group, session: &Session, object: Option<Object>) -> Result<KeyFacts, HsmError> {
+pub(super) fn one_of(
+    mut all: Group,
+    session: &Session,
+    object: Option<Object>,
+) -> Result<KeyFacts, HsmError> {
     let at = all.whole.iter().position(|key| object.is_none_or(|object| key.object == object)).unwrap_or(0);
     let twins = all.whole.len();
     if twins == 0 {
@@ -444,11 +504,11 @@ fn one_of(mut all: Group, session: &Session, object: Option<Object>) -> Result<K
 }
 
 /// A key that was made.
-struct Made {
+pub(super) struct Made {
     /// The private or secret key.
-    private: Object,
+    pub private: Object,
     /// The other half of a pair.
-    public: Option<Object>,
+    pub public: Option<Object>,
 }
 
 fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Made, HsmError> {
@@ -464,11 +524,20 @@ fn make(token: &Token, session: &Session, template: &KeyTemplate) -> Result<Made
             token.facts.capabilities.summary()
         )
     };
-    let mechanism = capability::generator(template.algorithm)
-        .filter(|_| token.facts.capabilities.generates(template.algorithm, bits))
+    let tree =
+        if template.attributes.tree { Some(tree::generator(token, template.algorithm)?) } else { None };
+    let plain = capability::generator(template.algorithm)
+        .filter(|_| token.facts.capabilities.generates(template.algorithm, bits));
+    let mechanism = tree
+        .map(|tree| tree.generate)
+        .or(plain)
         .ok_or_else(|| HsmError::new(Kind::Unsupported, unsupported("")))?;
     let mut last = None;
-    for specific in specifics(template)? {
+    for mut specific in specifics(session, template)? {
+        if let Some(tree) = tree {
+            specific.retain(|attribute| attribute.kind != CKA_KEY_TYPE);
+            specific.push(Attribute::number(CKA_KEY_TYPE, tree.key_type));
+        }
         for life in [Life::Token, Life::OlderToken] {
             match attempt(session, mechanism, template, &specific, life) {
                 Ok(made) => return Ok(made),
@@ -516,7 +585,7 @@ fn lacks_curve(token: &Token, template: &KeyTemplate) -> Result<bool, HsmError> 
         let made = |specific: Vec<Attribute>| {
             attempt(&session, mechanism, template, &specific, Life::Session).is_ok()
         };
-        Ok::<_, HsmError>(specifics(template)?.into_iter().any(made))
+        Ok::<_, HsmError>(specifics(&session, template)?.into_iter().any(made))
     };
     for curve in USUAL_CURVES.iter().filter(|curve| wanted.curve_oid.as_deref() != Some(**curve)) {
         let (algorithm, curve_oid) = (KeyAlgorithm::Ec, Some((*curve).into()));
@@ -550,7 +619,7 @@ pub fn passing_key(token: &Token, session: &Session) -> Result<Option<Canary>, H
         offered.then_some((mechanism, template, algorithm))
     });
     let Some((mechanism, template, algorithm)) = offered else { return Ok(None) };
-    let specific = specifics(&template)?.remove(0);
+    let specific = specifics(session, &template)?.remove(0);
     let made = attempt(session, mechanism, &template, &specific, Life::Session)?;
     let shape = Key::read(session, made.private)?.shape();
     Ok(Some(Canary { algorithm, key: SignKey { object: made.private, shape } }))
@@ -584,7 +653,7 @@ fn describe(template: &KeyTemplate) -> String {
 }
 
 /// What is particular to the algorithm, in the order of trying.
-fn specifics(template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
+fn specifics(session: &Session, template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
     let invalid = |message: String| HsmError::new(Kind::Invalid, message);
     template
         .algorithm
@@ -597,6 +666,7 @@ fn specifics(template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
             Attribute::number(CKA_MODULUS_BITS, size),
             Attribute::bytes(CKA_PUBLIC_EXPONENT, [1, 0, 1]),
         ]],
+        KeyAlgorithm::Dsa => vec![dsa::group(session, size)?],
         KeyAlgorithm::Ec => {
             let row = template
                 .curve_oid
@@ -638,13 +708,76 @@ fn specifics(template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
 
 /// What a new key is made for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
+pub(super) enum Life {
     /// To stay.
     Token,
     /// To stay, on a module that knows neither `CKA_COPYABLE` nor `CKA_DESTROYABLE`.
     OlderToken,
     /// To see whether it can be made.
     Session,
+}
+
+/// Templates of a key, without what is particular to its algorithm.
+pub(super) struct Halves {
+    /// Of the private or secret key.
+    pub own: Vec<Attribute>,
+    /// Of the other half of a pair.
+    pub public: Option<Vec<Attribute>>,
+}
+
+impl Halves {
+    pub fn of(template: &KeyTemplate, life: Life) -> Self {
+        let wanted = &template.attributes;
+        let common = |class, private| {
+            vec![
+                Attribute::number(CKA_CLASS, class),
+                Attribute::bool(CKA_TOKEN, life != Life::Session),
+                Attribute::bool(CKA_PRIVATE, private),
+                Attribute::bytes(CKA_ID, template.id.as_bytes()),
+                Attribute::bytes(CKA_LABEL, template.label.as_str()),
+                Attribute::bool(CKA_DERIVE, wanted.derive),
+                Attribute::bool(CKA_MODIFIABLE, wanted.modifiable),
+            ]
+        };
+        let newer = |list: &mut Vec<Attribute>, destroyable| {
+            if life == Life::Token {
+                list.push(Attribute::bool(CKA_COPYABLE, wanted.copyable));
+                list.push(Attribute::bool(CKA_DESTROYABLE, destroyable));
+            }
+        };
+        let guard = |list: &mut Vec<Attribute>| {
+            list.extend([
+                Attribute::bool(CKA_SIGN, wanted.sign),
+                Attribute::bool(CKA_DECRYPT, wanted.decrypt),
+                Attribute::bool(CKA_UNWRAP, wanted.unwrap),
+                Attribute::bool(CKA_SENSITIVE, wanted.sensitive),
+                Attribute::bool(CKA_EXTRACTABLE, wanted.extractable),
+            ]);
+        };
+        let open = |list: &mut Vec<Attribute>| {
+            list.extend([
+                Attribute::bool(CKA_VERIFY, wanted.verify),
+                Attribute::bool(CKA_ENCRYPT, wanted.encrypt),
+                Attribute::bool(CKA_WRAP, wanted.wrap),
+            ]);
+        };
+        if !template.algorithm.row().asymmetric {
+            let mut own = common(CKO_SECRET_KEY, true);
+            guard(&mut own);
+            open(&mut own);
+            newer(&mut own, wanted.destroyable);
+            return Self { own, public: None };
+        }
+        // The public half can be made again from the private one, so that it may always be destroyed: otherwise
+        // the leftovers of a crash could not be removed.
+        let mut public = common(CKO_PUBLIC_KEY, false);
+        open(&mut public);
+        newer(&mut public, true);
+        let mut own = common(CKO_PRIVATE_KEY, true);
+        guard(&mut own);
+        newer(&mut own, wanted.destroyable);
+        Self { own, public: Some(public) }
+    }
 }
 
 fn attempt(
@@ -654,61 +787,70 @@ fn attempt(
     specific: &[Attribute],
     life: Life,
 ) -> Result<Made, HsmError> {
-    let wanted = &template.attributes;
-    let common = |class, private| {
-        vec![
-            Attribute::number(CKA_CLASS, class),
-            Attribute::bool(CKA_TOKEN, life != Life::Session),
-            Attribute::bool(CKA_PRIVATE, private),
-            Attribute::bytes(CKA_ID, template.id.as_bytes()),
-            Attribute::bytes(CKA_LABEL, template.label.as_str()),
-            Attribute::bool(CKA_DERIVE, wanted.derive),
-            Attribute::bool(CKA_MODIFIABLE, wanted.modifiable),
-        ]
-    };
-    let newer = |list: &mut Vec<Attribute>, destroyable| {
-        if life == Life::Token {
-            list.push(Attribute::bool(CKA_COPYABLE, wanted.copyable));
-            list.push(Attribute::bool(CKA_DESTROYABLE, destroyable));
-        }
-    };
-    let guard = |list: &mut Vec<Attribute>| {
-        list.extend([
-            Attribute::bool(CKA_SIGN, wanted.sign),
-            Attribute::bool(CKA_DECRYPT, wanted.decrypt),
-            Attribute::bool(CKA_UNWRAP, wanted.unwrap),
-            Attribute::bool(CKA_SENSITIVE, wanted.sensitive),
-            Attribute::bool(CKA_EXTRACTABLE, wanted.extractable),
-        ]);
-    };
-    let open = |list: &mut Vec<Attribute>| {
-        list.extend([
-            Attribute::bool(CKA_VERIFY, wanted.verify),
-            Attribute::bool(CKA_ENCRYPT, wanted.encrypt),
-            Attribute::bool(CKA_WRAP, wanted.wrap),
-        ]);
-    };
     let mechanism = Mechanism::plain(mechanism);
-    if !template.algorithm.row().asymmetric {
-        let mut key = common(CKO_SECRET_KEY, true);
-        guard(&mut key);
-        open(&mut key);
-        newer(&mut key, wanted.destroyable);
-        key.extend_from_slice(specific);
-        return Ok(Made { private: session.generate_key(&mechanism, &key)?, public: None });
-    }
+    let Halves { mut own, public } = Halves::of(template, life);
+    let Some(mut public) = public else {
+        own.extend_from_slice(specific);
+        return Ok(Made { private: session.generate_key(&mechanism, &own)?, public: None });
+    };
+    public.extend_from_slice(specific);
+    own.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
+    let (public, private) = session.generate_pair(&mechanism, &public, &own)?;
+    Ok(Made { private, public: Some(public) })
+}
+
+/// Templates of a pair, public half first, without what is particular to the algorithm.
+fn halves(template: &KeyTemplate, life: Life) -> (Vec<Attribute>, Vec<Attribute>) {
     // The public half can be made again from the private one, so that it may always be destroyed: otherwise
     // the leftovers of a crash could not be removed.
-    let mut public = common(CKO_PUBLIC_KEY, false);
-    open(&mut public);
-    newer(&mut public, true);
-    public.extend_from_slice(specific);
-    let mut private = common(CKO_PRIVATE_KEY, true);
-    guard(&mut private);
-    newer(&mut private, wanted.destroyable);
-    private.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
-    let (public, private) = session.generate_pair(&mechanism, &public, &private)?;
-    Ok(Made { private, public: Some(public) })
+    let mut public = common(template, life, CKO_PUBLIC_KEY);
+    open(&mut public, template);
+    newer(&mut public, template, life, true);
+    let mut private = common(template, life, CKO_PRIVATE_KEY);
+    guard(&mut private, template);
+    newer(&mut private, template, life, template.attributes.destroyable);
+    (public, private)
+}
+
+fn common(template: &KeyTemplate, life: Life, class: CK_OBJECT_CLASS) -> Vec<Attribute> {
+    vec![
+        Attribute::number(CKA_CLASS, class),
+        Attribute::bool(CKA_TOKEN, life != Life::Session),
+        Attribute::bool(CKA_PRIVATE, class != CKO_PUBLIC_KEY),
+        Attribute::bytes(CKA_ID, template.id.as_bytes()),
+        Attribute::bytes(CKA_LABEL, template.label.as_str()),
+        Attribute::bool(CKA_DERIVE, template.attributes.derive),
+        Attribute::bool(CKA_MODIFIABLE, template.attributes.modifiable),
+    ]
+}
+
+fn newer(list: &mut Vec<Attribute>, template: &KeyTemplate, life: Life, destroyable: bool) {
+    if life == Life::Token {
+        list.push(Attribute::bool(CKA_COPYABLE, template.attributes.copyable));
+        list.push(Attribute::bool(CKA_DESTROYABLE, destroyable));
+    }
+}
+
+/// What the private or secret key may do, and how it is protected.
+fn guard(list: &mut Vec<Attribute>, template: &KeyTemplate) {
+    let wanted = &template.attributes;
+    list.extend([
+        Attribute::bool(CKA_SIGN, wanted.sign),
+        Attribute::bool(CKA_DECRYPT, wanted.decrypt),
+        Attribute::bool(CKA_UNWRAP, wanted.unwrap),
+        Attribute::bool(CKA_SENSITIVE, wanted.sensitive),
+        Attribute::bool(CKA_EXTRACTABLE, wanted.extractable),
+    ]);
+}
+
+/// What the public or secret key may do.
+fn open(list: &mut Vec<Attribute>, template: &KeyTemplate) {
+    let wanted = &template.attributes;
+    list.extend([
+        Attribute::bool(CKA_VERIFY, wanted.verify),
+        Attribute::bool(CKA_ENCRYPT, wanted.encrypt),
+        Attribute::bool(CKA_WRAP, wanted.wrap),
+    ]);
 }
 
 /// Certificates under an id.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    cipher, data,
+    agreement, cipher, data, export, import,
     index::Objects,
     intake::{Intake, Place},
     inventory, mechanism, object, probe, raw,
@@ -19,6 +19,7 @@ use super::{
     removal,
     socket::Out,
     token::{SignKey, Token},
+    tree, wrapping,
 };
 use crate::{
     hsm::{
@@ -326,6 +327,9 @@ impl Worker {
             Request::Decrypt(job) => {
                 self.attempt(Some(&job.key), |session| cipher::decrypt(&token, session, job))
             }
+            Request::Agree { key, point } => {
+                self.attempt(Some(key), |session| agreement::agree(&token, session, key, point))
+            }
             Request::Hmac { key, payload } => {
                 self.attempt(Some(key), |session| cipher::hmac(&token, session, key, payload.expose()))
             }
@@ -346,6 +350,30 @@ impl Worker {
                     data::destroy(objects, name, again).map(Reply::DataGone)
                 })
             }
+            Request::Import(job) => {
+                let mut tried = false;
+                self.alone(asked, |objects| {
+                    token.forget(&job.template.id);
+                    import::import(objects, job, asked, &mut tried)
+                })
+            }
+            Request::Export(key) => {
+                self.alone(asked, |objects| Ok(Reply::Exported(Box::new(export::export(objects, key)?))))
+            }
+            Request::Wrap(job) => {
+                self.alone(asked, |objects| Ok(Reply::Wrapped(wrapping::wrap(objects, job)?.into())))
+            }
+            Request::Derived { master, path } => self.attempt(Some(master), |session| {
+                Ok(Reply::Key(Box::new(tree::facts(&token, session, master, path)?)))
+            }),
+            Request::SignDerived { master, path, algorithm, payload } => self
+                .attempt(Some(master), |session| {
+                    tree::sign(&token, session, master, path, (*algorithm, payload))
+                }),
+            Request::Derive(wanted) => self.alone(asked, |objects| {
+                token.forget(&wanted.template.id);
+                tree::derive(objects, wanted)
+            }),
             Request::Open(_) | Request::Ping | Request::Workers(_) | Request::Since(..) => {
                 unreachable!("not for a worker, see submit")
             }

@@ -3,6 +3,7 @@
 //! Nothing here may change the token or disturb who else uses it: no object outlives the probe, and nobody is logged
 //! out. Each trial that may leave a session in the middle of an operation has a session of its own.
 
+mod agreement;
 mod ciphers;
 mod curves;
 mod dsa;
@@ -26,7 +27,10 @@ use crate::{
         probe::{Findings, Probe, Quirk, Speed},
         protocol::{HsmError, Kind},
     },
-    model::{KeyAlgorithm, KeyId, SignatureAlgorithm, signature::Input},
+    model::{
+        KeyAlgorithm, KeyId, SignatureAlgorithm,
+        signature::{Input, Scheme},
+    },
 };
 
 /// What keys of probes are called.
@@ -43,6 +47,7 @@ pub fn run(token: &Token, probe: Probe) -> Result<Findings, HsmError> {
         Probe::Hmac => hmac::probe(token),
         Probe::Dsa => dsa::probe(token),
         Probe::Ciphers => ciphers::probe(token),
+        Probe::Agreement => agreement::probe(token),
         Probe::Sessions => sessions::probe(token),
     }
 }
@@ -51,6 +56,11 @@ fn list(token: &Token) -> Result<Findings, HsmError> {
     let mut names: Vec<_> = token.mechanisms.iter().map(|number| mechanism_names::name(*number)).collect();
     names.sort_unstable();
     let mut quirks = quirk::known(&token.facts);
+    let derived: Vec<_> = token.facts.capabilities.derived.iter().map(ToString::to_string).collect();
+    if !derived.is_empty() {
+        let value = format!("SLIP-10 of {}", derived.join(" and "));
+        quirks.push(Quirk::usual("keyDerivation", value, "keys are derived on the token, along a path"));
+    }
     if has(token, CKM_ECDSA) {
         const MEANS: &str = "the operator hashes, and the token signs the digest";
         let missing = mechanism::without_hashed_ecdsa(&token.mechanisms);
@@ -131,6 +141,10 @@ fn word(error: &HsmError) -> &str {
 fn refuted(token: &Token, session: &Session, key: Object, shape: KeyShape) -> Vec<SignatureAlgorithm> {
     let promised = token.facts.capabilities.signature_algorithms.iter().copied();
     let refused = |algorithm: &SignatureAlgorithm| {
+        // It is for keys on one curve alone, and the key of this trial need not be on it.
+        if algorithm.row().scheme == Scheme::SchnorrBip340 {
+            return false;
+        }
         let payload = match algorithm.row().input {
             Input::Digest(hash) => hash.digest(b"probe"),
             Input::Message(_) => b"probe".to_vec(),

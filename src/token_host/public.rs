@@ -8,6 +8,7 @@ use x509_cert::der::{Decode, Encode, asn1::OctetStringRef};
 use crate::model::{KeyAlgorithm, curve};
 
 const RSA_ENCRYPTION: &str = "1.2.840.113549.1.1.1";
+const DSA: &str = "1.2.840.10040.4.1";
 const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
 
 /// DER of an object identifier.
@@ -35,6 +36,12 @@ pub fn rsa(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
     let key = tlv(0x30, &[integer(modulus), integer(exponent)].concat());
     let oid = oid(RSA_ENCRYPTION).expect("the identifier is well-formed");
     spki(&[oid, vec![0x05, 0x00]].concat(), &key)
+}
+
+/// SubjectPublicKeyInfo of a DSA key (RFC 3279, 2.3.2): prime, subprime, base and the key's own number.
+pub fn dsa([prime, subprime, base, value]: &[Vec<u8>; 4]) -> Vec<u8> {
+    let group = tlv(0x30, &[integer(prime), integer(subprime), integer(base)].concat());
+    spki(&[oid(DSA).expect("the identifier is well-formed"), group].concat(), &integer(value))
 }
 
 /// SubjectPublicKeyInfo of a key on a curve, from `CKA_EC_PARAMS` and `CKA_EC_POINT`. The point may be wrapped

@@ -15,6 +15,7 @@ use std::{
 };
 
 use cryptoki_sys::*;
+use zeroize::Zeroizing;
 
 use super::inside;
 use crate::hsm::probe::Limits;
@@ -68,12 +69,20 @@ macro_rules! call {
     }};
 }
 
+mod agreement;
 mod cipher;
+mod tree;
+mod wrap;
 pub use cipher::{Cipher, CipherParameter};
+pub use tree::Tree;
 
 /// A loaded and initialised module; stays loaded until the process ends.
 pub struct Module {
     functions: *const CK_FUNCTION_LIST,
+    /// The vendor's own, where it has it.
+    derive_key_pair: Option<tree::DeriveKeyPair>,
+    /// Numbers of trees of keys, where the token has them.
+    tree: OnceLock<Tree>,
     init_args: Option<CString>,
     /// How often it was initialised; sessions of an earlier time are gone.
     starts: AtomicU64,
@@ -125,7 +134,11 @@ impl Module {
             .map(CString::new)
             .transpose()
             .map_err(|_| LoadFailure::Link("initArgs contains a NUL character".into()))?;
-        let module = Self { functions, init_args, starts: AtomicU64::new(0) };
+        // SAFETY: a vendor that has this symbol gives it this type, by his published samples.
+        let derive_key_pair =
+            unsafe { library.get::<tree::DeriveKeyPair>(tree::DERIVE_KEY_PAIR) }.ok().map(|symbol| *symbol);
+        let tree = OnceLock::new();
+        let module = Self { functions, derive_key_pair, tree, init_args, starts: AtomicU64::new(0) };
         module.initialise().map_err(LoadFailure::Module)?;
         Ok(module)
     }
@@ -279,14 +292,14 @@ pub fn trimmed(text: &[u8]) -> String {
 pub struct Attribute {
     /// `CKA_…`.
     pub kind: CK_ATTRIBUTE_TYPE,
-    /// Its bytes.
-    pub value: Vec<u8>,
+    /// Its bytes, which may be a key's.
+    pub value: Zeroizing<Vec<u8>>,
 }
 
 impl Attribute {
     /// Plain bytes.
     pub fn bytes(kind: CK_ATTRIBUTE_TYPE, value: impl Into<Vec<u8>>) -> Self {
-        Self { kind, value: value.into() }
+        Self { kind, value: Zeroizing::new(value.into()) }
     }
 
     /// `CK_BBOOL`.
@@ -478,11 +491,11 @@ impl Session {
             }
         }
         let mut values = [const { None }; N];
-        for ((value, buffer), length) in values.iter_mut().zip(buffers).zip(lengths) {
+        for (((value, buffer), length), kind) in values.iter_mut().zip(buffers).zip(lengths).zip(kinds) {
             *value = length.map(|length| {
                 let mut buffer = buffer;
                 buffer.truncate(length);
-                buffer
+                if kind == CKA_KEY_TYPE { self.plain(buffer) } else { buffer }
             });
         }
         Ok(values)
@@ -724,6 +737,15 @@ pub fn say_last_words() {
         unsafe {
             libc::send(socket, frame.as_ptr().cast(), frame.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
         };
+    }
+}
+
+/// Has the allocator give back to the system what it keeps of memory that is free.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

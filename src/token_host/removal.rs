@@ -74,7 +74,7 @@ pub fn clear(objects: &mut Objects<'_>, id: &KeyId, left: Group) -> Result<(), H
 }
 
 /// Removes a leftover as well as the token allows: what cannot be destroyed is made destroyable first.
-fn discard(objects: &mut Objects<'_>, object: Object) {
+pub fn discard(objects: &mut Objects<'_>, object: Object) {
     let session = objects.session;
     if session.destroy(object).is_err() {
         let _ = session.set(object, &[Attribute::bool(CKA_DESTROYABLE, true)]);

@@ -39,7 +39,6 @@ pub fn refused(algorithm: KeyAlgorithm, error: &HsmError) -> bool {
                     | CKR_KEY_TYPE_INCONSISTENT
                     | CKR_MECHANISM_INVALID
                     | CKR_ARGUMENTS_BAD
-                    | CKR_GENERAL_ERROR
             )
         )
 }

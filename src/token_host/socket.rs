@@ -83,6 +83,9 @@ const TOGETHER: usize = 8;
 /// So old an answer may become before it is written.
 const AGE: Duration = Duration::from_micros(500);
 
+/// Answers of so many bytes are rare, and took several times as much memory to make.
+const LARGE: usize = 256 << 10;
+
 /// The way back to the parent.
 ///
 /// Writing an answer wakes the parent up, which may cost half as much as a signature. So a thread that goes on working
@@ -118,9 +121,12 @@ impl Out {
 
     /// Leaves an answer to be written soon.
     pub fn leave(&self, id: u64, answer: &Result<Reply, HsmError>) {
-        let frame = frame::encode(id, answer);
+        let frame = match answer {
+            Ok(Reply::Exported(_)) => frame::encode_secret(id, answer),
+            _ => Zeroizing::new(frame::encode(id, answer)),
+        };
         let mut pending = self.pending();
-        pending.bytes.extend_from_slice(&frame);
+        frame::append(&mut pending.bytes, &frame);
         pending.answers += 1;
         pending.since.get_or_insert_with(Instant::now);
     }
@@ -144,12 +150,16 @@ impl Out {
         }
         pending.writing = true;
         while !pending.bytes.is_empty() {
-            let bytes = std::mem::take(&mut pending.bytes);
+            let bytes = Zeroizing::new(std::mem::take(&mut pending.bytes));
             (pending.answers, pending.since) = (0, None);
             drop(pending);
             if (&self.stream).write_all(&bytes).is_err() {
                 // Nobody is there to read it.
                 raw::exit(0);
+            }
+            if bytes.len() > LARGE {
+                drop(bytes);
+                raw::give_back_memory();
             }
             pending = self.pending();
         }

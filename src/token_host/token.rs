@@ -15,16 +15,17 @@ use parking_lot::{FairMutex, FairMutexGuard};
 use super::{
     capability, error,
     index::Index,
-    mechanism::KeyShape,
+    mechanism::{self, KeyShape},
     raw::{Failure, LoadFailure, Module, Object, Session, TokenInfo},
+    tree,
 };
 use crate::{
     hsm::{
         probe::Limits,
-        protocol::{HsmError, Kind, Open, TokenFacts, TokenSelector},
+        protocol::{Capabilities, HsmError, Kind, Open, TokenFacts, TokenSelector},
         recovery::Rung,
     },
-    model::{KeyId, SignatureAlgorithm, secret::Pin},
+    model::{KeyId, SignatureAlgorithm, secret::Pin, vendor::VendorNumbers},
 };
 
 /// A key that was looked up to sign with.
@@ -47,6 +48,8 @@ pub struct Token {
     pub facts: TokenFacts,
     /// Numbers of its mechanisms.
     pub mechanisms: Vec<CK_MECHANISM_TYPE>,
+    /// Those of its vendor's own, as far as it has them.
+    pub vendor: VendorNumbers,
     /// Holds the login: closing the last session of a process logs it out.
     keeper: Mutex<Session>,
     /// Counts logins; handles of an earlier one are not good any more.
@@ -101,8 +104,12 @@ impl Token {
         let (slot, info) = select(&module, &open.token, &open.library)?;
         error::made_by(&info.manufacturer);
         let mechanisms = module.mechanisms(slot)?;
+        if let Some(number) = open.vendor.schnorr {
+            mechanism::schnorr_is(number);
+        }
+        let derived = tree::find_out(&module, &open.vendor, &mechanisms);
         let facts = TokenFacts {
-            capabilities: capability::of(&module, slot, &mechanisms),
+            capabilities: Capabilities { derived, ..capability::of(&module, slot, &mechanisms) },
             library: module.description().unwrap_or_default(),
             slot,
             label: info.label,
@@ -120,6 +127,7 @@ impl Token {
             pin: open.pin,
             facts,
             mechanisms,
+            vendor: *open.vendor,
             keeper: Mutex::new(keeper),
             epoch: AtomicU64::new(0),
             keys: RwLock::default(),

@@ -4,3 +4,4 @@ pub mod faults;
 pub mod openssl;
 pub mod tally;
 pub mod token;
+pub mod vendor;

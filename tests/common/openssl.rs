@@ -9,7 +9,7 @@ use hsm_operator::model::{
     signature::{Input, Scheme},
 };
 
-use super::token::run;
+use super::token::{Module, run};
 
 /// Checks a signature in the token's form (r‖s for ECDSA) over `payload`; panics if it is not good.
 pub fn verify(
@@ -19,12 +19,28 @@ pub fn verify(
     payload: &[u8],
     signature: &[u8],
 ) {
-    let ecdsa = algorithm.row().scheme == Scheme::Ecdsa;
-    let native = if ecdsa { ecdsa_der(signature) } else { signature.to_vec() };
+    let pair = matches!(algorithm.row().scheme, Scheme::Ecdsa | Scheme::Dsa);
+    let native = if pair { ecdsa_der(signature) } else { signature.to_vec() };
     verify_native(directory, spki, algorithm, payload, &native);
 }
 
-/// Checks a signature in the form that openssl reads (DER for ECDSA); panics if it is not good.
+/// Checks a signature by the OpenSSL that is built for kryoptic, which knows more algorithms than the system's; says
+/// whether it is good.
+pub fn newer_accepts(directory: &Path, spki: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let program = Module::Kryoptic.library().with_file_name("openssl-verify");
+    let files = [("newer.der", spki), ("newer.message", message), ("newer.signature", signature)];
+    let files = files.map(|(name, content)| {
+        let path = directory.join(name);
+        std::fs::write(&path, content).expect("a file can be written");
+        path
+    });
+    let output = Command::new(program).args(files).output().expect("run e2e/kryoptic/build.sh");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.starts_with("OpenSSL 3."), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    output.status.success()
+}
+
+/// Checks a signature in the form that openssl reads (DER for DSA and ECDSA); panics if it is not good.
 pub fn verify_native(
     directory: &Path,
     spki: &[u8],
@@ -62,7 +78,7 @@ pub fn verify_native(
         Scheme::EdDsa => {
             command.arg("-rawin");
         }
-        Scheme::Ecdsa => {}
+        Scheme::Ecdsa | Scheme::Dsa => {}
         other => panic!("openssl does not check {other:?}"),
     }
     let output = command.output().expect("openssl runs");

@@ -12,7 +12,7 @@ use hsm_operator::{
         Supervisor, SupervisorConfig,
         protocol::{Open, TokenSelector},
     },
-    model::secret::Pin,
+    model::{secret::Pin, vendor::VendorNumbers},
 };
 use tempfile::TempDir;
 
@@ -58,6 +58,8 @@ pub struct Token {
     pub pin: String,
     pub library: PathBuf,
     pub environment: Vec<(String, String)>,
+    /// Numbers of its vendor's own.
+    pub vendor: VendorNumbers,
     directory: TempDir,
 }
 
@@ -70,7 +72,8 @@ impl Token {
             std::fs::create_dir(directory.path().join("tokens")).expect("a directory for tokens");
         }
         let environment = configured(module, directory.path());
-        let token = Self { module, label, pin, library: module.library(), environment, directory };
+        let (library, vendor) = (module.library(), VendorNumbers::default());
+        let token = Self { module, label, pin, library, environment, vendor, directory };
         token.initialise();
         token
     }
@@ -89,6 +92,7 @@ impl Token {
             pin: self.pin.clone(),
             library: self.library.clone(),
             environment: configured(self.module, directory.path()),
+            vendor: self.vendor,
             directory,
         }
     }
@@ -136,6 +140,7 @@ impl Token {
             token: TokenSelector::Label(self.label.clone()),
             pin: Pin::new(&self.pin),
             init_args: None,
+            vendor: Box::new(self.vendor),
             workers: if self.module == Module::Kryoptic { 1 } else { 4 },
         }
     }

@@ -112,6 +112,15 @@ impl Gateways {
         connection.call(method, path, body).await.unwrap_or_else(|error| panic!("{address}: {error}"))
     }
 
+    /// `POST` of something else than JSON.
+    pub async fn send(&self, path: &str, kind: &str, body: impl Into<Bytes>) -> Answer {
+        let addresses = self.addresses().await;
+        let address = *addresses.first().expect("a gateway is ready");
+        let mut connection = self.connect(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
+        let answer = connection.send("POST", path, kind, body).await;
+        answer.unwrap_or_else(|error| panic!("{address}: {error}"))
+    }
+
     /// `GET`.
     pub async fn get(&self, path: &str) -> Answer {
         self.call("GET", path, "").await
@@ -131,11 +140,22 @@ impl Connection {
         path: &str,
         body: impl Into<Bytes>,
     ) -> Result<Answer, hyper::Error> {
+        self.send(method, path, "application/json", body).await
+    }
+
+    /// The same with a body of another kind.
+    pub async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        kind: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, hyper::Error> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, &self.gateways.host)
-            .header(header::CONTENT_TYPE, "application/json");
+            .header(header::CONTENT_TYPE, kind);
         if let Some(token) = &self.gateways.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }

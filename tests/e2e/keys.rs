@@ -294,6 +294,12 @@ async fn the_api_server_refuses_what_cannot_be_and_what_cannot_change() {
         (base(json!({"label": "x".repeat(256)})), "spec.label"),
         (base(json!({"publicKeySecretName": "No_Name"})), "spec.publicKeySecretName"),
         (base(json!({"algorithm": "ROT13"})), "spec.algorithm"),
+        (base(json!({"password": {"secretName": "hsm-demo-pin"}})), "spec.password.secretName"),
+        (base(json!({"policy": {"ruleUse": null}})), "spec.policy.keyStatus"),
+        (
+            base(json!({"policy": {"keyStatus": {"blocked": false}}, "attributes": {"extractable": true}})),
+            "never extractable",
+        ),
         (json!({"partitionRef": {"name": "demo"}, "algorithm": "EC"}), "needs a curveOid"),
         (json!({"partitionRef": {"name": "demo"}, "algorithm": "RSA"}), "need a keySize"),
     ] {

@@ -50,7 +50,7 @@ pub enum Action {
 }
 
 /// Functions that the module wraps: those that the token-host calls.
-pub const FUNCTIONS: [&str; 29] = [
+pub const FUNCTIONS: [&str; 31] = [
     "C_Initialize",
     "C_Finalize",
     "C_GetInfo",
@@ -80,6 +80,8 @@ pub const FUNCTIONS: [&str; 29] = [
     "C_Encrypt",
     "C_DecryptInit",
     "C_Decrypt",
+    "C_WrapKey",
+    "C_UnwrapKey",
 ];
 
 impl Action {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use hsm_operator::api::HsmKey;
 use serde_json::{Value, json};
 
 use crate::{
@@ -79,7 +80,7 @@ fn endpoints() -> Vec<Endpoint> {
         named("/v1/key/deleteKey", (400, 614)),
         named("/v1/key/address", (400, 630)),
         named("/v1/key/export/plain", (400, 614)),
-        named("/v1/key/changePassword", (400, 611)),
+        named("/v1/key/changePassword", (200, 0)),
         Endpoint {
             path: "/v1/synchronousSign",
             good: json!({"signRequest": {"payload": "AA==", "signKeyName": "p256", "payloadType": "UNSPECIFIED",
@@ -92,6 +93,9 @@ fn endpoints() -> Vec<Endpoint> {
                 ("/signRequest/signatureAlgorithm", Is::Text, true),
                 ("/signRequest/payloadType", Is::Text, false),
                 ("/signRequest/signatureType", Is::Text, false),
+                ("/signRequest/auxiliaryRandomData", Is::Text, false),
+                ("/signRequest/taprootTweakData", Is::Text, false),
+                ("/signRequest/merkleRootData", Is::Text, false),
             ],
         },
         Endpoint {
@@ -106,6 +110,13 @@ fn endpoints() -> Vec<Endpoint> {
                 ("/verifySignatureRequest/signKeyName", Is::Text, true),
                 ("/verifySignatureRequest/signatureAlgorithm", Is::Text, true),
             ],
+        },
+        Endpoint {
+            path: "/v1/createRfcTimestamp",
+            good: json!({"payload": "AA==", "hashAlgorithm": "SHA256"}),
+            // The partition names no key for it.
+            answer: (400, 611),
+            members: &[("/payload", Is::Text, true), ("/hashAlgorithm", Is::Text, true)],
         },
         Endpoint {
             path: "/v1/derivedKey",
@@ -128,6 +139,47 @@ fn endpoints() -> Vec<Endpoint> {
                 ("/curveOid", Is::Text, true),
                 ("/attributes", Is::Object, true),
                 ("/attributes/derive", Is::Flag, false),
+            ],
+        },
+        Endpoint {
+            path: "/v1/key/import/plain",
+            good: json!({"label": "new", "algorithm": "HMACSHA256", "secretKey": "AQID", "attributes": {"sign": true}}),
+            answer: (201, 0),
+            members: &[
+                ("/label", Is::Text, true),
+                ("/algorithm", Is::Text, true),
+                ("/secretKey", Is::Text, true),
+                ("/privateKey", Is::Text, false),
+                ("/publicKey", Is::Text, false),
+                ("/certificate", Is::Text, false),
+                ("/attributes", Is::Object, true),
+                ("/attributes/sign", Is::Flag, false),
+            ],
+        },
+        Endpoint {
+            path: "/v1/wrap",
+            good: json!({"wrapKeyRequest": {"keyToBeWrapped": "p256", "wrapKeyName": "p256", "wrapMethod": "AES_WRAP"}}),
+            answer: (400, 607),
+            members: &[
+                ("/wrapKeyRequest", Is::Object, true),
+                ("/wrapKeyRequest/keyToBeWrapped", Is::Text, true),
+                ("/wrapKeyRequest/wrapKeyName", Is::Text, true),
+                ("/wrapKeyRequest/wrapMethod", Is::Text, true),
+            ],
+        },
+        Endpoint {
+            path: "/v1/synchronousUnwrap",
+            good: json!({"unwrapKeyRequest": {"wrappedKey": "AAAA", "label": "new", "unwrapKeyName": "p256",
+                "wrapMethod": "AES_WRAP", "attributes": {"decrypt": true}}}),
+            answer: (400, 607),
+            members: &[
+                ("/unwrapKeyRequest", Is::Object, true),
+                ("/unwrapKeyRequest/wrappedKey", Is::Text, true),
+                ("/unwrapKeyRequest/label", Is::Text, true),
+                ("/unwrapKeyRequest/unwrapKeyName", Is::Text, true),
+                ("/unwrapKeyRequest/wrapMethod", Is::Text, true),
+                ("/unwrapKeyRequest/attributes", Is::Object, true),
+                ("/unwrapKeyRequest/attributes/decrypt", Is::Flag, false),
             ],
         },
         Endpoint {
@@ -157,6 +209,8 @@ struct Still {
 impl Still {
     async fn new() -> Self {
         let (world, stand) = world(Fate::Ready, &["p256", "ed-destroyable"]).await;
+        let object = world.directory.by_name(crate::world::NAMESPACE, "p256").unwrap();
+        stand.objects().insert("p256".into(), HsmKey::clone(&object.object));
         let calls = world.fake.calls();
         Self { world, stand, calls, wrong: Vec::new() }
     }
@@ -189,7 +243,8 @@ impl Still {
         if given != expected || !message.contains(says) {
             self.wrong.push(format!("{path} {shown}: {given:?} {message}, not {expected:?} {says}"));
         }
-        if message.contains("secret") {
+        // But for the name of the member.
+        if message.replace("secretKey", "").contains("secret") {
             self.wrong.push(format!("{path} {shown}: the value is repeated: {message}"));
         }
     }
@@ -335,9 +390,20 @@ async fn values_that_are_not_allowed_are_refused_with_the_code_that_says_why() {
         ("/v1/key", "/curveOid", json!("1..2"), 600, "1..2"),
         ("/v1/key", "/keySize", json!(i64::MIN), 603, "keySize"),
         ("/v1/key", "/keySize", json!(i64::MAX), 603, "keySize"),
-        ("/v1/key", "/password", json!(["a"]), 611, "password"),
+        ("/v1/key", "/password", json!(["secret"]), 600, "exactly one character"),
+        ("/v1/key", "/password", json!("s".repeat(1025)), 600, "1024"),
         ("/v1/key", "/password", json!(7), 600, "password"),
-        ("/v1/key", "/policy", json!({"ruleUse": null}), 611, "policies"),
+        ("/v1/key", "/policy", json!({"ruleUse": null}), 600, "policy.keyStatus is missing"),
+        ("/v1/key", "/policy", json!(["secret"]), 600, "policy: an object expected"),
+        ("/v1/key", "/policy", json!({"keyStatus": {"blocked": true}}), 611, "blocked from the beginning"),
+        ("/v1/key/changePassword", "/newPassword", json!(["secret"]), 600, "newPassword[0]"),
+        ("/v1/key/changePassword", "/password", json!({"secret": 1}), 600, "password"),
+        ("/v1/key/changePassword", "/password", json!("secret"), 620, "mismatch for key 'p256'"),
+        ("/v1/key/attributes", "/password", json!(["secret"]), 600, "password[0]"),
+        ("/v1/key/deleteKey", "/password", json!(7), 600, "password"),
+        ("/v1/synchronousSign", "/signRequest/keyPassword", json!(["secret"]), 600, "keyPassword[0]"),
+        ("/v1/synchronousSign", "/signRequest/keyPassword", json!({}), 600, "keyPassword"),
+        ("/v1/derivedKey", "/masterKeyPassword", json!(1), 600, "masterKeyPassword"),
         ("/v1/key", "/id", json!("01"), 611, "ids"),
         ("/v1/key", "/addressFormat", json!({"format": "BTC"}), 630, "address"),
         ("/v1/synchronousSign", "/signRequest/payload", json!("AA="), 635, "base64"),

@@ -23,7 +23,7 @@ macro_rules! files {
     )+ };
 }
 
-files! { service authentication keys create delete sign verify encrypt decrypt hmac errors paths }
+files! { service authentication keys create delete sign verify encrypt decrypt hmac timestamp errors paths passwords policies wrap export }
 
 async fn run(file: &str, text: &str) {
     let content: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{file}.json: {error}"));
@@ -33,7 +33,7 @@ async fn run(file: &str, text: &str) {
     for case in content["cases"].as_array().unwrap() {
         for fault in case["fault"].as_str().iter().flat_map(|all| all.split(", ")) {
             let (request, kind) = fault.split_once(' ').unwrap();
-            let names = ["sign", "random", "encrypt", "decrypt", "hmac"];
+            let names = ["sign", "random", "encrypt", "decrypt", "hmac", "wrap", "export"];
             let name = names.into_iter().find(|name| *name == request).unwrap_or_else(|| panic!("{request}"));
             world.fake.inject(name, told(kind));
         }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::{
     common::token::{Module, Token},
-    lifecycle::{Fate, world_over},
+    lifecycle::{Fate, world_before},
     listener::{Authority, LIMITS, Server},
     openapi::tool,
 };
@@ -40,7 +40,7 @@ const WITHIN: Duration = Duration::from_secs(300);
 async fn no_made_up_request_is_answered_by_a_500_or_by_what_is_not_documented() {
     let token = Token::new(Module::SoftHsm);
     let hsm = token.supervisor().await;
-    let (world, stand) = world_over(hsm, Arc::default(), Fate::Ready, KEYS).await;
+    let (world, stand) = world_before(hsm, Arc::default(), Fate::Ready, KEYS).await;
     for name in KEYS {
         let entry = world.directory.by_name(crate::world::NAMESPACE, name).unwrap();
         stand.objects().insert((*name).to_owned(), (*entry.object).clone());

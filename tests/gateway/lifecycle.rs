@@ -15,7 +15,7 @@ use axum::{
     routing::post,
 };
 use hsm_operator::{
-    api::HsmKey,
+    api::{HsmKey, IMPORTING, key::Source},
     hsm::{Hsm, fake::Fake},
     service::directory::Directory,
 };
@@ -93,23 +93,68 @@ async fn create(
     }
     key.metadata.uid = Some(uuid::Uuid::new_v4().to_string());
     stand.objects().insert(name.clone(), key.clone());
-    let (controller, made) = (stand.clone(), key.clone());
-    tokio::spawn(async move {
-        controller.directory.put(Arc::new(made.clone()));
-        tokio::time::sleep(WORK).await;
-        let seen = match controller.fate {
-            Fate::Stalled(reason) => unready(made, true, reason, "somebody must act"),
-            Fate::Ready | Fate::Unseen | Fate::Refused(..) => {
-                match controller.maker.try_ready(made.clone()).await {
-                    Ok(ready) => ready,
-                    Err(error) => unready(made, true, "Unsupported", &error.message),
-                }
-            }
-        };
-        controller.objects().insert(name, seen.clone());
-        controller.directory.put(Arc::new(seen));
-    });
+    stand.look(key.clone());
     (StatusCode::CREATED, Json(key)).into_response()
+}
+
+impl Stand {
+    /// What the controller does with an object that is new or changed.
+    pub fn look(self: &Arc<Self>, made: HsmKey) {
+        self.directory.put(Arc::new(made.clone()));
+        let imported = made.spec.source == Source::Imported;
+        // A key that is being brought is not there yet.
+        if imported && made.annotations().contains_key(IMPORTING) {
+            return;
+        }
+        let (controller, name) = (self.clone(), made.name_any());
+        tokio::spawn(async move {
+            tokio::time::sleep(WORK).await;
+            let seen = match controller.fate {
+                Fate::Stalled(reason) => unready(made, true, reason, "somebody must act"),
+                Fate::Ready | Fate::Unseen | Fate::Refused(..) => {
+                    match controller.maker.try_ready(made.clone()).await {
+                        Ok(ready) => ready,
+                        Err(error) => unready(made, true, "Unsupported", &error.message),
+                    }
+                }
+            };
+            controller.objects().insert(name, seen.clone());
+            controller.directory.put(Arc::new(seen));
+        });
+    }
+}
+
+/// A merge patch, of one object and at a version where they are given.
+async fn patch(
+    State(stand): State<Arc<Stand>>,
+    Path((namespace, name)): Path<(String, String)>,
+    Json(change): Json<Value>,
+) -> Response {
+    let Some(key) = stand.objects().get(&name).cloned() else { return status(404, "not found") };
+    let metadata = &change["metadata"];
+    let same = |member: &str, now: Option<String>| {
+        metadata[member].is_null() || metadata[member].as_str() == now.as_deref()
+    };
+    if !same("uid", key.uid()) || !same("resourceVersion", key.resource_version()) {
+        return status(409, "the object has been modified");
+    }
+    match metadata["annotations"].as_object() {
+        Some(annotations) => {
+            for (annotation, value) in annotations {
+                let off = if value.is_null() { " off" } else { "" };
+                stand.changed(format!("patch {namespace}/{name} {annotation}{off}"));
+            }
+        }
+        None => stand.changed(format!("patch {namespace}/{name}")),
+    }
+    let version = key.resource_version().and_then(|version| version.parse::<u64>().ok()).unwrap_or_default();
+    let mut key = serde_json::to_value(&key).unwrap();
+    merge(&mut key, &change);
+    let mut key: HsmKey = serde_json::from_value(key).unwrap();
+    key.metadata.resource_version = Some((version + 1).to_string());
+    stand.objects().insert(name, key.clone());
+    stand.look(key.clone());
+    Json(key).into_response()
 }
 
 async fn list(State(stand): State<Arc<Stand>>) -> Response {
@@ -147,23 +192,7 @@ async fn delete(
     Json(key).into_response()
 }
 
-/// A merge patch (RFC 7396), as far as the gateway sends one.
-async fn patch(
-    State(stand): State<Arc<Stand>>,
-    Path((namespace, name)): Path<(String, String)>,
-    body: Bytes,
-) -> Response {
-    let change: Value = serde_json::from_slice(&body).unwrap();
-    stand.changed(format!("patch {namespace}/{name}"));
-    let Some(key) = stand.objects().get(&name).cloned() else { return status(404, "not found") };
-    let mut key = serde_json::to_value(&key).unwrap();
-    merge(&mut key, &change);
-    let key: HsmKey = serde_json::from_value(key).unwrap();
-    stand.objects().insert(name, key.clone());
-    stand.directory.put(Arc::new(key.clone()));
-    Json(key).into_response()
-}
-
+/// RFC 7396, as far as the gateway needs it.
 fn merge(into: &mut Value, change: &Value) {
     let Some(members) = change.as_object() else { return *into = change.clone() };
     if !into.is_object() {
@@ -180,18 +209,18 @@ fn merge(into: &mut Value, change: &Value) {
 
 pub async fn world(fate: Fate, keys: &[&str]) -> (World, Arc<Stand>) {
     let fake = Arc::new(Fake::default());
-    world_over(fake.clone(), fake, fate, keys).await
+    world_before(fake.clone(), fake, fate, keys).await
 }
 
 /// The same with a token of any kind.
-pub async fn world_over(
+pub async fn world_before(
     hsm: Arc<dyn Hsm>,
     fake: Arc<Fake>,
     fate: Fate,
     keys: &[&str],
 ) -> (World, Arc<Stand>) {
     let mut made = None;
-    let world = World::over(hsm, fake, keys, |directory, maker| {
+    let world = World::before(hsm, fake, keys, |directory, maker| {
         // A view that hears nothing is the view of another directory.
         let directory = if matches!(fate, Fate::Unseen) { Arc::default() } else { directory };
         let (objects, changes) = (Mutex::default(), Mutex::default());
@@ -251,6 +280,7 @@ async fn the_object_says_what_was_asked_for_and_by_whom() {
     let spec = json!({
         "partitionRef": {"name": PARTITION}, "label": "Release Key", "algorithm": "RSA", "keySize": 2048,
         "attributes": {"sign": true, "encrypt": true}, "adopt": false, "deletionPolicy": "Retain",
+        "source": "Generated",
     });
     assert_eq!(serde_json::to_value(&key.spec).unwrap(), spec);
     assert_eq!(key.annotations()["hsm-operator.io/created-by"], "system:serviceaccount:shop:app");
@@ -280,8 +310,8 @@ async fn what_is_refused_beforehand_makes_no_object() {
         body
     };
     for (caller, change, refusal) in [
-        ("app", json!({"password": "x"}), (400, 611)),
-        ("app", json!({"policy": {}}), (400, 611)),
+        ("app", json!({"password": "x".repeat(1025)}), (400, 600)),
+        ("app", json!({"policy": {}}), (400, 600)),
         ("app", json!({"addressFormat": {"format": "BTC"}}), (400, 630)),
         ("app", json!({"algorithm": "RSA", "keySize": 1000}), (400, 603)),
         ("app", json!({"curveOid": "1.2.3"}), (400, 600)),

@@ -10,8 +10,9 @@ use hsm_operator::{
     api::{
         HsmKey, HsmPartition,
         condition::{self, Report},
-        key::HsmKeyStatus,
+        key::{Derivation, HsmKeyStatus},
         partition::HsmPartitionStatus,
+        password::new_secret_name,
     },
     auth::{Action, Authenticate, Authorize, Caller, Denied, Refused},
     gateway::{
@@ -22,10 +23,17 @@ use hsm_operator::{
     hsm::{
         Hsm,
         fake::Fake,
-        protocol::{HsmError, KeyFacts, KeyTemplate, Reply, Request},
+        protocol::{DerivedTemplate, Find, HsmError, KeyFacts, KeyTemplate, Reply, Request},
     },
-    model::{KeyId, KeyLabel},
-    service::{attest::Attestor, directory::Directory, sign::Signer},
+    model::{KeyId, KeyLabel, Password, derivation::DerivedName},
+    service::{
+        attest::Attestor,
+        derive::Derived,
+        directory::Directory,
+        files::Files,
+        password::{self, Hash, Known as Passwords},
+        sign::Signer,
+    },
     telemetry::Metrics,
 };
 use http_body_util::BodyExt;
@@ -38,6 +46,9 @@ use tower::ServiceExt;
 
 pub const NAMESPACE: &str = "shop";
 pub const PARTITION: &str = "main";
+pub const PASSWORD: &str = "pässword";
+/// Where the operator is, and the Secrets with passwords.
+pub const OPERATOR: &str = "hsm-operator";
 
 /// Knows callers by the words that they send as tokens.
 struct Words;
@@ -136,20 +147,26 @@ impl Maker {
         let namespace = key.namespace().unwrap();
         let template = KeyTemplate {
             id: KeyId::for_object(uid, &namespace, &key.name_any()),
-            label: KeyLabel::new(key.label()).unwrap(),
+            label: KeyLabel::stored(key.label()).unwrap(),
             algorithm: key.spec.algorithm,
             key_size: key.spec.key_size.map(|size| u32::try_from(size).unwrap()),
             curve_oid: key.spec.curve_oid.clone(),
             attributes: key.spec.attributes.resolved(),
         };
-        let Reply::Key(facts) = self.0.call(Request::Generate(template)).await? else {
-            panic!("the answer is a key")
+        let request = match &key.spec.derived_from {
+            None => Request::Generate(template),
+            Some(_) => self.derive(&key, template).await,
         };
-        let KeyFacts { id, label, key_size, curve_oid, public_key, attributes, .. } = *facts.clone();
+        let facts = match self.0.call(request).await? {
+            Reply::Key(facts) => facts,
+            other => panic!("the token makes keys: {other:?}"),
+        };
+        let KeyFacts { id, label, key_size, curve_oid, public_key, attributes, chain_code, .. } =
+            *facts.clone();
         let office = office().await;
         let attestation = office
             .attestor
-            .attest(&office.token, &office.partition, &facts, key.spec.algorithm, &now.to_string(), now)
+            .attest(&office.token, &office.partition, &facts, &key.spec, &now.to_string(), now)
             .await
             .unwrap();
         let ready = [Report::new(condition::READY, Some(true), "Ready", "the key can be used")];
@@ -161,11 +178,24 @@ impl Maker {
             key_size: key_size.map(|size| i32::try_from(size).unwrap()),
             curve_oid,
             attributes: Some(attributes),
+            derivation: chain_code
+                .map(|code| Derivation { kind: "SLIP-10".into(), value: hex::encode_upper(code) }),
             create_time: Some(now.to_string()),
             attestation: Some(attestation),
             ..HsmKeyStatus::default()
         });
         Ok(key)
+    }
+}
+
+impl Maker {
+    async fn derive(&self, key: &HsmKey, template: KeyTemplate) -> Request {
+        let name = DerivedName::parse(&key.label()).unwrap();
+        let master = match self.0.call(Request::Find(Find::Label(name.master))).await {
+            Ok(Reply::Keys(keys)) => keys[0].id.clone().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        Request::Derive(Box::new(DerivedTemplate { template, master, path: name.path }))
     }
 }
 
@@ -200,12 +230,18 @@ pub struct World {
     pub hsm: Arc<dyn Hsm>,
     pub directory: Arc<Directory>,
     pub partitions: Arc<Partitions>,
+    pub passwords: Arc<Passwords>,
     pub rules: Arc<Rules>,
     pub metrics: Arc<Metrics>,
     pub router: Router,
 }
 
 impl World {
+    /// With other limits on files.
+    pub async fn with_files(files: Files) -> Self {
+        Self::build(&[], files, |_, _| None).await
+    }
+
     /// With the keys of `keys` (see [`World::make`]), and without an API server.
     pub async fn new(keys: &[&str]) -> Self {
         Self::with_client(keys, |_, _| None).await
@@ -215,20 +251,39 @@ impl World {
         keys: &[&str],
         client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
     ) -> Self {
-        let fake = Arc::new(Fake::default());
-        Self::over(fake.clone(), fake, keys, client).await
+        Self::build(keys, Files::default(), client).await
     }
 
-    /// With a token of any kind; `fake` then is for nothing.
-    pub async fn over(
+    async fn build(
+        keys: &[&str],
+        files: Files,
+        client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
+    ) -> Self {
+        let fake = Arc::new(Fake::default());
+        Self::whole(fake.clone(), fake, keys, files, client).await
+    }
+
+    /// The same before another token than the fake, which then has nothing to do.
+    pub async fn before(
         hsm: Arc<dyn Hsm>,
         fake: Arc<Fake>,
         keys: &[&str],
         client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
     ) -> Self {
+        Self::whole(hsm, fake, keys, Files::default(), client).await
+    }
+
+    async fn whole(
+        hsm: Arc<dyn Hsm>,
+        fake: Arc<Fake>,
+        keys: &[&str],
+        files: Files,
+        client: impl FnOnce(Arc<Directory>, Maker) -> Option<Client>,
+    ) -> Self {
         let directory = Arc::new(Directory::default());
         let (rules, metrics) = (Arc::new(Rules::default()), Arc::new(Metrics::default()));
         let partitions = Arc::new(Partitions::default());
+        let passwords = Arc::new(Passwords::new(OPERATOR.into()));
         let object = Arc::new(office().await.partition.clone());
         partitions.put(Known { object, hsm: Some(hsm.clone()) });
         partitions.namespace(NAMESPACE, Some([("hsm".to_owned(), "yes".to_owned())].into()));
@@ -239,29 +294,33 @@ impl World {
             directory: directory.clone(),
             partitions: partitions.clone(),
             signer: Signer::new(metrics.clone()),
+            passwords: passwords.clone(),
+            files,
             missed: Missed::default(),
+            derived: Derived::default(),
             client: client(directory.clone(), Maker(hsm.clone())),
             metrics: metrics.clone(),
         };
         let router = gateway::router(Arc::new(state));
-        let world = Self { fake, hsm, directory, partitions, rules, metrics, router };
+        let world = Self { fake, hsm, directory, partitions, passwords, rules, metrics, router };
         for name in keys {
             world.make(name).await;
         }
         world
     }
 
-    /// Makes a key by the name that tests know it by.
+    /// Makes a key by the name that tests know it by; with `-locked` behind it, one whose password is [`PASSWORD`].
     pub async fn make(&self, name: &str) {
         let plain = |algorithm: &str| json!({"algorithm": algorithm});
         let curve = |oid: &str| json!({"algorithm": "EC", "curveOid": oid});
+        let (whole, name) = (name, name.strip_suffix("-locked").unwrap_or(name));
         let mut spec = match name {
             "rsa" => json!({"algorithm": "RSA", "keySize": 2048}),
             "p256" | "p256-mute" => curve("1.2.840.10045.3.1.7"),
             "p384" => curve("1.3.132.0.34"),
             "p521" => curve("1.3.132.0.35"),
             "k1" => curve("1.3.132.0.10"),
-            "aes" | "aes-cipher" => json!({"algorithm": "AES", "keySize": 256}),
+            "aes" | "aes-cipher" | "aes-open" => json!({"algorithm": "AES", "keySize": 256}),
             "rsa-cipher" => json!({"algorithm": "RSA", "keySize": 2048}),
             "hmac" | "hmac-mute" => plain("HMACSHA256"),
             _ => plain("ED"),
@@ -270,13 +329,28 @@ impl World {
         let (sign, decrypt) = (!name.ends_with("-mute"), name.ends_with("-cipher"));
         let destroyable = name == "ed-destroyable";
         spec["attributes"] = json!({"sign": sign, "decrypt": decrypt, "destroyable": destroyable});
+        // It may leave the token, in plain, too.
+        if name == "aes-open" {
+            spec["attributes"] = json!({"unwrap": true, "extractable": true, "sensitive": false});
+        }
         if name == "ed-destroyable" {
             spec["deletionPolicy"] = json!("Destroy");
         }
         if name == "ed-kept" {
             spec["attributes"]["destroyable"] = json!(true);
         }
-        let key = object(NAMESPACE, name, spec);
+        if name == "ed-policy" {
+            let rule = json!({"tokens": [{"name": "main", "timelock": 0, "timeout": 0}]});
+            spec["policy"] =
+                json!({"ruleUse": rule, "ruleBlock": {"tokens": []}, "keyStatus": {"blocked": false}});
+        }
+        if whole != name {
+            let hash = Hash::of(&Password::new(PASSWORD).unwrap());
+            let secret_name = new_secret_name();
+            self.passwords.seen(&password::secret(&secret_name, NAMESPACE, whole, &hash));
+            spec["password"] = json!({"secretName": secret_name});
+        }
+        let key = object(NAMESPACE, whole, spec);
         let key = match name {
             "ed-waiting" => unready(key, false, "Waiting", "the token is asked"),
             "ed-missing" => unready(key, true, "MissingOnToken", "the key is gone from the token"),

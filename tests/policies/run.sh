@@ -91,6 +91,20 @@ check "it can be created" as create -f "$work/request.yaml"
 refused "its requester cannot be changed" "change" \
   as patch signingrequest r --type merge -p '{"spec":{"requester":{"username":"boss"}}}'
 
+# `use` is on the key `mine` alone.
+derived() { # name of the object, key that it is derived from
+  printf 'apiVersion: hsm-operator.io/v1alpha1\nkind: HsmKey\nmetadata:\n  name: %s\nspec:\n' "$1"
+  printf '  partitionRef:\n    name: p\n  algorithm: EC\n  curveOid: 1.3.132.0.10\n  label: %s/0\n' "$2"
+  printf '  derivedFrom:\n    key: %s\n    path: "0"\n' "$2"
+}
+k create role makers --verb create,get --resource hsmkeys.hsm-operator.io >/dev/null
+k create rolebinding makers --role makers --serviceaccount "$ns:default" >/dev/null
+derived d1 other >"$work/other.yaml"
+derived d2 mine >"$work/derived.yaml"
+for _ in 1 2 3 4 5; do as create --dry-run=server -f "$work/derived.yaml" >/dev/null 2>&1 && break; sleep 1; done
+check "who may use a key derives from it" as create --dry-run=server -f "$work/derived.yaml"
+refused "and from no other" "may not use key other in namespace $ns" as create --dry-run=server -f "$work/other.yaml"
+
 # In the words of cargo, for whoever counts.
 echo "test result: $([[ $failed == 0 ]] && echo ok || echo FAILED). $passed passed; $failed failed; 0 ignored"
 [[ $failed == 0 ]]

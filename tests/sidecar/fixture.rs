@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hsm_operator::sidecar::{Config, GatewayUrl, Resolve, Sidecar};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
@@ -65,6 +65,8 @@ pub enum Behaviour {
     Slow(Duration),
     Hang,
     BreakAfterReading,
+    /// Sends back what comes, while it comes.
+    Echo,
 }
 
 struct Shared {
@@ -161,18 +163,25 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared
     }
 }
 
-async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Full<Bytes>>, String> {
+async fn answer(
+    request: Request<Incoming>,
+    shared: Arc<Shared>,
+) -> Result<Response<Either<Full<Bytes>, Incoming>>, String> {
     let (head, body) = request.into_parts();
+    if matches!(*shared.behaviour.lock().unwrap(), Behaviour::Echo) {
+        shared.seen.lock().unwrap().push((head, String::new()));
+        return Ok(Response::new(Either::Right(body)));
+    }
     let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
     shared.seen.lock().unwrap().push((head, String::from_utf8_lossy(&body).into_owned()));
     let behaviour = *shared.behaviour.lock().unwrap();
     match behaviour {
-        Behaviour::Answer => {}
+        Behaviour::Answer | Behaviour::Echo => {}
         Behaviour::Slow(time) => tokio::time::sleep(time).await,
         Behaviour::Hang => std::future::pending().await,
         Behaviour::BreakAfterReading => return Err("told to break".into()),
     }
-    let mut response = Response::new(Full::from("{\"signature\":\"c2ln\"}"));
+    let mut response = Response::new(Either::Left(Full::from("{\"signature\":\"c2ln\"}")));
     if *shared.phase.borrow() > 0 {
         response.headers_mut().insert("connection", "close".parse().unwrap());
     }

@@ -2,11 +2,14 @@
 
 mod fixture;
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fixture::{Authority, Behaviour, Gateway, Setup, get, post, raw};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_request_reaches_the_gateway_with_the_pods_token_only() {
@@ -120,6 +123,92 @@ async fn too_large_a_body_is_refused_before_any_gateway_sees_it() {
     assert_eq!(answer.status, 413);
     assert!(answer.body.contains("\"errorCode\":612"), "{}", answer.body);
     assert_eq!(setup.requests(), 1);
+}
+
+/// Larger than any body that is held, and never held: each piece is back before the next is sent.
+#[tokio::test]
+async fn a_file_passes_both_ways_as_it_comes() {
+    let setup = Setup::with_gateways(1).await;
+    setup.gateways[0].behave(Behaviour::Echo);
+    for (path, framing) in [
+        ("/v1/fileEncrypt", "Content-Length: 4194304"),
+        ("/v1/synchronousFileDecrypt?x=1", "Transfer-Encoding: chunked"),
+    ] {
+        let mut stream = TcpStream::connect(setup.address).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{framing}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (piece, chunked) = (vec![b'x'; 64 * 1024], framing.contains("chunked"));
+        let mut back = 0;
+        let mut buffer = vec![0; 64 * 1024];
+        for sent in 1..=64_usize {
+            if chunked {
+                stream.write_all(b"10000\r\n").await.unwrap();
+            }
+            stream.write_all(&piece).await.unwrap();
+            if chunked {
+                stream.write_all(b"\r\n").await.unwrap();
+            }
+            while back < sent * piece.len() {
+                let count = stream.read(&mut buffer).await.unwrap();
+                assert!(count > 0, "the answer ended after {back} bytes");
+                back += buffer[..count].iter().filter(|byte| **byte == b'x').count();
+            }
+        }
+        if chunked {
+            stream.write_all(b"0\r\n\r\n").await.unwrap();
+        }
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert!(!rest.contains(&b'x'));
+    }
+    let seen = setup.gateways[0].seen();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[0].0.headers["content-length"], "4194304");
+    assert!(seen.iter().all(|(head, _)| head.headers["authorization"] == "Bearer one"));
+}
+
+#[tokio::test]
+async fn a_file_that_a_gateway_may_have_seen_is_not_sent_again() {
+    let setup = Setup::with_gateways(2).await;
+    for gateway in &setup.gateways {
+        gateway.behave(Behaviour::BreakAfterReading);
+    }
+    let file =
+        "POST /v1/fileEncrypt HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\nfile";
+    let answer = raw(setup.address, file).await;
+    assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+    assert_eq!(setup.requests(), 1);
+    // A connection that cannot be opened costs nothing.
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+    setup.gateways[1].behave(Behaviour::Answer);
+    setup.set_addresses(vec![nobody, setup.gateways[1].address]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for _ in 0..4 {
+        let answer = raw(setup.address, file).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_may_take_long_as_long_as_it_comes() {
+    let setup = Setup::with_gateways(1).await;
+    let mut stream = TcpStream::connect(setup.address).await.unwrap();
+    let head = "POST /v1/fileEncrypt HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 6\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The deadline for an answer is two seconds here.
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        stream.write_all(b"x").await.unwrap();
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut stream = TcpStream::connect(setup.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(b"xx").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use crate::{
 on_both_tokens! {
     every_rsa_signature_is_good,
     every_curve_is_served_or_refused_with_the_reason,
+    dsa_keys_are_made_in_groups_of_their_own,
     keys_on_edwards_curves_sign_whole_messages,
     post_quantum_keys_are_made_and_sign_where_the_token_has_them,
     an_aes_key_is_made_and_described,
@@ -104,6 +105,20 @@ async fn every_curve_is_served_or_refused_with_the_reason(token: Token) {
     }
 }
 
+async fn dsa_keys_are_made_in_groups_of_their_own(token: Token) {
+    if token.module == Module::Kryoptic {
+        let hsm = token.supervisor().await;
+        let refused = generate(&hsm, template("dsa", KeyAlgorithm::Dsa, Some(2048), None));
+        assert_eq!(refused.await.unwrap_err().kind, Kind::Unsupported);
+        return;
+    }
+    assert_eq!(every_signature(&token, template("dsa", KeyAlgorithm::Dsa, Some(1024), None)).await, 6);
+    // SoftHSM's list says that it makes no larger ones.
+    let hsm = token.supervisor().await;
+    let larger = generate(&hsm, template("larger", KeyAlgorithm::Dsa, Some(2048), None)).await;
+    assert_eq!(larger.unwrap_err().kind, Kind::Unsupported);
+}
+
 async fn keys_on_edwards_curves_sign_whole_messages(token: Token) {
     for (name, oid) in [("ed25519", "1.3.101.112"), ("ed448", "1.3.101.113")] {
         let template = template(name, KeyAlgorithm::Ed, None, Some(oid));
@@ -115,6 +130,7 @@ async fn post_quantum_keys_are_made_and_sign_where_the_token_has_them(token: Tok
     let hsm = token.supervisor().await;
     let post_quantum =
         |algorithm: &&KeyAlgorithm| ["ML-", "SLH-"].iter().any(|family| algorithm.name().starts_with(family));
+    let mut checked = Vec::new();
     for algorithm in KeyAlgorithm::ALL.iter().copied().filter(|one| post_quantum(&one)) {
         let made = generate(&hsm, template(algorithm.name(), algorithm, None, None)).await;
         if token.module == Module::SoftHsm {
@@ -125,10 +141,35 @@ async fn post_quantum_keys_are_made_and_sign_where_the_token_has_them(token: Tok
         assert_eq!((facts.algorithm, facts.key_size, facts.twins), (Some(algorithm), None, 1));
         let public = PublicKey::from_spki(&facts.public_key.expect("a public key")).unwrap();
         assert_eq!(public.algorithm(), algorithm);
-        let Some(signs) = SignatureAlgorithm::ALL.iter().find(|one| one.fits(algorithm)) else { continue };
-        let signature = sign(&hsm, algorithm.name(), *signs, b"a message").await.unwrap();
-        assert_eq!(public.verify(*signs, b"a message", &signature), Ok(true), "{algorithm}");
-        assert_eq!(public.verify(*signs, b"another", &signature), Ok(false), "{algorithm}");
+        let offered = hsm.token().unwrap().capabilities.signature_algorithms.clone();
+        for signs in SignatureAlgorithm::ALL.iter().filter(|one| one.fits(algorithm)) {
+            let signed = sign(&hsm, algorithm.name(), *signs, b"a message").await;
+            if !offered.contains(signs) {
+                assert_eq!(signed.unwrap_err().kind, Kind::Unsupported, "{signs}");
+                continue;
+            }
+            let signature = signed.unwrap_or_else(|error| panic!("{algorithm} {signs}: {error}"));
+            assert_eq!(public.verify(*signs, b"a message", &signature), Ok(true), "{algorithm} {signs}");
+            assert_eq!(public.verify(*signs, b"another", &signature), Ok(false), "{algorithm} {signs}");
+            // It knows no HashML-DSA and no HashSLH-DSA.
+            if matches!(signs, SignatureAlgorithm::MlDsa | SignatureAlgorithm::SlhDsa) {
+                let accepts =
+                    |message| openssl::newer_accepts(token.path(), public.spki(), message, &signature);
+                assert!(accepts(b"a message".as_slice()), "{algorithm} {signs}");
+                assert!(!accepts(b"another".as_slice()), "{algorithm} {signs}");
+            }
+            // One whole round of the slow ones is enough.
+            if algorithm.name().starts_with("SLH-") && algorithm != KeyAlgorithm::SlhDsaSha2128f {
+                break;
+            }
+            checked.push(*signs);
+        }
+    }
+    if token.module == Module::Kryoptic {
+        use SignatureAlgorithm as A;
+        for must in [A::MlDsa, A::SlhDsa, A::Sha2512WithMlDsa, A::Sha3256WithMlDsa, A::Sha2256WithSlhDsa] {
+            assert!(checked.contains(&must), "{must} is missing");
+        }
     }
 }
 

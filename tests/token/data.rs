@@ -155,29 +155,35 @@ async fn of_several_that_make_one_at_the_same_time_at_most_one_is_told_that_it_d
     for round in 0..30 {
         let name = name(&format!("d{round}"));
         let calls = hosts.iter().zip(values).map(|(hsm, bytes)| put(hsm, name.clone(), bytes, PRIVATE));
-        let mut made = Vec::new();
+        let (mut made, mut unsure) = (Vec::new(), false);
         for (outcome, bytes) in futures::future::join_all(calls).await.iter().zip(values) {
             match outcome {
                 Ok(Some(_)) => made.push(bytes),
                 Ok(None) => {}
                 // kryoptic has no room, as it says, while another process writes.
-                Err(error) => assert!(matches!(error.kind, Kind::Busy | Kind::Full), "{error}"),
+                Err(error) => {
+                    assert!(matches!(error.kind, Kind::Busy | Kind::Full), "{error}");
+                    unsure = true;
+                }
             }
         }
         assert!(made.len() <= 1 || token.module == Module::SoftHsm, "{made:?}");
-        rounds.push((name, made));
+        rounds.push((name, made, unsure));
     }
     let later = token.supervisor().await;
     let (mut none, mut several) = (0, 0);
-    for (name, made) in rounds {
+    for (name, made, unsure) in rounds {
         let there = get(&later, name.clone()).await.map(|facts| facts.map(|facts| facts.value));
         match made.as_slice() {
+            // Nor was there room to take back what was made.
+            [] if unsure => assert!(there.is_ok(), "{there:?}"),
             [] => assert_eq!(there, Ok(None)),
             [one] => assert_eq!(there, Ok(Some(value(one)))),
             _ => assert_eq!(there.unwrap_err().kind, Kind::Ambiguous),
         }
         (none, several) = (none + usize::from(made.is_empty()), several + usize::from(made.len() > 1));
-        assert_eq!(destroy(&later, name.clone()).await, Ok(!made.is_empty()));
+        let destroyed = destroy(&later, name.clone()).await;
+        assert!(destroyed == Ok(!made.is_empty()) || (unsure && destroyed == Ok(true)), "{destroyed:?}");
         assert_eq!(get(&later, name).await, Ok(None));
     }
     println!("of 30 rounds {none} without one, {several} with several");

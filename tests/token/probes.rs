@@ -85,6 +85,7 @@ async fn what_is_odd_about_a_token_is_found_out(token: Token) {
                 ("dsa", "works"),
                 ("gcmTags", "all"),
                 ("gcmIv", "as given"),
+                ("sharedSecrets", "right"),
             ];
             assert_eq!((quirk(true).as_slice(), quirk(false).as_slice()), (&odd[..], &usual[..]));
             assert!(findings.curves.contains(&"secp256k1".to_owned()), "{findings:?}");
@@ -108,6 +109,7 @@ async fn what_is_odd_about_a_token_is_found_out(token: Token) {
                 ("gcmTags", "all"),
                 ("gcmIv", "as given"),
                 ("wrongTag", "CKR_ENCRYPTED_DATA_INVALID"),
+                ("sharedSecrets", "right"),
             ];
             assert_eq!((quirk(true).as_slice(), quirk(false).as_slice()), (&odd[..], &usual[..]));
             assert_eq!(findings.curves, ["P-256", "P-384", "P-521"]);

@@ -371,6 +371,7 @@ Conditions
             "TokenUnavailable",
             "TokenBusy",
             "TokenError",
+            "CrashesLibrary",
             "NoneHealthy",
             "InUse",
             "Malformed",

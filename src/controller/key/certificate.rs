@@ -13,6 +13,7 @@ use crate::{
     controller::{
         context::{Context, MANAGER},
         error::Error,
+        password,
     },
     hsm::{Hsm, protocol::Kind},
     model::certificate::CertificateAlgorithm,
@@ -76,6 +77,9 @@ pub async fn certify(
         Step::Refuse(refusal) => Ok(Certified::Refused(refusal)),
         Step::Make(wanted) => {
             let usable = usable.as_ref().ok_or(Error::Incomplete("keyId"))?;
+            if let Some(message) = password::forbids(key, ctx).await? {
+                return Ok(Certified::Refused(Refusal::certificate(password::REASON, message)));
+            }
             match made(key, wanted, usable, seen.hsm()?.as_ref(), ctx).await {
                 Ok(chain) => {
                     let certificate = described(&chain, Some(wanted.digest()));
@@ -292,6 +296,7 @@ mod tests {
             let api = Router::new()
                 .route("/api/v1/namespaces/ns/secrets", post(create))
                 .route("/api/v1/namespaces/ns/secrets/{name}", get(read).patch(patch))
+                .route("/api/v1/namespaces/hsm-operator/secrets/{name}", get(read))
                 .route("/apis/events.k8s.io/v1/namespaces/ns/events", post(event))
                 .with_state(cluster.clone());
             let client = kube::Client::new(api, "default");
@@ -451,6 +456,29 @@ mod tests {
         };
         assert!(matches!(planned(23), Step::Keep));
         assert!(matches!(planned(24), Step::Make(_)));
+    }
+
+    #[tokio::test]
+    async fn a_key_with_a_password_signs_no_certificate_by_itself() {
+        use crate::service::password::{Hash, secret};
+        let mut world = World::new(true).await;
+        let hash = Hash::of(&crate::model::Password::new("x").unwrap());
+        let kept = serde_json::to_value(secret("s", "ns", &world.key.name_any(), &hash)).unwrap();
+        world.cluster.secrets.lock().unwrap().insert("s".into(), kept);
+        world.key.spec.password = serde_json::from_value(json!({"secretName": "s"})).unwrap();
+        world.ask(self_signed("a"));
+        let status = world.look().await;
+        assert_eq!(is(&status, condition::CERTIFIED), said("False", "PasswordRequired"));
+        assert_eq!(is(&status, condition::READY), said("True", "Ready"), "it is used over REST all the same");
+        assert_eq!((world.fake.count("sign"), world.tls_crt()), (0, None));
+        // One that is given needs no use of the key.
+        world.key.spec.password = None;
+        world.ask(self_signed("a"));
+        world.look().await;
+        let pem = world.key.status.as_ref().unwrap().certificate.as_ref().unwrap().pem.clone();
+        world.key.spec.password = serde_json::from_value(json!({"secretName": "s"})).unwrap();
+        world.ask(json!({"pem": pem}));
+        assert_eq!(is(&world.look().await, condition::CERTIFIED), said("True", "Certified"));
     }
 
     #[tokio::test]

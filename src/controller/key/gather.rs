@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    api::{HsmKey, HsmPartition, MISSED},
+    api::{HsmKey, HsmPartition, MISSED, key::Source},
     controller::{
         context::{Context, Guarded},
         error::Error,
@@ -252,7 +252,7 @@ async fn ask(
     ctx: &Context,
 ) -> Result<Presence, Error> {
     let partition = &key.spec.partition_ref.name;
-    let by_label = async |what: fn(KeyLabel) -> Find| match KeyLabel::new(key.label()) {
+    let by_label = async |what: fn(KeyLabel) -> Find| match super::plan::label(key) {
         Ok(label) => find(hsm, what(label)).await,
         Err(_) => Ok(Vec::new()),
     };
@@ -260,7 +260,8 @@ async fn ask(
         // One look is enough: what this object's interrupted making left has its label, and generation itself finds
         // it by its identifier even where somebody changed the label. That the label is free is proven by whoever
         // makes the key; where none is made, it is proven here.
-        let will_make = first && !key.spec.adopt && !super::plan::was_generated(key);
+        let made_here = key.spec.source == Source::Generated && !key.spec.adopt;
+        let will_make = first && made_here && !super::plan::was_generated(key);
         let found = by_label(if will_make { Find::Known } else { Find::Label }).await?;
         let ours = super::derived_id(key)?;
         let mine: Vec<_> = found.iter().filter(|facts| facts.id.as_ref() == Some(&ours)).cloned().collect();

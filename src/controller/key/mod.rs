@@ -1,6 +1,7 @@
 //! Reconciler of HsmKeys: gather, plan, act, report.
 
 mod certificate;
+mod derived;
 mod gather;
 mod plan;
 mod publish;
@@ -19,28 +20,32 @@ use tokio::sync::Semaphore;
 pub use self::gather::{name_of, recorded};
 use self::{
     gather::{Presence, Seen, gather},
-    plan::{Refusal, Step, plan},
+    plan::{AWAITED, Refusal, Step, plan},
     report::{Done, report},
 };
 use super::{
     context::{Context, Guarded},
     error::Error,
+    password,
 };
 use crate::{
     api::{
         HsmKey, KEY_FINALIZER, MISSED, condition,
-        key::{DeletionPolicy, HsmKeyStatus},
+        key::{DeletionPolicy, HsmKeyStatus, Source},
     },
     hsm::{
         Hsm,
         protocol::{KeyFacts, KeyTemplate, Kind, Reply, Request},
     },
-    model::{KeyAlgorithm, KeyId, KeyLabel, curve},
+    model::{KeyAlgorithm, KeyId, curve},
     service::{directory::Usable, sign::unexpected},
 };
 
 /// Keys that take a token long are made a few at a time, so that none waits longer for its turn than a call may take.
 static SLOW: Semaphore = Semaphore::const_new(16);
+
+/// How often it is looked for a key that somebody else brings.
+const AWAITED_AGAIN: Duration = Duration::from_secs(30);
 
 /// Brings one key to what its spec asks for.
 ///
@@ -96,9 +101,15 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
     Ok(match done {
         Done::Complete { .. } => Action::requeue(super::jittered(ctx.resync)),
         // The watch that says that it went may be ahead of the store that is asked.
+        // What it waits for wakes nobody.
+        Done::Waiting(derived::MASTER_NOT_READY, _) => {
+            Action::requeue(super::jittered(Duration::from_secs(5)))
+        }
         Done::Refused(_) if seen.rival.is_some_and(|rival| rival.leaving) => {
             Action::requeue(Duration::from_secs(2))
         }
+        // Whoever brings it wakes us, unless killed right then.
+        Done::Waiting(AWAITED, _) => Action::requeue(super::jittered(AWAITED_AGAIN)),
         // A watch wakes us: on the object, its partition, its namespace. It may be ahead of the stores that are asked.
         _ if matches!(seen.presence, Presence::NotAsked) => {
             Action::requeue(super::jittered(Duration::from_secs(30)))
@@ -134,7 +145,14 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
         Step::Generate => {
             let hsm = seen.hsm()?;
             let template = template(key)?;
-            let facts = claim(hsm.as_ref(), template).await?;
+            let request = match &key.spec.derived_from {
+                None => Request::Claim(template),
+                Some(from) => match derived::request(key, from, template, ctx) {
+                    Ok(request) => request,
+                    Err(done) => return Ok(done),
+                },
+            };
+            let facts = claim(hsm.as_ref(), key.spec.algorithm, request).await?;
             if facts.twins > 1 {
                 return Ok(Done::Refused(Refusal::duplicate(key)));
             }
@@ -145,7 +163,12 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
             }
             complete(key, seen, ctx, &facts, "Generated").await
         }
-        Step::Describe(facts) => complete(key, seen, ctx, facts, "Generated").await,
+        Step::Describe(facts) => complete(key, seen, ctx, facts, origin(key)).await,
+        Step::Receive(facts) => {
+            let note = format!("{} was brought to the token", describe(facts));
+            ctx.event(key, false, "KeyImported", "Import", note).await;
+            complete(key, seen, ctx, facts, origin(key)).await
+        }
         Step::Adopt(facts) => {
             ctx.event(
                 key,
@@ -165,11 +188,19 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
     }
 }
 
-async fn claim(hsm: &dyn Hsm, template: KeyTemplate) -> Result<KeyFacts, Error> {
+/// How the key came to be, as a reason.
+const fn origin(key: &HsmKey) -> &'static str {
+    match key.spec.source {
+        Source::Generated => "Generated",
+        Source::Imported => "Imported",
+    }
+}
+
+async fn claim(hsm: &dyn Hsm, algorithm: KeyAlgorithm, request: Request) -> Result<KeyFacts, Error> {
     let failed = |source| Error::Hsm { operation: "key generation", source };
-    let slow = template.algorithm == KeyAlgorithm::Rsa;
+    let slow = algorithm == KeyAlgorithm::Rsa;
     let _turn = if slow { SLOW.acquire().await.ok() } else { None };
-    match hsm.call(Request::Claim(template)).await.map_err(failed)? {
+    match hsm.call(request).await.map_err(failed)? {
         Reply::Key(facts) => Ok(*facts),
         Reply::Keys(_) => Err(Error::LabelTaken),
         other => Err(failed(unexpected(&other))),
@@ -193,7 +224,7 @@ async fn complete(
     let create_time = status.create_time.clone().unwrap_or_default();
     let attestation = ctx
         .attestor
-        .attest(seen.hsm()?.as_ref(), partition, facts, key.spec.algorithm, &create_time, ctx.now())
+        .attest(seen.hsm()?.as_ref(), partition, facts, &key.spec, &create_time, ctx.now())
         .await?;
     status.attestation = Some(attestation);
     published(key, seen, ctx, status, reason).await
@@ -223,7 +254,7 @@ fn template(key: &HsmKey) -> Result<KeyTemplate, Error> {
     let size = key.spec.key_size.and_then(|size| u32::try_from(size).ok());
     Ok(KeyTemplate {
         id: derived_id(key)?,
-        label: KeyLabel::new(key.label()).map_err(|error| bad(error.to_string()))?,
+        label: plan::label(key).map_err(bad)?,
         algorithm: key.spec.algorithm,
         key_size: size,
         curve_oid: key.spec.curve_oid.as_deref().and_then(curve::by_oid).map(|curve| curve.oid.to_owned()),
@@ -309,6 +340,10 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
 }
 
 async fn set_finalizer(key: &HsmKey, ctx: &Context, present: bool) -> Result<(), Error> {
+    if !present {
+        // While the object is there, none of its name can be.
+        password::forget(key, ctx).await?;
+    }
     let mut finalizers: Vec<String> =
         key.finalizers().iter().filter(|one| *one != KEY_FINALIZER).cloned().collect();
     if present {

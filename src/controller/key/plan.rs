@@ -4,9 +4,13 @@ use kube::ResourceExt;
 
 use super::gather::{Presence, Seen};
 use crate::{
-    api::{HsmKey, condition, partition::Recovery},
+    api::{HsmKey, condition, key::Source, partition::Recovery},
     hsm::protocol::{HsmError, KeyFacts},
-    model::{KeyLabel, curve},
+    model::{
+        KeyLabel, curve,
+        derivation::{self, DerivationPath, DerivedName, NoTree},
+        policy::PolicyError,
+    },
     service::attest::own_keys,
 };
 
@@ -19,6 +23,8 @@ pub enum Step {
     Generate,
     /// The key is there and not fully reported yet: a run was interrupted.
     Describe(Box<KeyFacts>),
+    /// The key was brought to the token, and nobody told of it yet.
+    Receive(Box<KeyFacts>),
     /// Take over the key that is there.
     Adopt(Box<KeyFacts>),
     /// Take over the key that was made for an earlier object of this name.
@@ -90,14 +96,39 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     let spec = &key.spec;
     let refuse = |reason, message: String| Step::Refuse(Refusal::new(reason, message));
     let size = spec.key_size.and_then(|size| u32::try_from(size).ok());
-    if let Err(error) = spec.algorithm.check(size, spec.curve_oid.as_deref()) {
+    let curve = spec.curve_oid.as_deref();
+    let checked = match spec.source {
+        Source::Generated => spec.algorithm.check(size, curve),
+        Source::Imported => spec.algorithm.check_given(size, curve),
+    };
+    if let Err(error) = checked {
         return refuse("InvalidSpec", error.to_string());
     }
-    if let Err(error) = KeyLabel::new(key.label()) {
-        return refuse("InvalidSpec", error.to_string());
+    if let Err(error) = label(key) {
+        return refuse("InvalidSpec", error);
     }
-    if spec.attributes.bip32 == Some(true) || spec.attributes.slip10 == Some(true) {
-        return refuse("Unsupported", "bip32 and slip10 are not served yet: leave them out".into());
+    let master = match derivation::is_master(&spec.attributes, spec.algorithm, spec.curve_oid.as_deref()) {
+        Ok(master) => master,
+        Err(error @ NoTree::Cardano) => return refuse("Unsupported", error.to_string()),
+        Err(error) => return refuse("InvalidSpec", error.to_string()),
+    };
+    if master && spec.derived_from.is_some() {
+        return refuse(
+            "InvalidSpec",
+            "a derived key is not the master of a tree: leave out bip32 and slip10".into(),
+        );
+    }
+    if let Some(policy) = &spec.policy {
+        if !spec.algorithm.row().asymmetric {
+            return refuse("InvalidSpec", "only key pairs have policies: leave policy out".into());
+        }
+        match policy.check() {
+            Ok(()) => {}
+            Err(error @ (PolicyError::Approvals { .. } | PolicyError::Blocked)) => {
+                return refuse("Unsupported", error.to_string());
+            }
+            Err(error) => return refuse("InvalidSpec", error.to_string()),
+        }
     }
     let partition = &spec.partition_ref.name;
     if seen.partition.is_none() {
@@ -133,6 +164,7 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
         Presence::Ours(keys) => match keys.first() {
             Some(facts) if complete(key) => differs(key, facts).map_or(Step::Keep, Step::Refuse),
             Some(facts) if recorded(key) => Step::Describe(Box::new(facts.clone())),
+            Some(facts) if spec.source == Source::Imported => Step::Receive(Box::new(facts.clone())),
             // A run was interrupted before it told of the key. Generation takes it if it is whole.
             Some(_) => Step::Generate,
             None => refuse("MissingOnToken", missing(key)),
@@ -143,7 +175,19 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
                 "NothingToAdopt",
                 format!("adopt is true and the token has no key with the label '{}'", key.label()),
             ),
+            None if spec.source == Source::Imported => Step::Wait(AWAITED, awaited(key)),
             None => match seen.hsm.as_ref().and_then(|hsm| hsm.token()) {
+                Some(token)
+                    if (master || spec.derived_from.is_some())
+                        && !token.capabilities.derived.contains(&spec.algorithm) =>
+                {
+                    let message = format!(
+                        "the token '{}' derives no {} keys along a path: it does not list the vendor's mechanisms",
+                        token.label, spec.algorithm
+                    );
+                    refuse("Unsupported", message)
+                }
+                Some(_) if spec.derived_from.is_some() => Step::Generate,
                 Some(token) if !token.capabilities.generates(spec.algorithm, size) => refuse(
                     "Unsupported",
                     format!(
@@ -187,6 +231,35 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             ),
         },
     }
+}
+
+/// The reason of a key that nobody brought yet.
+pub const AWAITED: &str = "MaterialAwaited";
+
+fn awaited(key: &HsmKey) -> String {
+    format!(
+        "source is Imported, and the key was not brought to the token yet: POST /v1/key/import/plain or \
+         /v1/synchronousUnwrap with the label '{}', the same attributes and this object's other settings brings it",
+        key.label()
+    )
+}
+
+/// The key's label: one with a derivation path for a key that is derived along it, and one without for every other.
+pub fn label(key: &HsmKey) -> Result<KeyLabel, String> {
+    let Some(from) = &key.spec.derived_from else {
+        return KeyLabel::new(key.label()).map_err(|error| error.to_string());
+    };
+    let path = DerivationPath::parse(&from.path).map_err(|error| format!("derivedFrom.path: {error}"))?;
+    if let Some(step) = path.impossible(key.spec.algorithm) {
+        return Err(format!(
+            "derivedFrom.path: ED keys are derived by hardened steps only, and {step} is none"
+        ));
+    }
+    let name = DerivedName::parse(&key.label()).map_err(|error| error.to_string())?;
+    if name.path != path {
+        return Err(format!("the label '{}' does not end with the path {path}", key.label()));
+    }
+    KeyLabel::stored(key.label()).map_err(|error| error.to_string())
 }
 
 /// Whether the key was made for an object of this namespace and name, which this one is not or was not then.
@@ -254,6 +327,9 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     {
         return refuse(format!("is on the curve {found}, not {wanted}"));
     }
+    if spec.policy.is_some() && facts.attributes.extractable == Some(true) {
+        return refuse("is extractable, and a key with a policy never is: leave policy out".into());
+    }
     if spec.algorithm.row().asymmetric && facts.public_key.is_none() {
         return refuse("has no public half on the token, so that nobody could check its signatures".into());
     }
@@ -268,7 +344,10 @@ mod tests {
     use crate::{
         api::HsmPartition,
         controller::key::gather::Rival,
-        model::{KeyAlgorithm, KeyAttributes, KeyId},
+        model::{
+            KeyAlgorithm, KeyAttributes, KeyId, KeyPolicy,
+            policy::{Rule, Token},
+        },
     };
 
     fn key(adopt: bool) -> HsmKey {
@@ -302,6 +381,7 @@ mod tests {
             public_key: Some(bytes::Bytes::from_static(b"spki")),
             attributes: KeyAttributes::default(),
             local: Some(true),
+            chain_code: None,
             twins: 1,
         }
     }
@@ -329,8 +409,45 @@ mod tests {
             Step::Keep => "Keep",
             Step::Generate => "Generate",
             Step::Describe(_) => "Describe",
+            Step::Receive(_) => "Receive",
             Step::Adopt(_) => "Adopt",
             Step::Recover(_) => "Recover",
+        }
+    }
+
+    #[test]
+    fn trees_are_for_tokens_that_have_them_and_labels_say_the_way() {
+        let token: Arc<dyn crate::hsm::Hsm> = Arc::new(crate::hsm::fake::Fake::default());
+        let step = |name: &str, value: serde_json::Value, label: Option<&str>| {
+            let mut spec = serde_json::to_value(key(false).spec).unwrap();
+            (spec[name], spec["label"]) = (value, serde_json::json!(label));
+            let mut key = HsmKey::new("k", serde_json::from_value(spec).unwrap());
+            key.metadata.namespace = Some("ns".into());
+            let seen = Seen { hsm: Some(Arc::clone(&token)), ..seen(Presence::Labelled(vec![])) };
+            match plan(&key, &seen) {
+                Step::Refuse(refusal) => (refusal.reason, refusal.message),
+                other => (reason(&other), String::new()),
+            }
+        };
+        let from = |path: &str| serde_json::json!({"key": "m", "path": path});
+        for (name, value, label, reason, says) in [
+            (
+                "attributes",
+                serde_json::json!({"derive": true, "slip10": true}),
+                None,
+                "Unsupported",
+                "'fake'",
+            ),
+            ("attributes", serde_json::json!({"slip10": true}), None, "InvalidSpec", "derive: true"),
+            ("attributes", serde_json::json!({"derive": true}), None, "Generate", ""),
+            ("derivedFrom", from("0'/1"), Some("m/0'/1"), "Unsupported", "along a path"),
+            ("derivedFrom", from("0'/1"), Some("m/0'/2"), "InvalidSpec", "does not end with the path 0'/1"),
+            ("derivedFrom", from("0'/1"), Some("m"), "InvalidSpec", "master key name and path"),
+            ("derivedFrom", from("2147483648"), Some("m/2147483648"), "InvalidSpec", "derivedFrom.path"),
+            ("adopt", serde_json::json!(false), Some("m/0"), "InvalidSpec", "derivation path"),
+        ] {
+            let (is, message) = step(name, value, label);
+            assert!(is == reason && message.contains(says), "{label:?}: {is} {message}");
         }
     }
 
@@ -342,12 +459,77 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_not_made_with_a_policy_that_is_not_served() {
+        let policy = |change: fn(&mut KeyPolicy)| {
+            let mut key = key(false);
+            change(key.spec.policy.insert(KeyPolicy::default()));
+            plan(&key, &seen(Presence::Labelled(vec![])))
+        };
+        assert_eq!(policy(|_| {}), Step::Generate);
+        assert_eq!(reason(&policy(|policy| policy.key_status.blocked = true)), "Unsupported");
+        let wrong = |policy: &mut KeyPolicy| {
+            let token = Token { timeout: 61, name: "t".into(), ..Token::default() };
+            policy.rule_use = Some(Rule { tokens: vec![token] });
+        };
+        assert_eq!(reason(&policy(wrong)), "InvalidSpec");
+        let mut aes = key(false);
+        (aes.spec.algorithm, aes.spec.key_size, aes.spec.curve_oid) = (KeyAlgorithm::Aes, Some(256), None);
+        aes.spec.policy = Some(KeyPolicy::default());
+        assert_eq!(reason(&plan(&aes, &seen(Presence::Labelled(vec![])))), "InvalidSpec");
+        let mut adopting = key(true);
+        let leaves = || {
+            let attributes = KeyAttributes { extractable: Some(true), ..KeyAttributes::default() };
+            Presence::Labelled(vec![KeyFacts { attributes, ..facts() }])
+        };
+        assert_eq!(reason(&plan(&adopting, &seen(leaves()))), "Adopt");
+        adopting.spec.policy = Some(KeyPolicy::default());
+        assert_eq!(reason(&plan(&adopting, &seen(leaves()))), "AttributesDiffer");
+    }
+
+    #[test]
     fn a_key_of_somebody_else_is_taken_over_only_when_asked() {
         assert_eq!(reason(&plan(&key(false), &seen(Presence::Labelled(vec![facts()])))), "Conflict");
         assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![facts()])))), "Adopt");
         assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![])))), "NothingToAdopt");
         let other = KeyFacts { algorithm: Some(KeyAlgorithm::Rsa), ..facts() };
         assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![other])))), "AttributesDiffer");
+    }
+
+    fn imported(adopt: bool, status: Option<crate::api::key::HsmKeyStatus>) -> HsmKey {
+        let mut key = key(adopt);
+        key.spec.source = Source::Imported;
+        // Of an unwrapped key, nobody knows it before.
+        key.spec.curve_oid = None;
+        key.status = status;
+        key
+    }
+
+    #[test]
+    fn an_imported_key_is_waited_for_and_never_made() {
+        let nothing = || seen(Presence::Labelled(vec![]));
+        let Step::Wait(reason, message) = plan(&imported(false, None), &nothing()) else {
+            panic!("it is made")
+        };
+        assert_eq!(reason, "MaterialAwaited");
+        assert!(message.contains("import/plain") && message.contains("'k'"), "{message}");
+        assert_eq!(reason_of(&imported(false, None), Presence::Ours(vec![facts()])), "Receive");
+        assert_eq!(
+            reason_of(&imported(false, generated().status), Presence::Ours(vec![facts()])),
+            "Describe"
+        );
+        assert_eq!(
+            reason_of(&imported(false, generated().status), Presence::Labelled(vec![])),
+            "MissingOnToken"
+        );
+        assert_eq!(reason_of(&imported(false, None), Presence::Labelled(vec![facts()])), "Conflict");
+        assert_eq!(reason_of(&imported(true, None), Presence::Labelled(vec![facts()])), "Adopt");
+        assert_eq!(reason_of(&imported(true, None), Presence::Labelled(vec![])), "NothingToAdopt");
+        let twins = KeyFacts { twins: 2, ..facts() };
+        assert_eq!(reason_of(&imported(false, None), Presence::Ours(vec![twins])), "DuplicateObject");
+    }
+
+    fn reason_of(key: &HsmKey, presence: Presence) -> &'static str {
+        reason(&plan(key, &seen(presence)))
     }
 
     /// Of a key that was made for an object of this name with another UID.

@@ -11,9 +11,10 @@ use crate::{
     api::{
         HsmKey,
         condition::{self, Report},
-        key::HsmKeyStatus,
+        key::{Derivation, HsmKeyStatus},
     },
     hsm::protocol::KeyFacts,
+    model::derivation::SLIP10,
     public_key::PublicKey,
 };
 
@@ -62,6 +63,10 @@ pub fn facts(key: &HsmKey, facts: &KeyFacts, now: Timestamp) -> HsmKeyStatus {
         key_size: facts.key_size.and_then(|size| i32::try_from(size).ok()),
         curve_oid: facts.curve_oid.clone(),
         attributes: Some(facts.attributes.clone()),
+        derivation: facts
+            .chain_code
+            .as_deref()
+            .map(|code| Derivation { kind: SLIP10.into(), value: hex::encode_upper(code) }),
         create_time: old.create_time.clone().or_else(|| Some(now.to_string())),
         ..old
     }
@@ -80,6 +85,7 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
             // A later look at the same key says again how it came to be.
             let reason = match condition::find(&old.conditions, condition::GENERATED) {
                 Some(before) if matches!(step, Step::Keep) && before.reason == "Adopted" => "Adopted",
+                Some(before) if matches!(step, Step::Keep) && before.reason == "Imported" => "Imported",
                 Some(before) if matches!(step, Step::Keep) && before.reason == "Recovered" => "Recovered",
                 _ if *reason == "Ready" => "Generated",
                 _ => reason,

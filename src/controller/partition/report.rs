@@ -304,6 +304,8 @@ mod tests {
                 key_algorithms: vec![row(KeyAlgorithm::Ec), row(KeyAlgorithm::Ed)],
                 signature_algorithms: vec![SignatureAlgorithm::Sha256WithEcdsa, SignatureAlgorithm::EdDsa],
                 cipher_algorithms: vec![CipherAlgorithm::RsaOaep, CipherAlgorithm::RsaOaepSha256],
+                agreement: true,
+                derived: Vec::new(),
             },
             ..TokenFacts::default()
         }

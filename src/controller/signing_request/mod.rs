@@ -13,6 +13,7 @@ use kube::{
 use super::{
     context::{Context, Guarded},
     error::{self, Error},
+    password,
 };
 use crate::{
     api::{
@@ -21,13 +22,20 @@ use crate::{
         partition::VerifySignatures,
         signing_request::{SigningRequestStatus, State},
     },
-    hsm::protocol::Kind,
+    hsm::protocol::{HsmError, Kind},
     service::{
         audit::{About, Use},
         directory::Usable,
         sign::{Job, SignError},
     },
 };
+
+/// Longest pause between two looks at a request that waits.
+const OFTEN: Duration = Duration::from_secs(10);
+/// The same for one on which the library crashes.
+const RARELY: Duration = Duration::from_secs(300);
+/// How old a request gets on which the library crashes.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What came of a look at a request.
 enum Outcome {
@@ -84,7 +92,10 @@ pub async fn reconcile(request: Arc<Guarded<SigningRequest>>, ctx: Arc<Context>)
         }
     }
     Ok(match outcome {
-        Outcome::Waiting(..) => Action::requeue(super::jittered(pause(request, ctx.now()))),
+        Outcome::Waiting(reason, _) => {
+            let most = if reason == error::reason(Kind::Poisonous) { RARELY } else { OFTEN };
+            Action::requeue(super::jittered(pause(age(request, ctx.now()), most)))
+        }
         Outcome::Signed(_) | Outcome::Failed(..) => match request.spec.ttl_seconds_after_finished {
             Some(ttl) => {
                 Action::requeue(Duration::from_secs(u64::try_from(ttl).unwrap_or(0).saturating_add(1)))
@@ -94,11 +105,31 @@ pub async fn reconcile(request: Arc<Guarded<SigningRequest>>, ctx: Arc<Context>)
     })
 }
 
-/// Until a waiting request is looked at again: a token that failed a moment ago may be well a moment later.
-fn pause(request: &SigningRequest, now: Timestamp) -> Duration {
+/// How long ago a request was made.
+fn age(request: &SigningRequest, now: Timestamp) -> Duration {
     let made = request.metadata.creation_timestamp.as_ref().map_or(now, |made| made.0);
-    let age = u64::try_from(now.as_second() - made.as_second()).unwrap_or(0);
-    Duration::from_secs((age / 2).clamp(1, 10))
+    Duration::from_secs(u64::try_from(now.as_second() - made.as_second()).unwrap_or(0))
+}
+
+/// Until a waiting request is looked at again: a token that failed a moment ago may be well a moment later.
+fn pause(age: Duration, most: Duration) -> Duration {
+    (age / 2).clamp(Duration::from_secs(1), most)
+}
+
+/// What is made of a token's error: some end a request, with the others it waits.
+fn refused(error: HsmError, age: Duration) -> Outcome {
+    let reason = error::reason(error.kind);
+    match error.kind {
+        Kind::Unsupported | Kind::Forbidden | Kind::KeyNotFound | Kind::Ambiguous => {
+            Outcome::Failed(reason, error.message)
+        }
+        // It may have been the library's bad hour; if it was not, every try is a crash that others feel.
+        Kind::Poisonous if age >= PATIENCE => Outcome::Failed(
+            reason,
+            format!("{}; after {} minutes it is given up", error.message, PATIENCE.as_secs() / 60),
+        ),
+        _ => Outcome::Waiting(reason, error.message),
+    }
 }
 
 async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
@@ -142,7 +173,14 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         about: About::Payload(&payload),
         request_id: &uid,
     };
-    record.record(None);
+    match password::forbids(key, ctx).await {
+        Ok(None) => record.record(None),
+        Ok(Some(message)) => {
+            record.record(Some(&message));
+            return Outcome::Failed(password::REASON, message);
+        }
+        Err(error) => return Outcome::Waiting("Retrying", crate::telemetry::logs::chain(&error)),
+    }
     let job = Job {
         algorithm: spec.signature_algorithm,
         form: spec.signature_type,
@@ -156,14 +194,14 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         }
         Err(SignError::Payload(message)) => Outcome::Failed("InvalidPayload", message),
         Err(error @ SignError::Wrong { .. }) => Outcome::Failed("WrongSignature", error.to_string()),
-        Err(SignError::Hsm(error)) => match error.kind {
-            Kind::Unsupported | Kind::Forbidden | Kind::KeyNotFound | Kind::Ambiguous => {
+        Err(SignError::Hsm(error)) => {
+            let outcome = refused(error, age(request, ctx.now()));
+            if matches!(outcome, Outcome::Failed(..)) {
                 // The key's own reconcile, which this request's status wakes, asks the token again.
                 ctx.inventories.missed(&usable.partition, &usable.id).await;
-                Outcome::Failed(error::reason(error.kind), error.message)
             }
-            kind => Outcome::Waiting(error::reason(kind), error.message),
-        },
+            outcome
+        }
     }
 }
 
@@ -226,4 +264,32 @@ async fn expire(
         Err(source) => return Err(Error::Write { name: request.name_any(), source: Box::new(source) }),
     }
     Ok(Action::await_change())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_crashes_the_library_is_tried_ever_more_rarely_and_then_given_up() {
+        let (mut age, mut tries) = (Duration::ZERO, 0);
+        let last = loop {
+            tries += 1;
+            match refused(HsmError::new(Kind::Poisonous, "it crashed twice"), age) {
+                Outcome::Waiting(reason, _) => assert_eq!(reason, "CrashesLibrary"),
+                Outcome::Failed(reason, message) => break (reason, message),
+                Outcome::Signed(_) => unreachable!(),
+            }
+            age += pause(age, RARELY);
+        };
+        assert_eq!(last, ("CrashesLibrary", "it crashed twice; after 10 minutes it is given up".into()));
+        assert!((10..20).contains(&tries), "{tries}");
+    }
+
+    #[test]
+    fn a_token_that_is_away_is_waited_for() {
+        let away = refused(HsmError::new(Kind::Unavailable, "away"), Duration::from_secs(86_400));
+        assert!(matches!(away, Outcome::Waiting("TokenUnavailable", _)));
+        assert_eq!(pause(Duration::from_secs(86_400), OFTEN), OFTEN);
+    }
 }

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde_json::{Value, json};
 
 use super::{Document, refusal};
+use crate::gateway::form::FILE;
 
 /// What may happen to every request: nobody knows the caller, it may not do this, we made a mistake, we are busy.
 const ALWAYS: &[u16] = &[401, 403, 501, 503];
@@ -50,6 +51,22 @@ impl<'a> Operation<'a> {
         let schema = self.document.read::<T>();
         self.value()["requestBody"] =
             json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+        self.may(WITH_BODY)
+    }
+
+    /// It reads a form: a JSON text of this name, and a file behind it.
+    pub fn takes_file<T: JsonSchema>(mut self, text: &str) -> Self {
+        let schema = json!({
+            "type": "object",
+            "required": [text, FILE],
+            "properties": { text: self.document.read::<T>(), FILE: { "contentMediaType": "application/octet-stream" } },
+        });
+        let encoding = json!({ text: { "contentType": "application/json" } });
+        self.value()["requestBody"] = json!({
+            "description": "The parts come in this order.",
+            "required": true,
+            "content": { "multipart/form-data": { "schema": schema, "encoding": encoding } },
+        });
         self.may(WITH_BODY)
     }
 

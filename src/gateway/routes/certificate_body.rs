@@ -12,7 +12,10 @@ use crate::{
         error::{ApiError, Code},
         json,
     },
-    model::certificate::{CertificateAlgorithm, ExtendedKeyUsage, KeyUsage, Subject},
+    model::{
+        Password,
+        certificate::{CertificateAlgorithm, ExtendedKeyUsage, KeyUsage, Subject},
+    },
     service::certificate::{self, Chain, Error, Usages, armour, attached::Missing},
 };
 
@@ -22,6 +25,7 @@ use crate::{
 #[schemars(rename = "CertificateBody")]
 pub struct SignBody {
     sign_key_name: String,
+    key_password: Option<Password>,
     signature_algorithm: CertificateAlgorithm,
     /// In days.
     validity: Option<i64>,
@@ -56,6 +60,7 @@ where
 /// What is to be signed, checked.
 pub struct Wanted {
     pub key: String,
+    pub password: Option<Password>,
     pub algorithm: CertificateAlgorithm,
     pub subject: Name,
     pub usages: Usages,
@@ -74,6 +79,7 @@ impl SignBody {
         }
         Ok(Wanted {
             key: self.sign_key_name,
+            password: self.key_password,
             algorithm: self.signature_algorithm,
             subject: certificate::name(&subject)?,
             usages: Usages {

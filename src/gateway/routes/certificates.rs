@@ -23,6 +23,7 @@ use super::{
     certificate_body::{CertificateAnswer, ImportBody, RequestAnswer, SignBody, Wanted},
     keys::{API_AWAY, LOOKUP_WAIT, allowed, api_error, client, lookup, usable},
     operations::{may_use, usage},
+    password,
 };
 use crate::{
     api::HsmKey,
@@ -33,7 +34,7 @@ use crate::{
         extract::{Caller, JsonBody, PathName, RawBody, RequestId},
         openapi::Document,
     },
-    model::{SignatureAlgorithm, certificate::KeyUsage},
+    model::{Password, SignatureAlgorithm, certificate::KeyUsage},
     public_key::PublicKey,
     service::{
         audit::{About, Use},
@@ -113,10 +114,10 @@ async fn make_request(
     request_id: &str,
     body: SignBody,
 ) -> Result<(Arc<Entry>, Vec<u8>), ApiError> {
-    let Wanted { key, algorithm, subject, usages, days, .. } = body.checked()?;
+    let Wanted { key, password, algorithm, subject, usages, days, .. } = body.checked()?;
     let entry = lookup(state, caller, &key).await?;
     let task = Task { state, caller, request_id, entry: &entry, operation: "certificate request" };
-    let key = task.key(algorithm.signature()).await?;
+    let key = task.key(algorithm.signature(), password.as_ref()).await?;
     let public = public(&entry, key)?;
     let unsigned = Unsigned::request(public, algorithm, subject.clone(), &usages)?;
     let der = task.sign(key, algorithm.signature(), unsigned).await?;
@@ -139,12 +140,12 @@ pub async fn self_sign(
     RequestId(id): RequestId,
     JsonBody(body): JsonBody<SignBody>,
 ) -> Result<Json<CertificateAnswer>, ApiError> {
-    let Wanted { key, algorithm, subject, usages, days, .. } = body.checked()?;
+    let Wanted { key, password, algorithm, subject, usages, days, .. } = body.checked()?;
     usages.check()?;
     let entry = lookup(&state, &caller, &key).await?;
     let operation = "certificate selfsign";
     let task = Task { state: &state, caller: &caller, request_id: &id, entry: &entry, operation };
-    let key = task.key(algorithm.signature()).await?;
+    let key = task.key(algorithm.signature(), password.as_ref()).await?;
     task.may_change(&[]).await?;
     let public = public(&entry, key)?;
     let unsigned = Unsigned::self_signed(public, algorithm, subject, &usages, days, Timestamp::now())?;
@@ -160,7 +161,7 @@ pub async fn issue(
     RequestId(id): RequestId,
     JsonBody(body): JsonBody<SignBody>,
 ) -> Result<Json<CertificateAnswer>, ApiError> {
-    let Wanted { key, algorithm, subject, usages, days, request } = body.checked()?;
+    let Wanted { key, password, algorithm, subject, usages, days, request } = body.checked()?;
     usages.check()?;
     let request =
         request.ok_or_else(|| ApiError::new(Code::Validation, "certificateSigningRequest is missing"))?;
@@ -168,7 +169,7 @@ pub async fn issue(
     let entry = lookup(&state, &caller, &key).await?;
     let operation = "certificate sign";
     let task = Task { state: &state, caller: &caller, request_id: &id, entry: &entry, operation };
-    let key = task.key(algorithm.signature()).await?;
+    let key = task.key(algorithm.signature(), password.as_ref()).await?;
     let public = public(&entry, key)?;
     let now = Timestamp::now();
     let authority = match authority(&entry.object, public, now) {
@@ -264,9 +265,16 @@ impl<'a> Task<'a> {
     }
 
     /// The key, if the caller may use it. What would be signed is written only after that: a refusal has no payload.
-    async fn key(&self, algorithm: SignatureAlgorithm) -> Result<&'a Usable, ApiError> {
-        may_use(self.state, self.caller, self.entry, &self.record(Some(algorithm), &[])).await?;
-        usable(self.entry)
+    async fn key(
+        &self,
+        algorithm: SignatureAlgorithm,
+        given: Option<&Password>,
+    ) -> Result<&'a Usable, ApiError> {
+        let record = self.record(Some(algorithm), &[]);
+        may_use(self.state, self.caller, self.entry, &record).await?;
+        let usable = usable(self.entry)?;
+        password::unlock(self.state, self.entry, given, &record).await?;
+        Ok(usable)
     }
 
     /// Checks that the caller may change the object; a refusal is recorded.
@@ -315,7 +323,7 @@ async fn may_update(state: &Shared, caller: &Who, entry: &Entry) -> Result<bool,
 }
 
 /// The key's object as the API server has it now: the view may be a moment behind.
-async fn fresh(state: &Shared, entry: &Entry) -> Result<Entry, ApiError> {
+pub async fn fresh(state: &Shared, entry: &Entry) -> Result<Entry, ApiError> {
     let (namespace, name) = (entry.object.namespace().unwrap_or_default(), entry.object.name_any());
     let api = Api::<HsmKey>::namespaced(client(state)?, &namespace);
     let found = timeout(LOOKUP_WAIT, api.get_opt(&name)).await;

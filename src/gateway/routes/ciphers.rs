@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     keys::{lookup, usable},
     operations::{VerifyAnswer, may_use, usage},
+    password,
 };
 use crate::{
     auth,
@@ -18,7 +19,7 @@ use crate::{
         json,
         openapi::Document,
     },
-    model::{CipherAlgorithm, payload::PAYLOAD_MAX, secret::Plaintext},
+    model::{CipherAlgorithm, Password, payload::PAYLOAD_MAX, secret::Plaintext},
     service::{
         audit::About,
         cipher::{self, CipherError, Known, ToDecrypt, ToEncrypt},
@@ -56,6 +57,7 @@ struct EncryptRequest {
     #[schemars(extend("contentEncoding" = "base64"))]
     payload: String,
     encrypt_key_name: String,
+    key_password: Option<Password>,
     cipher_algorithm: CipherAlgorithm,
     #[schemars(extend("contentEncoding" = "base64"))]
     additional_authentication_data: Option<String>,
@@ -110,6 +112,9 @@ pub async fn encrypt(
         None => Some(hsm?),
     };
     let tried = state.partitions.ciphers(&key.partition);
+    if key.public.is_none() {
+        password::unlock(&state, &entry, request.key_password.as_ref(), &record).await?;
+    }
     record.record(None);
     let job =
         ToEncrypt { cipher, plaintext, aad: aad.into(), tag_length: request.tag_length.unwrap_or_default() };
@@ -142,6 +147,7 @@ struct DecryptRequest {
     #[schemars(extend("contentEncoding" = "base64"))]
     encrypted_payload: String,
     decrypt_key_name: String,
+    key_password: Option<Password>,
     cipher_algorithm: CipherAlgorithm,
     #[schemars(extend("contentEncoding" = "base64"))]
     initialization_vector: Option<String>,
@@ -179,6 +185,7 @@ pub async fn decrypt(
     may_use(&state, &caller, &entry, &record).await?;
     let key = usable(&entry)?;
     let hsm = state.partitions.hsm(&key.partition)?;
+    password::unlock(&state, &entry, request.key_password.as_ref(), &record).await?;
     record.record(None);
     let job = ToDecrypt {
         cipher,
@@ -204,6 +211,8 @@ pub struct HmacBody {
 #[serde(rename_all = "camelCase")]
 struct HmacRequest {
     key_name: String,
+    /// Not of the contract, by which an HMAC key with a password could not be used.
+    key_password: Option<Password>,
     #[schemars(extend("contentEncoding" = "base64"))]
     payload: String,
 }
@@ -223,13 +232,14 @@ pub async fn hmac(
     RequestId(request_id): RequestId,
     JsonBody(body): JsonBody<HmacBody>,
 ) -> Result<Json<HmacAnswer>, ApiError> {
-    let HmacRequest { key_name, payload } = body.hmac_request;
+    let HmacRequest { key_name, key_password, payload } = body.hmac_request;
     let payload = base64("payload", &payload, PAYLOAD_MAX)?;
     let entry = lookup(&state, &caller, &key_name).await?;
     let record = usage(&caller, &entry, &request_id, "hmac", Some(HMAC), About::Payload(&payload));
     may_use(&state, &caller, &entry, &record).await?;
     let key = usable(&entry)?;
     let hsm = state.partitions.hsm(&key.partition)?;
+    password::unlock(&state, &entry, key_password.as_ref(), &record).await?;
     record.record(None);
     let mac = cipher::hmac(hsm.as_ref(), key, payload.clone().into()).await;
     let mac = mac.inspect_err(|error| missed(&state, &entry, error))?;
@@ -241,6 +251,7 @@ pub async fn hmac(
 #[serde(rename_all = "camelCase")]
 pub struct VerifyHmacRequest {
     key_name: String,
+    key_password: Option<Password>,
     #[schemars(extend("contentEncoding" = "base64"))]
     payload: String,
     #[schemars(extend("contentEncoding" = "base64"))]
@@ -261,6 +272,7 @@ pub async fn verify_hmac(
     may_use(state, caller, &entry, &record).await?;
     let key = usable(&entry)?;
     let hsm = state.partitions.hsm(&key.partition)?;
+    password::unlock(state, &entry, request.key_password.as_ref(), &record).await?;
     record.record(None);
     let right = cipher::verify_hmac(hsm.as_ref(), key, payload.clone().into(), &mac).await;
     let signature_valid = right.inspect_err(|error| missed(state, &entry, error))?;

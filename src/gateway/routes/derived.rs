@@ -1,19 +1,29 @@
-//! Keys derived from others: why there are none on this token.
+//! Keys derived from others along a path: for a moment, by their names, or to stay.
 //!
 //! Derivation along a path is the vendor's mechanism, and no private key leaves a token for it. Tokens without it are
 //! told from keys of which nothing is derived anywhere.
 
-use axum::extract::State;
+use std::{borrow::Cow, sync::Arc};
+
+use axum::{Json, extract::State, http::StatusCode};
+use jiff::Timestamp;
+use kube::ResourceExt;
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{
-    keys::{allowed, lookup, usable},
+    key_body::{NewKey, SignedKeyAttributes},
+    keys::{self, allowed, lookup, usable},
     operations::usage,
+    password,
 };
 use crate::{
+    api::{
+        HsmKey,
+        key::{Derivation, DerivedFrom, Source},
+    },
     auth,
     gateway::{
         Shared,
@@ -22,11 +32,18 @@ use crate::{
         json::{object, object_or_none},
         openapi::Document,
     },
+    hsm::{Hsm, protocol::KeyFacts},
     model::{
-        KeyAlgorithm, KeyLabel, RequestedAttributes, curve,
-        derivation::{DerivationPath, DerivedName, InvalidDerivation},
+        KeyAlgorithm, KeyLabel, Password, RequestedAttributes, curve,
+        derivation::{DerivationPath, DerivedName, InvalidDerivation, SLIP10},
     },
-    service::{audit::About, directory::Entry},
+    service::{
+        attest,
+        audit::About,
+        derive::Found,
+        directory::{Entry, Usable},
+    },
+    telemetry::logs::chain,
 };
 
 /// What the document says of these endpoints.
@@ -34,7 +51,7 @@ pub fn document(document: &mut Document) {
     document.group("Keys");
     for (path, id) in [("/v1/derivedKey", "deriveKey"), ("/v1/derivedkey", "deriveKey_1")] {
         let derive = document.post(path, id, "Derives a key from another one");
-        derive.takes::<DeriveBody>().of_a_name().of_the_token();
+        derive.takes::<DeriveBody>().gives::<SignedKeyAttributes>(201, "the key").of_a_name().of_the_token();
     }
     let import = document.post("/v1/importedKey", "importKey", "Makes a master key from a seed");
     import.takes::<SeedBody>().of_a_name().of_the_token();
@@ -43,8 +60,182 @@ pub fn document(document: &mut Document) {
 /// Bytes of a seed: 128 to 512 bits.
 const SEED: std::ops::RangeInclusive<usize> = 16..=64;
 
-/// Why there is no key of a name with a slash in it. It is the caller's master key that is looked for; the slash is no
-/// way around the answer that it does not exist.
+/// A key by its name, or one that is derived from a master for a moment.
+pub struct Named {
+    /// Whose permissions count and what is recorded: the master's object, under the whole name.
+    pub entry: Arc<Entry>,
+    path: Option<DerivationPath>,
+}
+
+/// What is needed to use a [`Named`] key.
+pub struct Key<'a> {
+    /// The master's id on the token, and the public half of the key itself.
+    pub usable: Cow<'a, Usable>,
+    /// The way from the master.
+    pub path: Option<&'a DerivationPath>,
+}
+
+/// The key of a name. One that is kept under that name comes before one that would have to be derived.
+pub async fn named(state: &Shared, caller: &auth::Caller, name: &str) -> Result<Named, ApiError> {
+    if !name.contains('/') {
+        return Ok(Named { entry: lookup(state, caller, name).await?, path: None });
+    }
+    let DerivedName { master, path } = DerivedName::parse(name).map_err(|error| bad_name(&error))?;
+    let label = format!("{master}/{path}");
+    if let Some(entry) = state.directory.find(&caller.namespace, &label) {
+        return Ok(Named { entry, path: None });
+    }
+    let master = lookup(state, caller, master.as_str()).await?;
+    let object = Arc::clone(&master.object);
+    let entry = Arc::new(Entry { label, usable: master.usable.clone(), object });
+    Ok(Named { entry, path: Some(path) })
+}
+
+impl Named {
+    /// Checks the password for whoever only looks: to derive a key for a moment is to use its master, whose password is
+    /// needed then.
+    pub async fn unlock_to_show(&self, state: &Shared, given: Option<&Password>) -> Result<(), ApiError> {
+        match self.path {
+            Some(_) => password::check(state, &self.entry, given).await,
+            None => password::check_if_given(state, &self.entry, given).await,
+        }
+    }
+
+    /// The same for whoever checks a signature, which takes the public half of a key that is there, and no password.
+    pub async fn unlock_to_verify(&self, state: &Shared, given: Option<&Password>) -> Result<(), ApiError> {
+        match self.path {
+            Some(_) => password::check(state, &self.entry, given).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What is needed to use the key; for a derived one the token is asked. Only for who may use or see it.
+    pub async fn key(&self, state: &Shared) -> Result<Key<'_>, ApiError> {
+        let Some(path) = &self.path else {
+            return Ok(Key { usable: Cow::Borrowed(usable(&self.entry)?), path: None });
+        };
+        let (master, found) = self.derived(state, path).await?;
+        let usable = Usable { public: Some(Arc::clone(&found.public)), ..master.clone() };
+        Ok(Key { usable: Cow::Owned(usable), path: Some(path) })
+    }
+
+    async fn derived(
+        &self,
+        state: &Shared,
+        path: &DerivationPath,
+    ) -> Result<(&Usable, Arc<Found>), ApiError> {
+        let (master, hsm) = derivable(state, &self.entry, path)?;
+        let found = state.derived.find(hsm.as_ref(), master, path).await;
+        let found =
+            found.inspect_err(|error| state.missed.note(state.client.as_ref(), &self.entry, error))?;
+        Ok((master, found))
+    }
+
+    /// What the key is, in the contract's form. The attributes of a derived one are its master's.
+    pub async fn described(&self, state: &Shared) -> Result<SignedKeyAttributes, ApiError> {
+        let label = &self.entry.label;
+        let late = || ApiError::new(Code::Busy, format!("the key '{label}' is not attested yet"));
+        let Some(path) = &self.path else {
+            usable(&self.entry)?;
+            return SignedKeyAttributes::of(&self.entry.object).ok_or_else(late);
+        };
+        let (master, found) = self.derived(state, path).await?;
+        let (partition, hsm) = state
+            .partitions
+            .object(&master.partition)
+            .zip(state.partitions.hsm(&master.partition).ok())
+            .ok_or_else(late)?;
+        let mut key = HsmKey::clone(&self.entry.object);
+        let status = key.status.get_or_insert_default();
+        let facts = KeyFacts {
+            label: label.clone(),
+            attributes: status.attributes.clone().unwrap_or_default(),
+            ..found.facts.clone()
+        };
+        let create_time = status.create_time.clone().unwrap_or_default();
+        let attested = attest::attest_passing(
+            hsm.as_ref(),
+            &partition,
+            &facts,
+            &self.entry.object.spec,
+            &create_time,
+            Timestamp::now(),
+        );
+        let attestation = attested.await.map_err(|error| {
+            tracing::warn!(key = label, error = chain(&error), "cannot attest a derived key");
+            match error.hsm() {
+                Some(error) => error.clone().into(),
+                None => ApiError::new(Code::Hsm, "the derived key cannot be attested"),
+            }
+        })?;
+        status.attestation = Some(attestation);
+        status.label = Some(label.clone());
+        status.public_key = Some(keys::base64(found.public.spki()));
+        status.derivation = facts
+            .chain_code
+            .as_deref()
+            .map(|code| Derivation { kind: SLIP10.into(), value: hex::encode_upper(code) });
+        SignedKeyAttributes::of(&key).ok_or_else(late)
+    }
+}
+
+/// The master and its token, where a key can be derived along the path.
+fn derivable<'a>(
+    state: &Shared,
+    master: &'a Entry,
+    path: &DerivationPath,
+) -> Result<(&'a Usable, Arc<dyn Hsm>), ApiError> {
+    let found = usable(master)?;
+    if let Some(error) = not_derived(state, master, found) {
+        return Err(error);
+    }
+    if let Some(step) = path.impossible(found.algorithm) {
+        let message =
+            format!("ED keys are derived by hardened steps only, and '{step}' is none: write {step}'");
+        return Err(ApiError::new(Code::KeyName, message));
+    }
+    Ok((found, state.partitions.hsm(&found.partition)?))
+}
+
+/// Why nothing is derived from a key, whatever the path.
+fn not_derived(state: &Shared, master: &Entry, found: &Usable) -> Option<ApiError> {
+    let label = master.object.label();
+    if !matches!(found.algorithm, KeyAlgorithm::Ec | KeyAlgorithm::Ed) {
+        let message = format!(
+            "keys are derived from EC and ED keys only, and '{label}' is of type {}",
+            found.algorithm
+        );
+        return Some(ApiError::new(Code::Derivation, message));
+    }
+    let derives = |hsm: Arc<dyn Hsm>| {
+        hsm.token().is_none_or(|token| token.capabilities.derived.contains(&found.algorithm))
+    };
+    match state.partitions.hsm(&found.partition).map(derives) {
+        Ok(true) => {}
+        Ok(false) => {
+            let message = format!(
+                "no key can be derived from '{label}': the token of partition {} offers no key derivation along a path",
+                found.partition
+            );
+            return Some(ApiError::new(Code::Unsupported, message));
+        }
+        Err(error) => return Some(error),
+    }
+    let status = master.object.status.as_ref();
+    if status.is_none_or(|status| status.derivation.is_none()) {
+        let message =
+            format!("no key can be derived from '{label}': it was made without derive and bip32 or slip10");
+        return Some(ApiError::new(Code::Derivation, message));
+    }
+    None
+}
+
+fn bad_name(error: &InvalidDerivation) -> ApiError {
+    ApiError::new(Code::KeyName, error.to_string())
+}
+
+/// Why an operation does not take a key that is derived for a moment. It is the caller's master key that is looked for;
+/// the slash is no way around the answer that it does not exist.
 pub async fn refusal(state: &Shared, caller: &auth::Caller, name: &str) -> ApiError {
     let derived = match DerivedName::parse(name) {
         Ok(derived) => derived,
@@ -55,37 +246,22 @@ pub async fn refusal(state: &Shared, caller: &auth::Caller, name: &str) -> ApiEr
         Err(error) => return error,
     };
     // What is said of the key is only for who may use or see it.
-    let name = master.object.metadata.name.clone().unwrap_or_default();
-    if let Err(error) = allowed(state, caller, "use", &name).await
-        && allowed(state, caller, "get", &name).await.is_err()
+    let object = master.object.name_any();
+    if let Err(error) = allowed(state, caller, "use", &object).await
+        && allowed(state, caller, "get", &object).await.is_err()
     {
         return error;
     }
-    not_derived(&master)
-}
-
-fn bad_name(error: &InvalidDerivation) -> ApiError {
-    ApiError::new(Code::KeyName, error.to_string())
-}
-
-/// Why nothing is derived from a key.
-fn not_derived(master: &Entry) -> ApiError {
-    let algorithm = match usable(master) {
-        Ok(usable) => usable.algorithm,
-        Err(error) => return error,
-    };
-    if !matches!(algorithm, KeyAlgorithm::Ec | KeyAlgorithm::Ed) {
-        let message = format!(
-            "keys are derived from EC and ED keys only, and '{}' is of type {algorithm}",
-            master.label
-        );
-        return ApiError::new(Code::Derivation, message);
+    let refused = usable(&master).map(|found| not_derived(state, &master, found));
+    match refused {
+        Err(error) | Ok(Some(error)) => error,
+        Ok(None) => {
+            let message = format!(
+                "'{name}' is derived for a moment only, to sign, verify or show attributes: keep it with derivedKey first"
+            );
+            ApiError::new(Code::Unsupported, message)
+        }
     }
-    let message = format!(
-        "no key can be derived from '{}': the token of partition {} offers no key derivation along a path",
-        master.label, master.object.spec.partition_ref.name
-    );
-    ApiError::new(Code::Unsupported, message)
 }
 
 /// Body of `POST /v1/derivedKey`.
@@ -93,38 +269,100 @@ fn not_derived(master: &Entry) -> ApiError {
 #[serde(rename_all = "camelCase")]
 pub struct DeriveBody {
     master_key_label: String,
+    master_key_password: Option<Password>,
     derivation_path: String,
-    #[serde(rename = "attributes", default, deserialize_with = "object_or_none")]
-    _attributes: Option<RequestedAttributes>,
+    #[serde(default, deserialize_with = "object_or_none")]
+    attributes: Option<RequestedAttributes>,
 }
 
-/// `POST /v1/derivedKey`.
+/// `POST /v1/derivedKey`: a key that is derived and kept.
 pub async fn derive(
     State(state): State<Shared>,
     Caller(caller): Caller,
     RequestId(request_id): RequestId,
     JsonBody(body): JsonBody<DeriveBody>,
-) -> ApiError {
-    let DeriveBody { master_key_label, derivation_path, _attributes: _ } = body;
-    if let Err(error) = DerivedName::parse(&format!("{master_key_label}/{derivation_path}"))
-        .and_then(|_| DerivationPath::parse(&derivation_path))
-    {
-        return bad_name(&error);
-    }
-    let master = match lookup(&state, &caller, &master_key_label).await {
-        Ok(master) => master,
-        Err(error) => return error,
-    };
+) -> Result<(StatusCode, Json<SignedKeyAttributes>), ApiError> {
+    let DeriveBody { master_key_label, master_key_password, derivation_path, attributes } = body;
+    let parsed = DerivedName::parse(&format!("{master_key_label}/{derivation_path}")).and_then(|name| {
+        // A master that is itself derived has a way of its own, which belongs to the path.
+        KeyLabel::new(&master_key_label)?;
+        Ok((name, DerivationPath::parse(&derivation_path)?))
+    });
+    let (name, path) = parsed.map_err(|error| bad_name(&error))?;
+    let master = lookup(&state, &caller, &master_key_label).await?;
     let about = About::Payload(derivation_path.as_bytes());
     let record = usage(&caller, &master, &request_id, "derive", None, about);
-    let name = master.object.metadata.name.clone().unwrap_or_default();
     let may = match allowed(&state, &caller, "create", "").await {
-        Ok(()) => allowed(&state, &caller, "use", &name).await,
+        Ok(()) => allowed(&state, &caller, "use", &master.object.name_any()).await,
         refused => refused,
     };
-    let error = may.err().unwrap_or_else(|| not_derived(&master));
-    record.record(Some(&error.message));
-    error
+    let may = match may {
+        Ok(()) => password::check(&state, &master, master_key_password.as_ref()).await,
+        refused => refused,
+    };
+    let checked = may.and_then(|()| new(&state, &master, &name, &path, attributes));
+    record.record(checked.as_ref().err().map(|error| error.message.as_str()));
+    let (partition, key) = checked?;
+    keys::put(&state, &caller, key, partition).await.map(|made| (StatusCode::CREATED, Json(made)))
+}
+
+/// A key that is to be derived and kept, and its partition.
+fn new(
+    state: &Shared,
+    master: &Entry,
+    name: &DerivedName,
+    path: &DerivationPath,
+    attributes: Option<RequestedAttributes>,
+) -> Result<(String, NewKey), ApiError> {
+    let (found, _) = derivable(state, master, path)?;
+    let spec = &master.object.spec;
+    if spec.password.is_some() {
+        let message = format!(
+            "no key that stays can be derived from '{}': it has a password, which the controller does not carry",
+            master.label
+        );
+        return Err(ApiError::new(Code::Unsupported, message));
+    }
+    let attributes = attributes_of(&spec.attributes, attributes)?;
+    let label = KeyLabel::stored(name.to_string())
+        .map_err(|error| ApiError::new(Code::KeyName, error.to_string()))?;
+    let key = NewKey {
+        label,
+        master: false,
+        algorithm: spec.algorithm,
+        key_size: None,
+        curve_oid: spec.curve_oid.clone(),
+        attributes,
+        policy: None,
+        password: None,
+        source: Source::Generated,
+        derived_from: Some(DerivedFrom { key: master.object.name_any(), path: path.to_string() }),
+    };
+    Ok((found.partition.clone(), key))
+}
+
+/// What a derived key may do: what was asked for, or else what its master may, but for being a master itself. It is
+/// never less protected than its master.
+fn attributes_of(
+    master: &RequestedAttributes,
+    asked: Option<RequestedAttributes>,
+) -> Result<RequestedAttributes, ApiError> {
+    let refuse = |what: &str, why: &str| {
+        Err(ApiError::new(Code::Attributes, format!("a derived key cannot be {what}: {why}")))
+    };
+    let base = master.resolved();
+    let attributes = match asked {
+        None => RequestedAttributes { derive: None, extractable: None, destroyable: None, ..master.clone() },
+        Some(asked) => asked,
+    };
+    if attributes.extractable == Some(true) && !base.extractable {
+        return refuse("extractable", "it would leave the token, which its master does not");
+    }
+    if attributes.modifiable == Some(true) && !base.modifiable {
+        return refuse("modifiable", "its master is not");
+    }
+    let modifiable = attributes.modifiable.or((!base.modifiable).then_some(false));
+    Ok(RequestedAttributes { bip32: None, slip10: None, modifiable, ..attributes })
 }
 
 /// Body of `POST /v1/importedKey`.
@@ -173,4 +411,27 @@ async fn seed_refused(state: &Shared, caller: &auth::Caller, body: &SeedBody) ->
     }
     let message = format!("the token of partition {partition} makes no master key from a seed");
     Ok(ApiError::new(Code::Unsupported, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes(json: &str) -> RequestedAttributes {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_derived_key_is_never_less_protected_than_its_master() {
+        let master = attributes(r#"{"sign":true,"derive":true,"slip10":true,"modifiable":false}"#);
+        for asked in [r#"{"sign":true,"extractable":true}"#, r#"{"sign":true,"modifiable":true}"#] {
+            assert_eq!(attributes_of(&master, Some(attributes(asked))).unwrap_err().code, Code::Attributes);
+        }
+        let copy = attributes_of(&master, None).unwrap();
+        assert_eq!(copy, attributes(r#"{"sign":true,"modifiable":false}"#));
+        // As a published client sends it.
+        let asked = attributes(r#"{"sign":true,"slip10":true,"destroyable":true}"#);
+        let own = attributes_of(&master, Some(asked)).unwrap();
+        assert_eq!(own, attributes(r#"{"sign":true,"modifiable":false,"destroyable":true}"#));
+    }
 }

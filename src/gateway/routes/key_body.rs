@@ -3,13 +3,22 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::policy_body::{self, Told};
 use crate::{
-    api::HsmKey,
+    api::{
+        HsmKey,
+        key::{Derivation, DerivedFrom, Source},
+    },
     gateway::{
         error::{ApiError, Code},
         json::object,
     },
-    model::{KeyAlgorithm, KeyAttributes, KeyLabel, RequestedAttributes, algorithm::InvalidParameter, curve},
+    model::{
+        KeyAlgorithm, KeyAttributes, KeyLabel, KeyPolicy, Password, RequestedAttributes,
+        algorithm::InvalidParameter,
+        curve,
+        derivation::{self, NoTree},
+    },
 };
 
 /// Body of `POST /v1/key`.
@@ -27,33 +36,24 @@ pub struct CreateBody {
     address_format: Option<serde_json::Value>,
     #[serde(deserialize_with = "object")]
     attributes: RequestedAttributes,
+    #[schemars(with = "Option<KeyPolicy>")]
     policy: Option<serde_json::Value>,
-}
-
-/// A password, which published clients send as characters or as a string. Only whether there is one matters.
-#[derive(Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum Password {
-    Text(String),
-    Characters(Vec<String>),
-}
-
-impl Password {
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::Text(text) => text.is_empty(),
-            Self::Characters(characters) => characters.is_empty(),
-        }
-    }
 }
 
 /// A key to make, checked.
 pub struct NewKey {
     pub label: KeyLabel,
+    /// Others are to be derived from it.
+    pub master: bool,
     pub algorithm: KeyAlgorithm,
     pub key_size: Option<u32>,
     pub curve_oid: Option<String>,
     pub attributes: RequestedAttributes,
+    pub policy: Option<KeyPolicy>,
+    pub password: Option<Password>,
+    pub source: Source,
+    /// The key that it is derived from, and the way from there.
+    pub derived_from: Option<DerivedFrom>,
 }
 
 impl CreateBody {
@@ -61,9 +61,6 @@ impl CreateBody {
     pub fn checked(self) -> Result<NewKey, ApiError> {
         let unsupported =
             |what: &str| Err(ApiError::new(Code::Unsupported, format!("{what} are not served yet")));
-        if self.password.is_some_and(|password| !password.is_empty()) {
-            return unsupported("key passwords");
-        }
         if self.id.is_some_and(|id| !id.is_empty()) {
             return unsupported("ids chosen by the caller");
         }
@@ -81,14 +78,11 @@ impl CreateBody {
                 return Err(ApiError::new(Code::Validation, "algorithm or algorithmOid is missing"));
             }
         };
-        if self.policy.is_some_and(|policy| !policy.is_null()) {
-            if algorithm.row().asymmetric {
-                return unsupported("key policies");
-            }
-            // As the contract has it: clients send one with every key.
-            tracing::warn!(label = label.as_str(), %algorithm, "the policy of a symmetric key is ignored");
-        }
+        let policy = policy_body::read(self.policy.as_ref(), label.as_str(), algorithm, &self.attributes)?;
         if self.address_format.is_some_and(|format| !format.is_null()) {
+            if policy.is_some() {
+                return unsupported("addresses of keys");
+            }
             return Err(ApiError::new(Code::Address, "only keys with a policy have an address"));
         }
         // Published clients send 0 for algorithms without sizes.
@@ -105,7 +99,17 @@ impl CreateBody {
             ApiError::new(code, error.to_string())
         })?;
         let row = algorithm.row();
+        let master = derivation::is_master(&self.attributes, algorithm, curve_oid.as_deref());
+        let master = master.map_err(|error| {
+            let code = match &error {
+                NoTree::Algorithm(_) => Code::Derivation,
+                NoTree::Curve(_) | NoTree::Cardano => Code::Unsupported,
+                NoTree::NotDerive => Code::Attributes,
+            };
+            ApiError::new(code, error.to_string())
+        })?;
         Ok(NewKey {
+            master,
             label,
             algorithm,
             key_size: key_size.filter(|_| {
@@ -116,6 +120,10 @@ impl CreateBody {
             }),
             curve_oid: curve_oid.and_then(|oid| curve::by_oid(&oid)).map(|curve| curve.oid.to_owned()),
             attributes: self.attributes,
+            policy,
+            password: self.password.filter(|password| !password.is_empty()),
+            source: Source::Generated,
+            derived_from: None,
         })
     }
 }
@@ -124,6 +132,7 @@ impl CreateBody {
 #[derive(Deserialize, JsonSchema)]
 pub struct NameBody {
     pub label: String,
+    pub password: Option<Password>,
 }
 
 /// A key's attributes with their attestation: answer of three endpoints.
@@ -146,7 +155,7 @@ struct Json {
     algorithm: &'static str,
     algorithm_oid: &'static str,
     curve_oid: Option<String>,
-    derived_attributes: Option<String>,
+    derived_attributes: Option<DerivedAttributes>,
     key_size: Option<i32>,
     key_usage_count: i32,
     create_time: String,
@@ -154,7 +163,21 @@ struct Json {
     public_key: Option<String>,
     address_truncated: Option<String>,
     attributes: KeyAttributes,
-    policy: Option<String>,
+    policy: Option<Told>,
+}
+
+/// Place of a key in a tree of keys.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct DerivedAttributes {
+    derivation_type: String,
+    derivation_value: String,
+}
+
+impl From<Derivation> for DerivedAttributes {
+    fn from(Derivation { kind, value }: Derivation) -> Self {
+        Self { derivation_type: kind, derivation_value: value }
+    }
 }
 
 impl SignedKeyAttributes {
@@ -172,7 +195,7 @@ impl SignedKeyAttributes {
                 algorithm: row.echo,
                 algorithm_oid: key.spec.algorithm.oid(status.curve_oid.as_deref()),
                 curve_oid: status.curve_oid,
-                derived_attributes: None,
+                derived_attributes: status.derivation.map(DerivedAttributes::from),
                 key_size: status.key_size,
                 key_usage_count: 0,
                 create_time: status.create_time.unwrap_or_default(),
@@ -180,7 +203,7 @@ impl SignedKeyAttributes {
                 public_key: status.public_key,
                 address_truncated: None,
                 attributes: status.attributes.unwrap_or_default(),
-                policy: None,
+                policy: key.spec.policy.as_ref().map(|policy| Told::of(policy, status.blocked)),
             },
             xml: attestation.xml,
             xml_signature: attestation.xml_signature,

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{key_facts, keys};
+use super::{exports, key_facts, keys};
 use crate::gateway::{
     Shared,
     error::{ApiError, Code},
@@ -30,13 +30,13 @@ pub async fn get(
         (!name.is_empty()).then_some(name)
     };
     if let Some(name) = named("/attributes") {
-        return Ok(keys::describe(&state, &caller, &name).await?.into_response());
+        return Ok(keys::describe(&state, &caller, &name, None).await?.into_response());
     }
     if let Some(name) = named("/address") {
-        return Err(key_facts::no_address(&state, &caller, &name).await);
+        return Err(key_facts::no_address(&state, &caller, &name, None).await);
     }
     if let Some(name) = named("/export/plain") {
-        return Err(key_facts::no_export(&state, &caller, &request_id, &name).await);
+        return Ok(exports::plain(&state, &caller, &request_id, &name, None).await?.into_response());
     }
     Err(other_path(path, "GET"))
 }

@@ -19,11 +19,13 @@ use tokio::time::timeout;
 use super::{
     derived,
     key_body::{CreateBody, NameBody, NewKey, SignedKeyAttributes},
+    password::{self, Laid},
 };
 use crate::{
     api::{
         HsmKey, LocalRef, condition,
         key::{DeletionPolicy, HsmKeySpec},
+        password::PasswordRef,
     },
     attestation::{Bundle, chain},
     auth::{self, Action},
@@ -33,7 +35,7 @@ use crate::{
         extract::{Caller, JsonBody, PathName},
         openapi::Document,
     },
-    model::{KeyLabel, name::InvalidLabel},
+    model::{KeyLabel, Password, name::InvalidLabel},
     service::directory::{Entry, Usable},
 };
 
@@ -95,7 +97,26 @@ pub async fn create(
             ),
         ));
     }
-    let taken = || ApiError::new(Code::KeyExists, "Could not create key. The key name is already in use.");
+    if let Some(token) = hsm.token()
+        && new.master
+        && !token.capabilities.derived.contains(&new.algorithm)
+    {
+        let message = format!(
+            "the token '{}' of partition {partition} derives no {} keys along a path: leave out bip32 and slip10",
+            token.label, new.algorithm
+        );
+        return Err(ApiError::new(Code::Unsupported, message));
+    }
+    put(&state, &caller, new, partition).await.map(|made| (StatusCode::CREATED, Json(made)))
+}
+
+/// Makes an HsmKey of which nothing is there yet, as far as is known, and waits until it is Ready.
+pub(super) async fn put(
+    state: &Shared,
+    caller: &auth::Caller,
+    mut new: NewKey,
+    partition: String,
+) -> Result<SignedKeyAttributes, ApiError> {
     if state.directory.claimed(&partition, new.label.as_str()) {
         return Err(taken());
     }
@@ -103,8 +124,26 @@ pub async fn create(
         let message = format!("no keys can be made on partition {partition} at the moment: {why}");
         return Err(ApiError::new(Code::Busy, message));
     }
-    let api = Api::<HsmKey>::namespaced(client(&state)?, &caller.namespace);
-    let made = match api.create(&PostParams::default(), &object(&new, partition, &caller)).await {
+    let api = Api::<HsmKey>::namespaced(client(state)?, &caller.namespace);
+    let mut wanted = object(&new, partition, caller);
+    // Before the key that refers to it: a key is never there without the password that was asked for.
+    let laid = match new.password.take() {
+        Some(password) => Some(Laid::down(state, &caller.namespace, &wanted.name_any(), &password).await?),
+        None => None,
+    };
+    wanted.spec.password = laid.as_ref().map(|laid| PasswordRef { secret_name: laid.name.clone() });
+    let made = api.create(&PostParams::default(), &wanted).await;
+    // Of what the API server did not refuse, nobody knows whether it came to be.
+    let refused = match &made {
+        Ok(made) => password::is_whole(&wanted, made).is_err(),
+        Err(error) => matches!(error, kube::Error::Api(status) if status.code < 500),
+    };
+    if let Some(laid) = laid
+        && refused
+    {
+        laid.take_back(state).await;
+    }
+    let made = match made {
         Ok(made) => made,
         Err(kube::Error::Api(status)) if status.code == 409 => {
             return Err(another_label(&api, &new.label).await.unwrap_or_else(taken));
@@ -115,15 +154,29 @@ pub async fn create(
         Err(error) => return Err(api_error(&error)),
     };
     state.metrics.wrote("HsmKey", "create");
+    if let Err(error) = password::is_whole(&wanted, &made) {
+        take_back(state, &api, &made).await;
+        return Err(error);
+    }
+    finished(state, caller, &api, &new.label, &made).await
+}
+
+/// What a key is, when it is Ready. One that will not be is taken back.
+pub(super) async fn finished(
+    state: &Shared,
+    caller: &auth::Caller,
+    api: &Api<HsmKey>,
+    label: &KeyLabel,
+    made: &HsmKey,
+) -> Result<SignedKeyAttributes, ApiError> {
     let name = made.name_any();
-    let outcome = settled(&state, &caller.namespace, &made).await;
-    match outcome {
-        Settled::Ready(answer) => Ok((StatusCode::CREATED, Json(*answer))),
+    match settled(state, &caller.namespace, made).await {
+        Settled::Ready(answer) => Ok(*answer),
         Settled::Stalled { reason, mut error } => {
             // What left nothing on the token may leave nothing in the cluster either. A key that is there and
             // would stay keeps its object: it would belong to nobody.
             if made.spec.deletion_policy == DeletionPolicy::Destroy || BEFOREHAND.contains(&reason.as_str()) {
-                take_back(&state, &api, &made).await;
+                take_back(state, api, made).await;
             } else {
                 error.message += &format!("; HsmKey {}/{name} is kept", caller.namespace);
             }
@@ -132,15 +185,19 @@ pub async fn create(
         Settled::Late => Err(ApiError::new(
             Code::Timeout,
             format!(
-                "the key '{}' is still being made; HsmKey {}/{name} says how far it is",
-                new.label, caller.namespace
+                "the key '{label}' is still being made; HsmKey {}/{name} says how far it is",
+                caller.namespace
             ),
         )),
     }
 }
 
+pub(super) fn taken() -> ApiError {
+    ApiError::new(Code::KeyExists, "Could not create key. The key name is already in use.")
+}
+
 /// What is said where the name of the object is taken and the label is not: somebody made it with a label of its own.
-async fn another_label(api: &Api<HsmKey>, label: &KeyLabel) -> Option<ApiError> {
+pub(super) async fn another_label(api: &Api<HsmKey>, label: &KeyLabel) -> Option<ApiError> {
     let name = label.object_name();
     let found = timeout(LOOKUP_WAIT, api.get_opt(&name)).await.ok()?.ok()??;
     let theirs = found.label();
@@ -152,7 +209,7 @@ async fn another_label(api: &Api<HsmKey>, label: &KeyLabel) -> Option<ApiError> 
     })
 }
 
-fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
+pub(super) fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
     let label = new.label.as_str();
     let name = new.label.object_name();
     // A key that may be destroyed is destroyed when it is deleted over REST, as the contract has it.
@@ -163,13 +220,17 @@ fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
             partition_ref: LocalRef { name: partition },
             label: (label != name).then(|| label.to_owned()),
             algorithm: new.algorithm,
+            source: new.source,
             key_size: new.key_size.and_then(|size| i32::try_from(size).ok()),
             curve_oid: new.curve_oid.clone(),
             attributes: new.attributes.clone(),
             adopt: false,
             deletion_policy: if destroyable { DeletionPolicy::Destroy } else { DeletionPolicy::Retain },
             public_key_secret_name: None,
+            derived_from: new.derived_from.clone(),
             certificate: None,
+            policy: new.policy.clone(),
+            password: None,
         },
     );
     key.metadata = ObjectMeta {
@@ -178,6 +239,11 @@ fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> HsmKey {
         ..key.metadata
     };
     key
+}
+
+/// Bytes as bodies have them.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 enum Settled {
@@ -227,7 +293,7 @@ fn stalled(key: &HsmKey) -> Option<(&str, ApiError)> {
     Some((&stalled.reason, ApiError::new(code, stalled.message.clone())))
 }
 
-async fn take_back(state: &Shared, api: &Api<HsmKey>, made: &HsmKey) {
+pub(super) async fn take_back(state: &Shared, api: &Api<HsmKey>, made: &HsmKey) {
     let only_this = Preconditions { uid: made.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
     state.metrics.wrote("HsmKey", "delete");
@@ -251,7 +317,7 @@ pub async fn attributes(
     Caller(caller): Caller,
     JsonBody(body): JsonBody<NameBody>,
 ) -> Result<Json<SignedKeyAttributes>, ApiError> {
-    describe(&state, &caller, &body.label).await
+    describe(&state, &caller, &body.label, body.password.as_ref()).await
 }
 
 /// What a key is, for both forms of asking.
@@ -259,13 +325,12 @@ pub async fn describe(
     state: &Shared,
     caller: &auth::Caller,
     label: &str,
+    given: Option<&Password>,
 ) -> Result<Json<SignedKeyAttributes>, ApiError> {
-    let entry = lookup(state, caller, label).await?;
-    allowed(state, caller, "get", &entry.object.name_any()).await?;
-    usable(&entry)?;
-    SignedKeyAttributes::of(&entry.object)
-        .map(Json)
-        .ok_or_else(|| ApiError::new(Code::Busy, format!("the key '{label}' is not attested yet")))
+    let named = derived::named(state, caller, label).await?;
+    allowed(state, caller, "get", &named.entry.object.name_any()).await?;
+    named.unlock_to_show(state, given).await?;
+    named.described(state).await.map(Json)
 }
 
 /// `POST /v1/key/keyAttestation`: the attestation as a zip.
@@ -277,6 +342,7 @@ pub async fn attestation(
     let entry = lookup(&state, &caller, &body.label).await?;
     allowed(&state, &caller, "get", &entry.object.name_any()).await?;
     let usable = usable(&entry)?;
+    password::check_if_given(&state, &entry, body.password.as_ref()).await?;
     let incomplete = || ApiError::new(Code::Busy, format!("the key '{}' is not attested yet", body.label));
     let statement =
         entry.object.status.as_ref().and_then(|status| status.attestation.as_ref()).ok_or_else(incomplete)?;
@@ -308,7 +374,7 @@ pub async fn remove(
     Caller(caller): Caller,
     PathName(name): PathName,
 ) -> Result<StatusCode, ApiError> {
-    delete(&state, &caller, &name).await
+    delete(&state, &caller, &name, None).await
 }
 
 /// `POST /v1/key/deleteKey`.
@@ -317,17 +383,23 @@ pub async fn remove_by_body(
     Caller(caller): Caller,
     JsonBody(body): JsonBody<NameBody>,
 ) -> Result<StatusCode, ApiError> {
-    delete(&state, &caller, &body.label).await
+    delete(&state, &caller, &body.label, body.password.as_ref()).await
 }
 
-async fn delete(state: &Shared, caller: &auth::Caller, label: &str) -> Result<StatusCode, ApiError> {
-    if KeyLabel::new(label).is_err() {
+async fn delete(
+    state: &Shared,
+    caller: &auth::Caller,
+    label: &str,
+    given: Option<&Password>,
+) -> Result<StatusCode, ApiError> {
+    if KeyLabel::new(label).is_err() && state.directory.find(&caller.namespace, label).is_none() {
         // A key that is derived for a moment is not there to be deleted.
         return Err(ApiError::no_key(label));
     }
     let entry = lookup(state, caller, label).await?;
     let name = entry.object.name_any();
     allowed(state, caller, "delete", &name).await?;
+    password::check_if_given(state, &entry, given).await?;
     let spec = &entry.object.spec;
     if spec.attributes.destroyable != Some(true) {
         return Err(ApiError::new(Code::Forbidden, format!("the key '{label}' is not destroyable")));
@@ -393,6 +465,10 @@ pub async fn lookup(state: &Shared, caller: &auth::Caller, label: &str) -> Resul
     }
     let checked = match KeyLabel::new(label) {
         Ok(checked) => checked,
+        // One that is derived and kept, and not Ready.
+        Err(InvalidLabel::Derivation) if known.is_some() => {
+            return known.ok_or_else(|| ApiError::no_key(label));
+        }
         Err(InvalidLabel::Derivation) => return Err(Box::pin(derived::refusal(state, caller, label)).await),
         Err(_) => return Err(ApiError::no_key(label)),
     };

@@ -2,16 +2,25 @@
 
 mod certificate_body;
 mod certificates;
+mod change_password;
 mod ciphers;
 mod data_objects;
 mod derived;
+mod exports;
+mod files;
+mod import_body;
+mod imports;
 mod key_body;
 mod key_facts;
 mod key_paths;
 mod keys;
 mod log;
 mod operations;
+mod password;
+mod policy_body;
 mod service;
+mod timestamps;
+mod wraps;
 
 use std::{sync::Arc, time::Instant};
 
@@ -38,11 +47,17 @@ pub fn document(document: &mut Document) {
     service::document(document);
     keys::document(document);
     key_facts::document(document);
+    change_password::document(document);
+    imports::document(document);
+    exports::document(document);
     derived::document(document);
     log::document(document);
     data_objects::document(document);
     operations::document(document);
     ciphers::document(document);
+    wraps::document(document);
+    files::document(document);
+    timestamps::document(document);
     certificates::document(document);
 }
 
@@ -79,8 +94,9 @@ fn routes() -> Routes {
         .route("/v1/key/deleteKey", post(keys::remove_by_body).delete(keys::remove))
         .route("/v1/key/keyAttestation", post(keys::attestation).delete(keys::remove))
         .route("/v1/key/address", post(key_facts::address).delete(keys::remove))
-        .route("/v1/key/changePassword", post(key_facts::change_password).delete(keys::remove))
-        .route("/v1/key/export/plain", post(key_facts::export).get(key_facts::export_of_nothing))
+        .route("/v1/key/changePassword", post(change_password::change_password).delete(keys::remove))
+        .route("/v1/key/export/plain", post(exports::export).get(exports::export_of_nothing))
+        .route("/v1/key/import/plain", post(imports::import))
         .route(
             "/v1/key/{*name}",
             delete(keys::remove).get(key_paths::get).head(key_paths::other).fallback(key_paths::other),
@@ -99,6 +115,11 @@ fn routes() -> Routes {
         .route("/v1/synchronousHmac", post(ciphers::hmac))
         .route("/v1/encrypt", post(ciphers::encrypt))
         .route("/v1/synchronousDecrypt", post(ciphers::decrypt))
+        .route("/v1/wrap", post(wraps::wrap))
+        .route("/v1/synchronousUnwrap", post(wraps::unwrap))
+        .route("/v1/createRfcTimestamp", post(timestamps::create))
+        .route("/v1/fileEncrypt", post(files::encrypt))
+        .route("/v1/synchronousFileDecrypt", post(files::decrypt))
         .route("/v1/certificate/synchronous/request", post(certificates::request))
         .route("/v1/certificate/synchronous/request/download", post(certificates::request_file))
         .route("/v1/certificate/synchronous/selfsign", post(certificates::self_sign))

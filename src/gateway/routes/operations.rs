@@ -18,7 +18,7 @@ use crate::{
         openapi::Document,
     },
     model::{
-        SignatureAlgorithm, SignatureType,
+        Password, SignatureAlgorithm, SignatureType,
         payload::{InvalidPayload, PayloadType},
     },
     public_key::VerifyError,
@@ -31,7 +31,9 @@ use crate::{
 
 use super::{
     ciphers::{VerifyHmacRequest, verify_hmac},
-    keys::{allowed, lookup},
+    derived::{self, Key},
+    keys::allowed,
+    password,
 };
 
 /// What the document says of these endpoints.
@@ -58,9 +60,25 @@ struct SignRequest {
     payload: String,
     payload_type: Option<PayloadType>,
     sign_key_name: String,
+    key_password: Option<Password>,
     signature_algorithm: SignatureAlgorithm,
     signature_type: Option<SignatureType>,
     signed_approvals: Option<Vec<String>>,
+    context: Option<String>,
+    auxiliary_random_data: Option<String>,
+    taproot_tweak_data: Option<String>,
+    merkle_root_data: Option<String>,
+}
+
+impl SignRequest {
+    /// Whether it asks for a signature of BIP-340 that only the vendor's parameters give, which are not public. Without
+    /// them, another key would sign.
+    const fn needs_parameters(&self) -> bool {
+        matches!(self.signature_algorithm, SignatureAlgorithm::NoneWithEcSchnorrBip0340)
+            && (self.auxiliary_random_data.is_some()
+                || self.taproot_tweak_data.is_some()
+                || self.merkle_root_data.is_some())
+    }
 }
 
 /// Answer of `POST /v1/synchronousSign`; strict clients refuse a further member.
@@ -79,14 +97,24 @@ pub async fn sign(
 ) -> Result<Json<SignAnswer>, ApiError> {
     let request = body.sign_request;
     let payload = request.payload_type.unwrap_or_default().decode(&request.payload).map_err(bad_payload)?;
-    if request.signed_approvals.is_some_and(|approvals| !approvals.is_empty()) {
+    if request.signed_approvals.as_ref().is_some_and(|approvals| !approvals.is_empty()) {
         return Err(ApiError::new(Code::Unsupported, "signedApprovals are not served yet"));
     }
-    let entry = lookup(&state, &caller, &request.sign_key_name).await?;
+    // To sign without it would be to sign something else.
+    if request.context.as_ref().is_some_and(|context| !context.is_empty()) {
+        return Err(ApiError::new(Code::Unsupported, "a context of ML_DSA or SLH_DSA is not served yet"));
+    }
+    if request.needs_parameters() {
+        let message = "auxiliaryRandomData, taprootTweakData and merkleRootData are not served: how a token takes them is not public";
+        return Err(ApiError::new(Code::Unsupported, message));
+    }
+    let named = derived::named(&state, &caller, &request.sign_key_name).await?;
+    let entry = &named.entry;
     let (algorithm, about) = (Some(request.signature_algorithm.name()), About::Payload(&payload));
-    let record = usage(&caller, &entry, &request_id, "sign", algorithm, about);
-    may_use(&state, &caller, &entry, &record).await?;
-    let usable = super::keys::usable(&entry)?;
+    let record = usage(&caller, entry, &request_id, "sign", algorithm, about);
+    may_use(&state, &caller, entry, &record).await?;
+    password::unlock(&state, entry, request.key_password.as_ref(), &record).await?;
+    let Key { usable, path } = named.key(&state).await?;
     let (hsm, verify) = state.partitions.to_sign_with(&usable.partition)?;
     record.record(None);
     let job = Job {
@@ -95,10 +123,10 @@ pub async fn sign(
         payload: payload.clone().into(),
         verify,
     };
-    let signed = state.signer.sign(hsm.as_ref(), usable, job).await;
+    let signed = state.signer.sign_at(hsm.as_ref(), &usable, path, job).await;
     let signature = signed.inspect_err(|error| {
         if let SignError::Hsm(error) = error {
-            state.missed.note(state.client.as_ref(), &entry, error);
+            state.missed.note(state.client.as_ref(), entry, error);
         }
     })?;
     Ok(Json(SignAnswer { signature: STANDARD.encode(signature) }))
@@ -123,6 +151,7 @@ struct VerifyRequest {
     payload: String,
     #[schemars(extend("contentEncoding" = "base64"))]
     signature: String,
+    master_key_password: Option<Password>,
 }
 
 /// Answer of `POST /v1/verify`.
@@ -151,11 +180,14 @@ pub async fn verify(
     let signature = STANDARD
         .decode(&request.signature)
         .map_err(|_| ApiError::new(Code::Encoding, "The 'signature' is not valid 'base64' encoded."))?;
-    let entry = lookup(&state, &caller, &request.sign_key_name).await?;
+    let named = derived::named(&state, &caller, &request.sign_key_name).await?;
+    let entry = &named.entry;
     let (algorithm, about) = (Some(request.signature_algorithm.name()), About::Payload(&payload));
-    let record = usage(&caller, &entry, &request_id, "verify", algorithm, about);
-    may_use(&state, &caller, &entry, &record).await?;
-    let usable = super::keys::usable(&entry)?;
+    let record = usage(&caller, entry, &request_id, "verify", algorithm, about);
+    may_use(&state, &caller, entry, &record).await?;
+    let shown = named.unlock_to_verify(&state, request.master_key_password.as_ref()).await;
+    shown.inspect_err(|refused| record.record(Some(&refused.message)))?;
+    let Key { usable, .. } = named.key(&state).await?;
     record.record(None);
     let public = usable.public.as_ref().ok_or_else(|| {
         ApiError::new(

@@ -79,6 +79,14 @@ impl Chain {
         &self.der[0]
     }
 
+    /// All of them, the key's own first.
+    ///
+    /// # Errors
+    /// None: all were read before.
+    pub fn certificates(&self) -> Result<Vec<Certificate>, der::Error> {
+        self.der.iter().map(|der| Certificate::from_der(der)).collect()
+    }
+
     /// Begin of the certificate's validity.
     #[must_use]
     pub fn not_before(&self) -> Timestamp {

@@ -19,16 +19,19 @@ pub fn probe(token: &Token) -> Result<Findings, HsmError> {
         bytes(CKA_SUBPRIME, SUBPRIME),
         bytes(CKA_BASE, BASE),
     ];
-    let (name, means) = (Probe::Dsa.name(), "keys of this type are not served");
+    let (name, means) = (Probe::Dsa.name(), "keys of this type are not made");
     let session = token.session()?;
-    let signed = Pair::make(&session, CKM_DSA_KEY_PAIR_GEN, &specific)
-        .and_then(|pair| session.sign(&Mechanism::plain(CKM_DSA), pair.private, &[0x5a; 20]));
-    findings.quirks.push(match signed {
-        Ok(_) => Quirk::usual(name, "works", means),
+    match Pair::make(&session, CKM_DSA_KEY_PAIR_GEN, &specific) {
+        Ok(pair) => {
+            findings.refuted_signatures = refuted(token, &session, pair.private, KeyShape::Dsa(20));
+            findings.quirks.extend(refusals(&findings.refuted_signatures));
+            findings.quirks.push(Quirk::usual(name, "works", means));
+        }
         Err(failure) => {
             let error = settled(failure)?;
-            Quirk::odd(name, format!("listed and refused ({})", word(&error)), means)
+            findings.refuted_keys = refuted_key(token, &error, KeyAlgorithm::Dsa);
+            findings.quirks.push(Quirk::odd(name, format!("listed and refused ({})", word(&error)), means));
         }
-    });
+    }
     Ok(findings)
 }

@@ -1,7 +1,5 @@
 //! Encryption and decryption in one go.
 
-use zeroize::Zeroizing;
-
 use super::*;
 
 /// More than any cipher adds to its input: a block of padding and a tag, or the block of the largest RSA key.
@@ -55,7 +53,7 @@ pub enum CipherParameter<'a> {
 impl Cipher<'_> {
     /// Uses it, until the end of the operation: some modules read the parameters late, and some put an initialization
     /// vector of their own in place of the given one, which is returned.
-    fn with<T>(&self, use_it: impl FnOnce(*mut CK_MECHANISM) -> T) -> (T, Vec<u8>) {
+    pub(super) fn with<T>(&self, use_it: impl FnOnce(*mut CK_MECHANISM) -> T) -> (T, Vec<u8>) {
         let whole = |parameter: *mut c_void, length: usize| {
             let mut mechanism = CK_MECHANISM {
                 mechanism: self.kind,

@@ -1,0 +1,156 @@
+//! Keys that are derived from others.
+
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+
+use super::{plan::Refusal, report::Done};
+use crate::{
+    api::{HsmKey, key::DerivedFrom},
+    controller::{context::Context, password},
+    hsm::protocol::{DerivedTemplate, KeyTemplate, Request},
+    model::{curve, derivation::DerivationPath},
+    service::directory::Usable,
+};
+
+/// Reason of a key that waits for the one it is derived from.
+pub const MASTER_NOT_READY: &str = "MasterNotReady";
+
+/// What is asked of the token for a derived key, or why it is not asked.
+pub fn request(
+    key: &HsmKey,
+    from: &DerivedFrom,
+    template: KeyTemplate,
+    ctx: &Context,
+) -> Result<Request, Done> {
+    let name = ObjectRef::new(&from.key).within(&key.namespace().unwrap_or_default());
+    let known = ctx.keys.get(&name);
+    let master = known.as_ref().and_then(|guarded| guarded.0.as_ref().ok());
+    let Some(master) = master else {
+        let message = format!("there is no HsmKey {} to derive from", from.key);
+        return Err(Done::Waiting(MASTER_NOT_READY, message));
+    };
+    let refuse = |reason, message: String| Err(Done::Refused(Refusal { reason, message }));
+    if let Some(why) = mismatch(key, from, master) {
+        return refuse("InvalidSpec", why);
+    }
+    // Whoever asked over REST may have given it, and whoever wrote a manifest did not.
+    if master.spec.password.is_some() {
+        let message = format!(
+            "HsmKey {} has a password, which the controller does not carry: keys are derived from it for a moment only",
+            from.key
+        );
+        return refuse(password::REASON, message);
+    }
+    let Some(usable) = Usable::of(master) else {
+        return Err(Done::Waiting(MASTER_NOT_READY, format!("HsmKey {} is not Ready", from.key)));
+    };
+    if master.status.as_ref().is_none_or(|status| status.derivation.is_none()) {
+        let message = format!(
+            "nothing can be derived from HsmKey {}: it was made without attributes.bip32 and slip10",
+            from.key
+        );
+        return refuse("InvalidSpec", message);
+    }
+    let path = DerivationPath::parse(&from.path)
+        .map_err(|error| Done::Refused(Refusal { reason: "InvalidSpec", message: error.to_string() }))?;
+    Ok(Request::Derive(Box::new(DerivedTemplate { template, master: usable.id, path })))
+}
+
+/// What of a key does not go with the one it is to be derived from.
+fn mismatch(key: &HsmKey, from: &DerivedFrom, master: &HsmKey) -> Option<String> {
+    let (spec, other) = (&key.spec, &master.spec);
+    let oid = |given: &Option<String>| given.as_deref().and_then(curve::by_oid).map(|curve| curve.oid);
+    let label = format!("{}/{}", master.label(), from.path);
+    if spec.partition_ref != other.partition_ref {
+        return Some(format!("HsmKey {} is on partition {}", from.key, other.partition_ref.name));
+    }
+    if spec.algorithm != other.algorithm || oid(&spec.curve_oid) != oid(&other.curve_oid) {
+        return Some(format!("HsmKey {} is of another algorithm or on another curve", from.key));
+    }
+    (key.label() != label).then(|| format!("the label of this key has to be '{label}'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher::Event};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        controller::context::Guarded,
+        model::{KeyAlgorithm, KeyId, KeyLabel, RequestedAttributes},
+    };
+
+    /// What is asked of the token for `m/0'/1` while the cluster has this object, or the reason why nothing is.
+    fn asked(master: Option<serde_json::Value>) -> Result<DerivedTemplate, &'static str> {
+        let (keys, mut seen) = reflector::store::<Guarded<HsmKey>>();
+        let ctx = Context::alone(kube::Client::new(axum::Router::new(), "default"), keys);
+        if let Some(master) = master {
+            seen.apply_watcher_event(&Event::Apply(serde_json::from_value(master).unwrap()));
+        }
+        let from = DerivedFrom { key: "m".into(), path: "0'/1".into() };
+        let mut derived = key(json!({"label": "m/0'/1"}));
+        derived.metadata.namespace = Some("ns".into());
+        let template = KeyTemplate {
+            id: KeyId::for_purpose("child"),
+            label: KeyLabel::stored("m/0'/1").unwrap(),
+            algorithm: KeyAlgorithm::Ec,
+            key_size: None,
+            curve_oid: None,
+            attributes: RequestedAttributes::default().resolved(),
+        };
+        match request(&derived, &from, template, &ctx) {
+            Ok(Request::Derive(wanted)) => Ok(*wanted),
+            Ok(other) => panic!("{other:?}"),
+            Err(Done::Waiting(reason, _) | Done::Refused(Refusal { reason, .. })) => Err(reason),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    fn master(ready: bool, chain: bool) -> serde_json::Value {
+        let derivation = json!({"type": "SLIP-10", "value": "AB"});
+        json!({
+            "apiVersion": "hsm-operator.io/v1alpha1", "kind": "HsmKey",
+            "metadata": {"name": "m", "namespace": "ns", "uid": "u"},
+            "spec": {"partitionRef": {"name": "p"}, "algorithm": "EC", "curveOid": "1.3.132.0.10"},
+            "status": {
+                "keyId": KeyId::for_purpose("master").to_string(),
+                "derivation": if chain { derivation } else { serde_json::Value::Null },
+                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }, "reason": "r",
+                    "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            },
+        })
+    }
+
+    #[tokio::test]
+    async fn the_master_is_waited_for_and_has_to_be_one() {
+        assert_eq!(asked(None).unwrap_err(), MASTER_NOT_READY);
+        assert_eq!(asked(Some(master(false, true))).unwrap_err(), MASTER_NOT_READY);
+        assert_eq!(asked(Some(master(true, false))).unwrap_err(), "InvalidSpec");
+        let wanted = asked(Some(master(true, true))).unwrap();
+        assert_eq!(wanted.master, KeyId::for_purpose("master"));
+        assert_eq!((wanted.path.to_string().as_str(), wanted.template.label.as_str()), ("0'/1", "m/0'/1"));
+    }
+
+    fn key(spec: serde_json::Value) -> HsmKey {
+        let mut whole = json!({"partitionRef": {"name": "p"}, "algorithm": "EC", "curveOid": "1.3.132.0.10"});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        HsmKey::new("m", serde_json::from_value(whole).unwrap())
+    }
+
+    #[test]
+    fn a_key_goes_with_the_one_it_is_derived_from() {
+        let from = DerivedFrom { key: "m".into(), path: "0'/1".into() };
+        let wrong = |derived: serde_json::Value, master: serde_json::Value| {
+            mismatch(&key(derived), &from, &key(master)).unwrap_or_default()
+        };
+        assert_eq!(wrong(json!({"label": "M/0'/1"}), json!({"label": "M"})), "");
+        assert_eq!(wrong(json!({"label": "m/0'/1"}), json!({})), "");
+        assert_eq!(wrong(json!({"label": "x/0'/1"}), json!({})), "the label of this key has to be 'm/0'/1'");
+        let elsewhere = json!({"partitionRef": {"name": "q"}});
+        assert_eq!(wrong(json!({"label": "m/0'/1"}), elsewhere), "HsmKey m is on partition q");
+        for other in [json!({"algorithm": "ED"}), json!({"curveOid": "1.2.840.10045.3.1.7"})] {
+            let why = wrong(json!({"label": "m/0'/1"}), other);
+            assert_eq!(why, "HsmKey m is of another algorithm or on another curve");
+        }
+    }
+}

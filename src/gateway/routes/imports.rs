@@ -1,0 +1,360 @@
+//! Keys that are brought to a token.
+//!
+//! First there is the object, then the key on the token under the object's own id, put there by the gateway's token-host,
+//! and then the controller finds it, attests it and says that it is Ready. What a death in between leaves is an object that
+//! waits for its key, which the same request brings once more.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Json, extract::State, http::StatusCode};
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tokio::time::timeout;
+use zeroize::Zeroize;
+
+use super::{
+    import_body::{Checked, ImportBody},
+    key_body::{NewKey, SignedKeyAttributes},
+    keys::{LOOKUP_WAIT, allowed, another_label, api_error, client, finished, object, take_back, taken},
+    password::is_whole,
+};
+use crate::{
+    api::{HsmKey, IMPORTING, certificate::CertificateSpec},
+    auth,
+    gateway::{
+        Shared,
+        error::{ApiError, Code},
+        extract::{Caller, RawBody, RequestId},
+        json,
+        openapi::Document,
+    },
+    hsm::{
+        Hsm,
+        import::{Import, Origin, SIGNED, Untold},
+        protocol::{HsmError, KeyTemplate, Kind, Reply, Request},
+    },
+    model::{KeyId, curve},
+    public_key::PublicKey,
+    service::{
+        audit::{About, Use},
+        sign::unexpected,
+    },
+    telemetry::logs,
+};
+
+/// What the document says of this endpoint.
+pub fn document(document: &mut Document) {
+    document.group("Keys");
+    let import = document.post("/v1/key/import/plain", "importPlainKey", "Brings a key to the token");
+    import.takes::<ImportBody>().gives::<SignedKeyAttributes>(201, "the key").of_the_token();
+}
+
+/// How long an object whose import was begun is left to whoever began it. Nothing is begun on a token that was asked for
+/// more than half as long ago.
+const BEGUN: SignedDuration = SignedDuration::from_secs(60);
+/// How long a key is waited for of which it is not known whether it got on the token: the controller looks every 30 s.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(45);
+
+/// `POST /v1/key/import/plain`.
+pub async fn import(
+    State(state): State<Shared>,
+    Caller(caller): Caller,
+    RequestId(request_id): RequestId,
+    RawBody(body): RawBody,
+) -> Result<(StatusCode, Json<SignedKeyAttributes>), ApiError> {
+    let read = json::parse::<ImportBody>(&body);
+    // Nobody else has it, unless the connection does.
+    if let Ok(mut bytes) = body.try_into_mut() {
+        bytes.as_mut().zeroize();
+    }
+    let Checked { new, key, certificate } = read?.checked()?;
+    let what = Arrival { operation: "import", method: None, new, certificate };
+    what.may_create(&state, &caller, &request_id).await?;
+    let (partition, hsm) = state.partitions.for_namespace(&caller.namespace)?;
+    let public = Public { known: key.spki(), claimed: key.claimed };
+    let answer = what.bring(&state, &caller, &partition, hsm, public, Origin::Plain(key.material)).await?;
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// What is known of the public half of a key that is brought.
+#[derive(Default)]
+pub(super) struct Public {
+    /// It is so.
+    pub known: Option<Bytes>,
+    /// Somebody said so.
+    pub claimed: Option<PublicKey>,
+}
+
+/// A key that comes to a token, however it comes.
+pub(super) struct Arrival {
+    /// Name of the operation in audit records.
+    pub operation: &'static str,
+    /// How it is wrapped.
+    pub method: Option<&'static str>,
+    /// How it is to be there.
+    pub new: NewKey,
+    /// Its certificate.
+    pub certificate: Option<CertificateSpec>,
+}
+
+impl Arrival {
+    /// Checks verb `create` on HsmKeys, and records it.
+    pub async fn may_create(
+        &self,
+        state: &Shared,
+        caller: &auth::Caller,
+        request_id: &str,
+    ) -> Result<(), ApiError> {
+        let may = allowed(state, caller, "create", "").await;
+        let record = Use {
+            caller: &caller.username,
+            namespace: &caller.namespace,
+            key: self.new.label.as_str(),
+            operation: self.operation,
+            algorithm: Some(self.method.unwrap_or_else(|| self.new.algorithm.name())),
+            // Of a key, a digest is as much as the key to whoever may guess.
+            about: About::Nothing,
+            request_id,
+        };
+        record.record(may.as_ref().err().map(|denied| denied.message.as_str()));
+        may
+    }
+
+    /// Makes the object, brings the key, and waits until it is Ready.
+    pub async fn bring(
+        self,
+        state: &Shared,
+        caller: &auth::Caller,
+        partition: &str,
+        hsm: Arc<dyn Hsm>,
+        public: Public,
+        origin: Origin,
+    ) -> Result<SignedKeyAttributes, ApiError> {
+        let new = &self.new;
+        if let Some(token) = hsm.token()
+            && !token.capabilities.generates(new.algorithm, new.key_size)
+        {
+            let size = new.key_size.map_or_else(String::new, |size| format!(" {size}"));
+            let message = format!(
+                "the token '{}' of partition {partition} has no {}{size} keys; it has {}",
+                token.label,
+                new.algorithm,
+                token.capabilities.summary()
+            );
+            return Err(ApiError::new(Code::Unsupported, message));
+        }
+        let unfinished = state.directory.find(&caller.namespace, new.label.as_str());
+        let unfinished = unfinished.is_some_and(|entry| entry.object.is_awaited());
+        if state.directory.claimed(partition, new.label.as_str()) && !unfinished {
+            return Err(taken());
+        }
+        if let Some(why) = state.partitions.not_creatable(partition) {
+            let message = format!("no keys can be brought to partition {partition} at the moment: {why}");
+            return Err(ApiError::new(Code::Busy, message));
+        }
+        let api = Api::<HsmKey>::namespaced(client(state)?, &caller.namespace);
+        let Begun { object, fresh } = self.begin(state, caller, &api, partition).await?;
+        let template = template(&object, new)?;
+        let mut job = Import { template, public_key: public.known, origin };
+        let mut outcome = hsm.call(Request::Import(Box::new(job.clone()))).await;
+        if let Ok(Reply::Untold(untold)) = &outcome {
+            outcome = match signer(untold, public.claimed.as_ref()) {
+                Ok(signer) => {
+                    job.public_key = Some(Bytes::copy_from_slice(signer.spki()));
+                    hsm.call(Request::Import(Box::new(job))).await
+                }
+                Err(refused) => return Err(given_up(state, &api, &object, fresh, refused).await),
+            };
+        }
+        let refused = match outcome {
+            Ok(Reply::Key(_)) => {
+                done(state, &api, &object).await;
+                return finished(state, caller, &api, &new.label, &object).await;
+            }
+            Ok(Reply::Keys(_)) => taken(),
+            Ok(other) => unexpected(&other).into(),
+            Err(error) if is_certain(&error) => error.into(),
+            Err(error) => return self.unknown(state, caller, &api, &object, fresh, error).await,
+        };
+        Err(given_up(state, &api, &object, fresh, refused).await)
+    }
+
+    /// What is answered where nobody knows whether the key got on the token. If it did, the controller finds it.
+    async fn unknown(
+        &self,
+        state: &Shared,
+        caller: &auth::Caller,
+        api: &Api<HsmKey>,
+        object: &HsmKey,
+        fresh: bool,
+        error: HsmError,
+    ) -> Result<SignedKeyAttributes, ApiError> {
+        // One that was there before may get another key.
+        if fresh {
+            let finished = finished(state, caller, api, &self.new.label, object);
+            if let Ok(answer) = timeout(UNKNOWN_WAIT, finished).await {
+                return answer;
+            }
+        }
+        let mut answer = ApiError::from(error);
+        answer.message += &format!(
+            "; whether the key is on the token is not known. HsmKey {}/{} is kept: if it is not Ready in a minute, the \
+             same request brings the key once more",
+            caller.namespace,
+            object.name_any()
+        );
+        Err(answer)
+    }
+
+    /// The object of the key: a new one, or one whose key was not brought by whoever began it.
+    async fn begin(
+        &self,
+        state: &Shared,
+        caller: &auth::Caller,
+        api: &Api<HsmKey>,
+        partition: &str,
+    ) -> Result<Begun, ApiError> {
+        let mut wanted = object(&self.new, partition.to_owned(), caller);
+        wanted.spec.certificate.clone_from(&self.certificate);
+        wanted.annotations_mut().insert(IMPORTING.into(), Timestamp::now().to_string());
+        match api.create(&PostParams::default(), &wanted).await {
+            Ok(object) => {
+                state.metrics.wrote("HsmKey", "create");
+                if let Err(error) = is_whole(&wanted, &object) {
+                    take_back(state, api, &object).await;
+                    return Err(error);
+                }
+                Ok(Begun { object, fresh: true })
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                if let Some(error) = another_label(api, &self.new.label).await {
+                    return Err(error);
+                }
+                resume(state, api, &wanted).await
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
+                Err(ApiError::new(Code::Validation, status.message.clone()))
+            }
+            Err(error) => Err(api_error(&error)),
+        }
+    }
+}
+
+/// An object whose key this request brings.
+struct Begun {
+    object: HsmKey,
+    /// This request made it.
+    fresh: bool,
+}
+
+/// Takes an object over whose import somebody began and did not finish: one of its requests at a time.
+async fn resume(state: &Shared, api: &Api<HsmKey>, wanted: &HsmKey) -> Result<Begun, ApiError> {
+    let busy =
+        |what: &str| ApiError::new(Code::Busy, format!("the key is being brought to its token {what}"));
+    let found = timeout(LOOKUP_WAIT, api.get_opt(&wanted.name_any())).await;
+    let found = found.map_err(|_| ApiError::new(Code::Busy, super::keys::API_AWAY))?;
+    let Some(object) = found.map_err(|error| api_error(&error))? else {
+        return Err(busy("and was taken back just now; try again"));
+    };
+    if !object.is_awaited() || object.spec != wanted.spec {
+        return Err(taken());
+    }
+    let since = object.annotations().get(IMPORTING).and_then(|since| since.parse::<Timestamp>().ok());
+    let now = Timestamp::now();
+    if since.is_some_and(|since| now.duration_since(since) < BEGUN) {
+        return Err(busy("by another request; try again in a minute"));
+    }
+    // Of several that find it left alone, one gets it.
+    let claim = json!({ "metadata": {
+        "uid": object.uid(), "resourceVersion": object.resource_version(),
+        "annotations": { IMPORTING: now.to_string() },
+    } });
+    match api.patch_metadata(&wanted.name_any(), &PatchParams::default(), &Patch::Merge(&claim)).await {
+        Ok(_) => {
+            state.metrics.wrote("HsmKey", "patch");
+            Ok(Begun { object, fresh: false })
+        }
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+            Err(busy("by another request; try again in a minute"))
+        }
+        Err(error) => Err(api_error(&error)),
+    }
+}
+
+/// Leaves things as they were before a request whose key certainly did not get on the token.
+async fn given_up(
+    state: &Shared,
+    api: &Api<HsmKey>,
+    object: &HsmKey,
+    fresh: bool,
+    refused: ApiError,
+) -> ApiError {
+    if fresh {
+        take_back(state, api, object).await;
+    } else {
+        // One that was there before belongs to whoever made it.
+        done(state, api, object).await;
+    }
+    refused
+}
+
+/// Says that nobody brings the key any more, which also has the controller look for it. Whoever is killed before leaves that to the
+/// controller's next look.
+async fn done(state: &Shared, api: &Api<HsmKey>, object: &HsmKey) {
+    let patch = json!({ "metadata": { "uid": object.uid(), "annotations": { IMPORTING: null } } });
+    match api.patch_metadata(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => state.metrics.wrote("HsmKey", "patch"),
+        Err(error) => {
+            tracing::warn!(name = object.name_any(), error = %logs::chain(&error), "cannot say that a key was imported");
+        }
+    }
+}
+
+/// The public half of a key that says nothing of it but by its signatures.
+fn signer(untold: &Untold, claimed: Option<&PublicKey>) -> Result<PublicKey, ApiError> {
+    let signed: Vec<_> =
+        SIGNED.iter().map(|text| &text[..]).zip(untold.signatures.iter().map(|one| &one[..])).collect();
+    let signer = curve::by_oid(&untold.curve_oid).and_then(|curve| PublicKey::of_signer(curve, &signed));
+    let signer = signer.ok_or_else(|| {
+        ApiError::new(Code::Hsm, "the signatures that the token made with the key are not of one key")
+    })?;
+    if claimed.is_some_and(|claimed| *claimed != signer) {
+        return Err(ApiError::new(Code::KeyEncoding, "the public key does not belong to the private key"));
+    }
+    Ok(signer)
+}
+
+/// Whether the key is certainly not on the token.
+const fn is_certain(error: &HsmError) -> bool {
+    error.kind.not_done()
+        || matches!(
+            error.kind,
+            Kind::Unsupported
+                | Kind::Invalid
+                | Kind::Forbidden
+                | Kind::Full
+                | Kind::Ambiguous
+                | Kind::KeyNotFound
+        )
+}
+
+/// How the key of an object is to be on the token: under the id that the controller looks for.
+fn template(object: &HsmKey, new: &NewKey) -> Result<KeyTemplate, ApiError> {
+    let uid = object.uid().and_then(|uid| uid.parse().ok());
+    let (Some(uid), Some(namespace)) = (uid, object.namespace()) else {
+        return Err(ApiError::new(Code::General, "the API server made an object without UID"));
+    };
+    Ok(KeyTemplate {
+        id: KeyId::for_object(uid, &namespace, &object.name_any()),
+        label: new.label.clone(),
+        algorithm: new.algorithm,
+        key_size: new.key_size,
+        curve_oid: new.curve_oid.clone(),
+        attributes: new.attributes.resolved(),
+    })
+}

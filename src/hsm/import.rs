@@ -1,0 +1,71 @@
+//! Keys that come to a token from elsewhere, and what leaves it.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::protocol::{KeyFacts, KeyTemplate};
+use crate::model::{KeyId, WrapMethod, material::Material};
+
+/// A key to bring to a token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Import {
+    /// How it is to be there. Of a wrapped key, size and curve are not known before.
+    pub template: KeyTemplate,
+    /// SubjectPublicKeyInfo of the public half, DER, where it is known. Where neither it is nor the token tells it, nothing is
+    /// made, and the key's signatures tell it, see [`Untold`].
+    pub public_key: Option<Bytes>,
+    /// The key itself.
+    pub origin: Origin,
+}
+
+/// What is signed with a key whose public half nobody knows: as long as the shortest order, so that nothing is cut.
+pub const SIGNED: [&[u8; 20]; 2] = [b"whose key is it, one", b"whose key is it, two"];
+
+/// A key on a curve whose public half nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untold {
+    /// The curve.
+    pub curve_oid: String,
+    /// Its signatures of [`SIGNED`], `r‖s`.
+    pub signatures: Vec<Bytes>,
+}
+
+/// In which form a key comes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Origin {
+    /// In plain.
+    Plain(Material),
+    /// Encrypted by a key of the token.
+    Wrapped(Wrapped),
+}
+
+/// A key that another one encrypts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wrapped {
+    /// The key that decrypts it.
+    pub by: KeyId,
+    /// How.
+    pub method: WrapMethod,
+    /// The encrypted key.
+    pub data: Bytes,
+}
+
+/// A key to encrypt by another one, inside of the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wrap {
+    /// The key that encrypts.
+    pub by: KeyId,
+    /// The key that is encrypted.
+    pub key: KeyId,
+    /// How.
+    pub method: WrapMethod,
+}
+
+/// A key in plain, as its token gave it out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Exported {
+    /// What the token says of it.
+    pub facts: KeyFacts,
+    /// The key itself.
+    pub material: Material,
+}

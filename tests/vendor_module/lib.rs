@@ -1,0 +1,89 @@
+//! A PKCS#11 module for tests that answers like one for a Securosys Primus HSM, as far as its public sources say how:
+//! SoftHSM, and keys of BIP-32 and SLIP-10 trees on top.
+//!
+//! `VENDOR_LIBRARY` is the path of SoftHSM, `VENDOR_STORE` that of a file for what SoftHSM has no place for. What
+//! `VENDOR_REFUSES` names is refused: `session-objects`. `VENDOR_SEED`, in hexadecimal, takes the place of random seeds.
+//!
+//! It is no HSM: the private keys of its trees are in that file, in plain.
+#![allow(unsafe_code, reason = "both of its sides are C interfaces")]
+
+mod curve;
+mod keys;
+mod numbers;
+mod schnorr;
+mod store;
+mod template;
+mod tree;
+mod wrap;
+
+use std::{path::PathBuf, ptr, sync::OnceLock};
+
+use cryptoki_sys::*;
+
+use store::Store;
+
+/// SoftHSM and what is wrapped around it.
+struct Module {
+    real: CK_FUNCTION_LIST,
+    wrapped: Box<CK_FUNCTION_LIST>,
+    store: Store,
+    /// Objects that end with their session are refused.
+    no_session_objects: bool,
+    /// What masters are made from.
+    seed: Option<Vec<u8>>,
+}
+
+static MODULE: OnceLock<Module> = OnceLock::new();
+
+impl Module {
+    fn load() -> Result<Self, String> {
+        let variable = |name| std::env::var_os(name).ok_or_else(|| format!("{name} is not set"));
+        let path = PathBuf::from(variable("VENDOR_LIBRARY")?);
+        let store = Store::new(variable("VENDOR_STORE")?.into());
+        let no_session_objects =
+            std::env::var_os("VENDOR_REFUSES").is_some_and(|what| what == "session-objects");
+        let seed = std::env::var("VENDOR_SEED").ok();
+        let seed = seed.map(hex::decode).transpose().map_err(|error| format!("VENDOR_SEED: {error}"))?;
+        // SAFETY: runs the initialisers of SoftHSM, which is what was asked for.
+        let library = unsafe { libloading::Library::new(&path) }.map_err(|error| error.to_string())?;
+        type GetFunctionList = unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV;
+        let mut list: *mut CK_FUNCTION_LIST = ptr::null_mut();
+        // SAFETY: the standard gives this type to this symbol; the argument points to a writable pointer.
+        let code = unsafe {
+            let get = library.get::<GetFunctionList>(b"C_GetFunctionList\0").map_err(|e| e.to_string())?;
+            get(&raw mut list)
+        };
+        if code != CKR_OK || list.is_null() {
+            return Err(format!("{}: C_GetFunctionList answers {code:#x}", path.display()));
+        }
+        // Never unloaded: its functions are called until the process ends.
+        std::mem::forget(library);
+        // SAFETY: not null, and the library stays.
+        let real = unsafe { *list };
+        let mut wrapped = Box::new(real);
+        wrap::wrap(&mut wrapped);
+        Ok(Self { real, wrapped, store, no_session_objects, seed })
+    }
+}
+
+/// The functions of SoftHSM, some of them wrapped.
+///
+/// # Safety
+/// `list` points to a writable pointer, as the standard says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> CK_RV {
+    let module = MODULE.get_or_init(|| Module::load().unwrap_or_else(|error| give_up(&error)));
+    // SAFETY: the caller's word. Nobody writes to the list, although the type would allow it.
+    unsafe { list.write(ptr::from_ref(&*module.wrapped).cast_mut()) };
+    CKR_OK
+}
+
+fn module() -> &'static Module {
+    MODULE.get().unwrap_or_else(|| give_up("called before its function list was read"))
+}
+
+/// For mistakes in a test: whatever the module did instead would look like an answer.
+fn give_up(why: &str) -> ! {
+    eprintln!("vendor module: {why}");
+    std::process::exit(70)
+}
