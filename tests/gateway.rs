@@ -40,6 +40,8 @@ mod passwords;
 mod policies;
 #[path = "gateway/real.rs"]
 mod real;
+#[path = "gateway/secrets.rs"]
+mod secrets;
 #[path = "gateway/swagger_ui.rs"]
 mod swagger_ui;
 #[path = "gateway/timestamps.rs"]

@@ -88,7 +88,7 @@ async fn send_as(world: &World, caller: &str, path: &str, kind: &str, body: impl
     world.send(request).await
 }
 
-async fn encrypt(world: &World, caller: &str, key: &str, content: &[u8]) -> Answer {
+pub async fn encrypt(world: &World, caller: &str, key: &str, content: &[u8]) -> Answer {
     send(world, caller, "/v1/fileEncrypt", form(&[asks_to_encrypt(key), file(content)])).await
 }
 

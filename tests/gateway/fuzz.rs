@@ -3,19 +3,25 @@
 
 use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 
-use hsm_operator::server::https::Limits;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hsm_operator::{gateway::partitions::Known, server::https::Limits};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::{
     common::token::{Module, Token},
+    files,
     lifecycle::{Fate, world_before},
     listener::{Authority, LIMITS, Server},
     openapi::tool,
+    world::{NAMESPACE, PARTITION, World},
 };
 
 /// Known to hooks.py too.
-const KEYS: &[&str] = &["p256", "rsa", "ed", "k1", "aes-cipher", "rsa-cipher", "hmac"];
+const KEYS: &[&str] =
+    &["p256", "rsa", "ed", "k1", "aes-cipher", "rsa-cipher", "hmac", "aes-open", "p256-files", "ed-guarded"];
+/// Signs timestamps, and hooks.py lets its certificate alone.
+const STAMPS: &str = "p256-stamp";
 /// Requests for each operation in the longest of the three phases.
 const EXAMPLES: &str = "15";
 /// What has to succeed now and then.
@@ -30,6 +36,14 @@ const ANSWERED: &[(&str, u16)] = &[
     ("/v1/certificate/synchronous/request", 200),
     ("/v1/certificate/synchronous/selfsign", 200),
     ("/v1/certificate/{name}", 200),
+    ("/v1/key/changePassword", 200),
+    ("/v1/key/export/plain", 200),
+    ("/v1/key/{*name}", 200),
+    ("/v1/key/import/plain", 201),
+    ("/v1/wrap", 200),
+    ("/v1/fileEncrypt", 200),
+    ("/v1/synchronousFileDecrypt", 200),
+    ("/v1/createRfcTimestamp", 200),
     ("/v1/dataObject", 201),
     ("/v1/dataObject/{*name}", 200),
 ];
@@ -40,15 +54,17 @@ const WITHIN: Duration = Duration::from_secs(300);
 async fn no_made_up_request_is_answered_by_a_500_or_by_what_is_not_documented() {
     let token = Token::new(Module::SoftHsm);
     let hsm = token.supervisor().await;
-    let (world, stand) = world_before(hsm, Arc::default(), Fate::Ready, KEYS).await;
-    for name in KEYS {
-        let entry = world.directory.by_name(crate::world::NAMESPACE, name).unwrap();
-        stand.objects().insert((*name).to_owned(), (*entry.object).clone());
+    let keys = [KEYS, &[STAMPS]].concat();
+    let (world, stand) = world_before(hsm, Arc::default(), Fate::Ready, &keys).await;
+    for name in keys {
+        let entry = world.directory.by_name(NAMESPACE, name).unwrap();
+        stand.objects().insert(name.to_owned(), (*entry.object).clone());
     }
+    let made = made(&world).await;
     let limits = Limits { handshake: Duration::from_secs(10), ..LIMITS };
     let server = Server::serving_within(limits, world.router.clone(), &Authority::new()).await;
     let origin = format!("https://{}", server.address());
-    let (passed, said) = made_up(&[&format!("{origin}/v3/api-docs")], |_| {}).await;
+    let (passed, said) = made_up(&[&format!("{origin}/v3/api-docs")], &made, |_| {}).await;
     println!("{said}");
     assert!(passed, "{said}");
     // A run that never got past the first check would prove little.
@@ -71,7 +87,7 @@ async fn no_made_up_request_is_answered_by_a_500_or_by_what_is_not_documented() 
     let paths = ["/v1/versionInfo", "/v1/key/keyAttestation", "/v1/key/attributes"];
     document["paths"].as_object_mut().unwrap().retain(|path, _| paths.contains(&path.as_str()));
     let lies = |folder: &Path| std::fs::write(folder.join("lies.json"), document.to_string()).unwrap();
-    let (passed, said) = made_up(&["lies.json", "--url", &origin], lies).await;
+    let (passed, said) = made_up(&["lies.json", "--url", &origin], &made, lies).await;
     assert!(!passed, "{said}");
     for found in
         ["Undocumented status code: 1", "Undocumented Content-Type: 1", "Response violates schema: 1"]
@@ -80,13 +96,33 @@ async fn no_made_up_request_is_answered_by_a_500_or_by_what_is_not_documented() 
     }
 }
 
+/// What nobody makes up: a wrapped key and an encrypted file, both of keys that are there. Timestamps are made from now on.
+async fn made(world: &World) -> Value {
+    let body = json!({"signKeyName": STAMPS, "signatureAlgorithm": "SHA256_WITH_ECDSA", "validity": 30,
+        "standardCertificateAttributes": {"commonName": "stamps"}, "extendedKeyUsage": ["TIME_STAMPING"]});
+    world.call("POST", "/v1/certificate/synchronous/selfsign", &body).await.ok();
+    let settings =
+        json!({"keyRef": {"namespace": NAMESPACE, "name": STAMPS}, "policy": "1.3.6.1.4.1.99999.1"});
+    let mut partition = (*world.partitions.object(PARTITION).unwrap()).clone();
+    partition.spec.timestamp = Some(serde_json::from_value(settings).unwrap());
+    world.partitions.put(Known { object: Arc::new(partition), hsm: Some(world.hsm.clone()) });
+
+    let body = json!({"wrapKeyRequest":
+        {"wrapKeyName": "aes-open", "keyToBeWrapped": "aes-open", "wrapMethod": "AES_WRAP_PAD"}});
+    let wrapped = world.call("POST", "/v1/wrap", &body).await.ok()["wrappedKey"].clone();
+    let sealed = files::encrypt(world, "app", "p256-files", b"a file").await;
+    assert_eq!(sealed.status, 200, "{:?}", sealed.body);
+    json!({ "wrapped": wrapped, "sealed": STANDARD.encode(sealed.body) })
+}
+
 /// Runs schemathesis in a folder of its own; whether all is well, and what it says.
-async fn made_up(location: &[&str], prepare: impl FnOnce(&Path)) -> (bool, String) {
+async fn made_up(location: &[&str], made: &Value, prepare: impl FnOnce(&Path)) -> (bool, String) {
     let folder = tempfile::tempdir().unwrap();
     for name in ["schemathesis.toml", "hooks.py"] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/fuzz").join(name);
         std::fs::copy(file, folder.path().join(name)).unwrap();
     }
+    std::fs::write(folder.path().join("made.json"), made.to_string()).unwrap();
     prepare(folder.path());
     let command = tokio::process::Command::new(tool("schemathesis"))
         .arg("run")

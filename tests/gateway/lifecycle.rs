@@ -22,7 +22,10 @@ use hsm_operator::{
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::world::{Maker, NAMESPACE, PARTITION, World, object, unready};
+use crate::{
+    secrets,
+    world::{Maker, NAMESPACE, PARTITION, World, object, unready},
+};
 
 /// Time that the stand-in's controller takes for a key.
 const WORK: Duration = Duration::from_millis(60);
@@ -68,10 +71,11 @@ impl Stand {
             .route(keys, post(create).get(list))
             .route(&format!("{keys}/{{name}}"), axum::routing::get(get).delete(delete).patch(patch))
             .with_state(self.clone())
+            .merge(secrets::router())
     }
 }
 
-fn status(code: u16, message: &str) -> Response {
+pub fn status(code: u16, message: &str) -> Response {
     let reason = if code == 404 { "NotFound" } else { "Conflict" };
     let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
         "reason": reason, "message": message});
@@ -153,7 +157,12 @@ async fn patch(
     let mut key: HsmKey = serde_json::from_value(key).unwrap();
     key.metadata.resource_version = Some((version + 1).to_string());
     stand.objects().insert(name, key.clone());
-    stand.look(key.clone());
+    // One that is Ready stays so.
+    if key.status.is_none() {
+        stand.look(key.clone());
+    } else {
+        stand.directory.put(Arc::new(key.clone()));
+    }
     Json(key).into_response()
 }
 
@@ -193,7 +202,7 @@ async fn delete(
 }
 
 /// RFC 7396, as far as the gateway needs it.
-fn merge(into: &mut Value, change: &Value) {
+pub fn merge(into: &mut Value, change: &Value) {
     let Some(members) = change.as_object() else { return *into = change.clone() };
     if !into.is_object() {
         *into = json!({});

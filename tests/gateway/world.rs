@@ -316,7 +316,7 @@ impl World {
         let (whole, name) = (name, name.strip_suffix("-locked").unwrap_or(name));
         let mut spec = match name {
             "rsa" => json!({"algorithm": "RSA", "keySize": 2048}),
-            "p256" | "p256-mute" => curve("1.2.840.10045.3.1.7"),
+            "p256" | "p256-mute" | "p256-files" | "p256-stamp" => curve("1.2.840.10045.3.1.7"),
             "p384" => curve("1.3.132.0.34"),
             "p521" => curve("1.3.132.0.35"),
             "k1" => curve("1.3.132.0.10"),
@@ -332,6 +332,9 @@ impl World {
         // It may leave the token, in plain, too.
         if name == "aes-open" {
             spec["attributes"] = json!({"unwrap": true, "extractable": true, "sensitive": false});
+        }
+        if name == "p256-files" {
+            spec["attributes"] = json!({"derive": true});
         }
         if name == "ed-destroyable" {
             spec["deletionPolicy"] = json!("Destroy");

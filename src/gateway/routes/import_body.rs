@@ -43,7 +43,7 @@ pub struct ImportBody {
     secret_key: Option<SecretString>,
     address_format: Option<serde_json::Value>,
     #[serde(default, deserialize_with = "object_or_none")]
-    #[schemars(required)]
+    #[schemars(!default, with = "RequestedAttributes")]
     attributes: Option<RequestedAttributes>,
     #[schemars(with = "Option<KeyPolicy>")]
     policy: Option<serde_json::Value>,

@@ -7,8 +7,10 @@ What is put in depends on what was made up only, so that a seed stands for one r
 import base64
 import json
 import zlib
+from pathlib import Path
 
 import schemathesis
+from schemathesis.transport.serialization import Binary
 
 # The keys of fuzz.rs, and what they sign with.
 SIGNS = {
@@ -23,7 +25,13 @@ ENCRYPTS = {
     "rsa-cipher": ["RSA_PADDING_OAEP", "RSA"],
 }
 MACS = ["hmac"]
-ALL = [*SIGNS, *ENCRYPTS, *MACS]
+# It may leave the token, also wrapped by itself.
+OPEN = "aes-open"
+FILES = "p256-files"
+# The only one that gets passwords.
+GUARDED = "ed-guarded"
+CHANGE = "/v1/key/changePassword"
+ALL = [*SIGNS, *ENCRYPTS, *MACS, OPEN, FILES]
 # What tokens make in a moment.
 MAKES = [
     {"algorithm": "EC", "curveOid": "1.2.840.10045.3.1.7", "keySize": None},
@@ -31,7 +39,10 @@ MAKES = [
     {"algorithm": "AES", "curveOid": None, "keySize": 256},
     {"algorithm": "RSA", "curveOid": None, "keySize": 2048},
 ]
-NAMES = ["label", "keyName", "signKeyName", "encryptKeyName", "decryptKeyName", "masterKeyLabel"]
+WRAPS = ["AES_WRAP", "AES_WRAP_PAD"]
+# What the test had made before.
+MADE = json.loads(Path("made.json").read_text())
+NAMES = ["label", "keyName", "signKeyName", "encryptKeyName", "decryptKeyName", "masterKeyLabel", "unwrapKeyName"]
 BASE64 = [
     "payload",
     "encryptedPayload",
@@ -41,6 +52,10 @@ BASE64 = [
     "seed",
     "value",
     "certificate",
+    "wrappedKey",
+    "privateKey",
+    "publicKey",
+    "secretKey",
 ]
 
 
@@ -75,11 +90,24 @@ def paired(request, name, algorithm, pairs, **more):
     return {**request, name: key, algorithm: pick(pairs[key], [request]), **more}
 
 
+def label(kind, body):
+    return f"{kind} {number(body) % 1000}"
+
+
+def attributes(body):
+    """Of no tree of keys."""
+    asked = body.get("attributes")
+    return {**asked, "bip32": None, "slip10": None} if isinstance(asked, dict) else asked
+
+
 def fitting(operation, body):
     body = better(body)
     sign, verify = body.get("signRequest"), body.get("verifySignatureRequest")
     encrypt, decrypt = body.get("encryptRequest"), body.get("decryptRequest")
     hmac, verify_hmac = body.get("hmacRequest"), body.get("verifyHmacRequest")
+    # One of both.
+    if isinstance(verify, dict) and isinstance(verify_hmac, dict):
+        verify_hmac = body["verifyHmacRequest"] = None
     if isinstance(sign, dict):
         more = {"payloadType": None, "signedApprovals": []}
         body["signRequest"] = paired(sign, "signKeyName", "signatureAlgorithm", SIGNS, **more)
@@ -95,23 +123,54 @@ def fitting(operation, body):
         body["hmacRequest"] = {**hmac, "keyName": pick(MACS, hmac)}
     if isinstance(verify_hmac, dict):
         body["verifyHmacRequest"] = {**verify_hmac, "keyName": pick(MACS, verify_hmac)}
+    wrap, unwrap = body.get("wrapKeyRequest"), body.get("unwrapKeyRequest")
+    if isinstance(wrap, dict):
+        keys = {"wrapKeyName": OPEN, "keyToBeWrapped": OPEN}
+        body["wrapKeyRequest"] = {**wrap, **keys, "wrapMethod": pick(WRAPS, wrap)}
+    # SoftHSM does not tell how long a secret key is that it unwraps, so that this gets as far as the token and is refused.
+    if isinstance(unwrap, dict):
+        more = {"policy": None, "signedApprovals": None, "attributes": attributes(unwrap)}
+        key = {"unwrapKeyName": OPEN, "wrapMethod": "AES_WRAP_PAD", "wrappedKey": MADE["wrapped"]}
+        body["unwrapKeyRequest"] = {**unwrap, **key, **more, "label": label("unwrapped", unwrap)}
+    if "SignedFileEncryptRequestDto" in body:
+        key = {"fileEncryptRequest": {"encryptKeyName": FILES}}
+        body = {"SignedFileEncryptRequestDto": key, "file": body.get("file", "")}
+    if "SignedFileDecryptRequestDto" in body:
+        key = {"fileDecryptRequest": {"decryptKeyName": FILES}}
+        sealed = base64.b64decode(MADE["sealed"])
+        body = {"SignedFileDecryptRequestDto": key, "file": Binary(sealed)}
+    if operation.path == "/v1/createRfcTimestamp":
+        body = {**body, "hashAlgorithm": pick(["SHA256", "SHA384", "SHA512"], body)}
+    if operation.path == CHANGE:
+        # The first one, and then itself once more.
+        old, new = pick([None, "one"], body), pick(["one", ["o", "n", "e"]], [body])
+        body = {"label": GUARDED, "password": old, "newPassword": new}
+    if operation.path == "/v1/key/export/plain":
+        body = {**body, "label": OPEN}
+    if operation.path == "/v1/key/import/plain":
+        nothing = ["password", "policy", "addressFormat", "privateKey", "publicKey", "certificate"]
+        nothing = dict.fromkeys(nothing)
+        key = {"algorithm": "AES", "secretKey": base64.b64encode(b"%032d" % number(body)).decode()}
+        body = {**body, **nothing, **key, "label": label("imported", body), "attributes": attributes(body)}
     if "/certificate/synchronous/" in operation.path:
         subject = {"commonName": f"leaf {number(body)}", "country": pick(["CH", None, "de"], body)}
         body = paired(body, "signKeyName", "signatureAlgorithm", CERTIFIES)
         body = {**body, "validity": number(body) % 1000, "standardCertificateAttributes": subject}
     if (operation.method, operation.path) == ("post", "/v1/key"):
         nothing = dict.fromkeys(["password", "id", "policy", "addressFormat"])
-        attributes = body.get("attributes")
-        if isinstance(attributes, dict):
-            attributes = {**attributes, "bip32": None, "slip10": None}
-        label = f"made {number(body) % 1000}"
-        body = {**body, **nothing, **pick(MAKES, body), "label": label, "attributes": attributes}
+        more = {"label": label("made", body), "attributes": attributes(body)}
+        body = {**body, **nothing, **pick(MAKES, body), **more}
     return body
 
 
 @schemathesis.hook
 def map_body(context, body):
-    if not isinstance(body, dict) or number(body) % 3 == 0:
+    if not isinstance(body, dict):
+        return body
+    if context.operation.path == CHANGE and body.get("label") in ALL:
+        # With a password, it would be of no use to the other operations.
+        body = {**body, "label": GUARDED, "newPassword": None}
+    if number(body) % 3 == 0:
         return body
     return fitting(context.operation, body)
 
@@ -120,6 +179,8 @@ def map_body(context, body):
 def map_path_parameters(context, path_parameters):
     if not isinstance(path_parameters, dict):
         return path_parameters
+    if context.operation.path == "/v1/key/{keyName}/export/plain" and number(path_parameters) % 2:
+        return {**path_parameters, "keyName": OPEN}
     if "/certificate/" in context.operation.path and number(path_parameters) % 2:
         return {**path_parameters, "keyName": pick(list(CERTIFIES), path_parameters)}
     return better(path_parameters)
