@@ -51,10 +51,10 @@ const NAME_MAX: usize = 100;
 /// What the document says of these endpoints.
 pub fn document(document: &mut Document) {
     document.group("Files");
-    let encrypt = document.post("/v1/fileEncrypt", "fileEncrypt", "Encrypts a file");
+    let encrypt = document.post("/v1/fileEncrypt", "fileEncryption", "Encrypts a file");
     let encrypt = encrypt.takes_file::<EncryptPart>(ENCRYPT);
     encrypt.gives_file(MEDIA_TYPE, "the encrypted file").of_a_name().of_the_token();
-    let decrypt = document.post("/v1/synchronousFileDecrypt", "synchronousFileDecrypt", "Decrypts a file");
+    let decrypt = document.post("/v1/synchronousFileDecrypt", "fileDecryption", "Decrypts a file");
     let decrypt = decrypt.takes_file::<DecryptPart>(DECRYPT);
     decrypt.gives_file(MEDIA_TYPE, "the file").of_a_name().of_the_token();
 }

@@ -30,15 +30,15 @@ pub struct ImportBody {
     label: String,
     #[schemars(with = "KeyAlgorithm")]
     algorithm: String,
-    /// PKCS #8. A secret key has none.
+    /// PKCS #8, or PKCS #1 of an RSA key.
     #[schemars(with = "Option<String>", extend("contentEncoding" = "base64"))]
     private_key: Option<SecretString>,
     /// SubjectPublicKeyInfo, of the private key.
     #[schemars(extend("contentEncoding" = "base64"))]
     public_key: Option<String>,
-    /// Of the private key, in place of `publicKey`.
+    /// Of the private key, in the place of `publicKey`.
     certificate: Option<String>,
-    /// Its bytes.
+    /// The bytes of a secret key, in the place of `privateKey`.
     #[schemars(with = "Option<String>", extend("contentEncoding" = "base64"))]
     secret_key: Option<SecretString>,
     address_format: Option<serde_json::Value>,
