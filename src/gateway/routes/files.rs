@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::{
     keys::{lookup, usable},
     operations::{may_use, usage},
+    password,
 };
 use crate::{
     gateway::{
@@ -25,6 +26,7 @@ use crate::{
         json,
         upload::Upload,
     },
+    model::Password,
     sealed_file::{HEADER_MAX, Header, InvalidHeader, Suite},
     service::{
         audit::About,
@@ -66,6 +68,7 @@ struct DecryptPart {
 #[serde(rename_all = "camelCase")]
 struct DecryptRequest {
     decrypt_key_name: String,
+    key_password: Option<Password>,
 }
 
 /// `POST /v1/fileEncrypt`: with the public half of the key, outside of the token.
@@ -119,6 +122,7 @@ async fn decrypted(state: &Shared, parts: &mut Parts, upload: &mut Upload) -> Re
     let algorithm = algorithm(&entry);
     let record = usage(&caller, &entry, &request_id, "fileDecrypt", algorithm, About::Nothing);
     may_use(state, &caller, &entry, &record).await?;
+    password::unlock(state, &entry, said.key_password.as_ref(), &record).await?;
     let key = derives(&entry)?;
     let hsm = state.partitions.hsm(&key.partition)?;
     files::served(Some(hsm.as_ref()), state.partitions.shared_secrets(&key.partition))?;
