@@ -45,6 +45,8 @@ use crate::model::{
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.derivedFrom) || self.source == 'Generated'")
+    .message("a key that is derived is not imported: leave source out"))]
 #[x_kube(validation = Rule::new("has(self.label) == has(oldSelf.label) && (!has(self.label) || self.label == oldSelf.label)")
     .message("label cannot change: it is the key's name on the HSM"))]
 #[x_kube(validation = Rule::new("has(self.keySize) == has(oldSelf.keySize) && (!has(self.keySize) || self.keySize == oldSelf.keySize)")

@@ -116,7 +116,16 @@ async fn tidy(ctx: &Context) -> Result<(), Error> {
         if !is_record(&secret) || !is_old(&secret, ctx.now()) {
             continue;
         }
-        if !refers(namespace, name, &secret.name_any(), ctx).await? {
+        let refers = match refers(namespace, name, &secret.name_any(), ctx).await {
+            Ok(refers) => refers,
+            // An object that cannot be read, say. The others are looked at all the same.
+            Err(error) => {
+                let error = crate::telemetry::logs::chain(&error);
+                tracing::warn!(namespace, name, %error, "cannot tell whether a key has this password");
+                continue;
+            }
+        };
+        if !refers {
             tracing::info!(namespace, name, secret = secret.name_any(), "no key has this password any more");
             delete(&secret, ctx).await?;
         }

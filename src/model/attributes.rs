@@ -79,6 +79,22 @@ impl RequestedAttributes {
     }
 }
 
+impl RequestedAttributes {
+    /// What of a key that is derived from one with `master`'s attributes would protect it less: with one such key whose
+    /// step was not hardened, and the chain code, the master itself can be worked out.
+    #[must_use]
+    pub fn weaker_than(&self, master: &Self) -> Option<&'static str> {
+        let (own, master) = (self.resolved(), master.resolved());
+        if own.extractable && !master.extractable {
+            return Some("extractable: its master does not leave the token");
+        }
+        if !own.sensitive && master.sensitive {
+            return Some("not sensitive: its master is");
+        }
+        (own.modifiable && !master.modifiable).then_some("modifiable: its master is not")
+    }
+}
+
 /// [`RequestedAttributes`] with every default filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(
@@ -141,6 +157,21 @@ mod tests {
         let resolved = RequestedAttributes { sign: Some(true), ..Default::default() }.resolved();
         assert!(resolved.sign && resolved.verify && resolved.sensitive && resolved.modifiable);
         assert!(!resolved.extractable && !resolved.destroyable && !resolved.decrypt && !resolved.copyable);
+    }
+
+    #[test]
+    fn a_derived_key_is_as_protected_as_its_master() {
+        let of = |json: &str| serde_json::from_str::<RequestedAttributes>(json).unwrap();
+        let master = of(r#"{"sign":true,"modifiable":false}"#);
+        assert_eq!(of(r#"{"modifiable":false}"#).weaker_than(&master), None);
+        for (own, says) in [
+            (r#"{"modifiable":false,"extractable":true}"#, "extractable"),
+            (r#"{"modifiable":false,"sensitive":false}"#, "not sensitive"),
+            ("{}", "modifiable"),
+        ] {
+            assert!(of(own).weaker_than(&master).unwrap().starts_with(says), "{own}");
+        }
+        assert_eq!(of(r#"{"extractable":true}"#).weaker_than(&of(r#"{"extractable":true}"#)), None);
     }
 
     #[test]

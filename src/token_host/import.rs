@@ -80,10 +80,16 @@ pub fn import(
     }
     objects.ask_again();
     let there = Group::now(objects, &template.id)?;
-    if there.whole.len() > 1 {
+    let labelled = object::find_keys(objects, &Find::Label(template.label.clone()))?;
+    let others = labelled.iter().any(|facts| facts.id.as_ref() != Some(&template.id));
+    if others || there.whole.len() > 1 {
         // Another process did the same. Whoever looks after that sees both, and at least one of the two takes its own away.
         for object in [Some(made.private), made.public].into_iter().flatten() {
             removal::discard(objects, object);
+        }
+        *tried = false;
+        if others {
+            return Ok(Reply::Keys(labelled));
         }
         let message = "two requests brought the key at the same time; this one was undone";
         return Err(HsmError::new(Kind::Busy, message));

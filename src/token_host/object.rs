@@ -435,8 +435,9 @@ pub fn make_with(
     make_once(objects, template, || {
         let mut last = None;
         for life in [Life::Token, Life::OlderToken] {
-            let (public, private) = halves(template, life);
-            match how(&public, &private) {
+            let Halves { own, public } = Halves::of(template, life);
+            let public = public.expect("only pairs are derived");
+            match how(&public, &own) {
                 Ok((public, private)) => return Ok(Made { private, public: Some(public) }),
                 Err(error) if error.code == Some(CKR_ATTRIBUTE_TYPE_INVALID) => last = Some(error),
                 Err(error) => return Err(error),
@@ -797,60 +798,6 @@ fn attempt(
     own.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
     let (public, private) = session.generate_pair(&mechanism, &public, &own)?;
     Ok(Made { private, public: Some(public) })
-}
-
-/// Templates of a pair, public half first, without what is particular to the algorithm.
-fn halves(template: &KeyTemplate, life: Life) -> (Vec<Attribute>, Vec<Attribute>) {
-    // The public half can be made again from the private one, so that it may always be destroyed: otherwise
-    // the leftovers of a crash could not be removed.
-    let mut public = common(template, life, CKO_PUBLIC_KEY);
-    open(&mut public, template);
-    newer(&mut public, template, life, true);
-    let mut private = common(template, life, CKO_PRIVATE_KEY);
-    guard(&mut private, template);
-    newer(&mut private, template, life, template.attributes.destroyable);
-    (public, private)
-}
-
-fn common(template: &KeyTemplate, life: Life, class: CK_OBJECT_CLASS) -> Vec<Attribute> {
-    vec![
-        Attribute::number(CKA_CLASS, class),
-        Attribute::bool(CKA_TOKEN, life != Life::Session),
-        Attribute::bool(CKA_PRIVATE, class != CKO_PUBLIC_KEY),
-        Attribute::bytes(CKA_ID, template.id.as_bytes()),
-        Attribute::bytes(CKA_LABEL, template.label.as_str()),
-        Attribute::bool(CKA_DERIVE, template.attributes.derive),
-        Attribute::bool(CKA_MODIFIABLE, template.attributes.modifiable),
-    ]
-}
-
-fn newer(list: &mut Vec<Attribute>, template: &KeyTemplate, life: Life, destroyable: bool) {
-    if life == Life::Token {
-        list.push(Attribute::bool(CKA_COPYABLE, template.attributes.copyable));
-        list.push(Attribute::bool(CKA_DESTROYABLE, destroyable));
-    }
-}
-
-/// What the private or secret key may do, and how it is protected.
-fn guard(list: &mut Vec<Attribute>, template: &KeyTemplate) {
-    let wanted = &template.attributes;
-    list.extend([
-        Attribute::bool(CKA_SIGN, wanted.sign),
-        Attribute::bool(CKA_DECRYPT, wanted.decrypt),
-        Attribute::bool(CKA_UNWRAP, wanted.unwrap),
-        Attribute::bool(CKA_SENSITIVE, wanted.sensitive),
-        Attribute::bool(CKA_EXTRACTABLE, wanted.extractable),
-    ]);
-}
-
-/// What the public or secret key may do.
-fn open(list: &mut Vec<Attribute>, template: &KeyTemplate) {
-    let wanted = &template.attributes;
-    list.extend([
-        Attribute::bool(CKA_VERIFY, wanted.verify),
-        Attribute::bool(CKA_ENCRYPT, wanted.encrypt),
-        Attribute::bool(CKA_WRAP, wanted.wrap),
-    ]);
 }
 
 /// Certificates under an id.

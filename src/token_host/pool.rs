@@ -170,6 +170,10 @@ fn wrong_socket(request: &Request) -> HsmError {
 
 /// The key of an id, remembered. Others may have looked it up while this one waited for its turn.
 pub(super) fn look_up(token: &Token, session: &Session, key: &KeyId) -> Result<SignKey, HsmError> {
+    // Whoever makes a key has all objects to himself, for minutes.
+    if let Some(chosen) = token.cached(key) {
+        return Ok(chosen);
+    }
     let mut objects = Objects::of(token, session, Instant::now());
     if let Some(chosen) = token.cached(key) {
         return Ok(chosen);
@@ -352,9 +356,14 @@ impl Worker {
             }
             Request::Import(job) => {
                 let mut tried = false;
-                self.alone(asked, |objects| {
+                let outcome = self.alone(asked, |objects| {
                     token.forget(&job.template.id);
                     import::import(objects, job, asked, &mut tried)
+                });
+                // An error of what came after a try says nothing of the try.
+                outcome.map_err(|error| match error.kind.not_done() && tried {
+                    true => HsmError { kind: Kind::Crashed, ..error },
+                    false => error,
                 })
             }
             Request::Export(key) => {

@@ -122,7 +122,7 @@ impl Out {
     /// Leaves an answer to be written soon.
     pub fn leave(&self, id: u64, answer: &Result<Reply, HsmError>) {
         let frame = match answer {
-            Ok(Reply::Exported(_)) => frame::encode_secret(id, answer),
+            Ok(Reply::Exported(_) | Reply::Agreed(_)) => frame::encode_secret(id, answer),
             _ => Zeroizing::new(frame::encode(id, answer)),
         };
         let mut pending = self.pending();

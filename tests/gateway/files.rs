@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     common::token::{Module, run},
     real::Stage,
-    world::{Answer, NAMESPACE, World},
+    world::{Answer, NAMESPACE, PASSWORD, World},
 };
 
 const P256: &str = "1.2.840.10045.3.1.7";
@@ -475,4 +475,21 @@ async fn a_client_that_reads_only_after_it_has_sent_everything_gets_its_file() {
     let body = form(&[asks_to_encrypt("unknown"), file(&plain)]);
     let (head, _) = exchange("/v1/fileEncrypt", body).await;
     assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+}
+
+#[tokio::test]
+async fn a_file_is_not_decrypted_without_the_password_of_its_key() {
+    let world = World::new(&["p384-locked"]).await;
+    let calls = world.fake.calls();
+    for given in [Value::Null, json!("wrong")] {
+        let request = json!({"fileDecryptRequest": {"decryptKeyName": "p384-locked", "keyPassword": given}});
+        let body = form(&[text(DECRYPT, &request), file(b"not yet looked at")]);
+        let answer = send(&world, "app", "/v1/synchronousFileDecrypt", body).await;
+        assert_eq!(answer.refused(), (400, 620), "{}", answer.json());
+    }
+    let right = json!({"fileDecryptRequest": {"decryptKeyName": "p384-locked", "keyPassword": PASSWORD}});
+    let body = form(&[text(DECRYPT, &right), file(b"looked at now")]);
+    let answer = send(&world, "app", "/v1/synchronousFileDecrypt", body).await;
+    assert_ne!(answer.refused().1, 620, "{}", answer.json());
+    assert_eq!(world.fake.calls(), calls, "the token was asked");
 }

@@ -35,7 +35,7 @@ pub fn request(
     // Whoever asked over REST may have given it, and whoever wrote a manifest did not.
     if master.spec.password.is_some() {
         let message = format!(
-            "HsmKey {} has a password, which the controller does not carry: keys are derived from it for a moment only",
+            "HsmKey {} has or had a password, which the controller does not carry: keys are derived from it for a moment only",
             from.key
         );
         return refuse(password::REASON, message);
@@ -65,6 +65,9 @@ fn mismatch(key: &HsmKey, from: &DerivedFrom, master: &HsmKey) -> Option<String>
     }
     if spec.algorithm != other.algorithm || oid(&spec.curve_oid) != oid(&other.curve_oid) {
         return Some(format!("HsmKey {} is of another algorithm or on another curve", from.key));
+    }
+    if let Some(how) = spec.attributes.weaker_than(&other.attributes) {
+        return Some(format!("a key that is derived from HsmKey {} cannot be {how}", from.key));
     }
     (key.label() != label).then(|| format!("the label of this key has to be '{label}'"))
 }

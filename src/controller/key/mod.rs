@@ -198,7 +198,7 @@ const fn origin(key: &HsmKey) -> &'static str {
 
 async fn claim(hsm: &dyn Hsm, algorithm: KeyAlgorithm, request: Request) -> Result<KeyFacts, Error> {
     let failed = |source| Error::Hsm { operation: "key generation", source };
-    let slow = algorithm == KeyAlgorithm::Rsa;
+    let slow = matches!(algorithm, KeyAlgorithm::Rsa | KeyAlgorithm::Dsa);
     let _turn = if slow { SLOW.acquire().await.ok() } else { None };
     match hsm.call(request).await.map_err(failed)? {
         Reply::Key(facts) => Ok(*facts),

@@ -112,6 +112,9 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
         Err(error @ NoTree::Cardano) => return refuse("Unsupported", error.to_string()),
         Err(error) => return refuse("InvalidSpec", error.to_string()),
     };
+    if spec.derived_from.is_some() && spec.source == Source::Imported {
+        return refuse("InvalidSpec", "a key that is derived is not imported: leave source out".into());
+    }
     if master && spec.derived_from.is_some() {
         return refuse(
             "InvalidSpec",

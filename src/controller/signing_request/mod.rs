@@ -34,7 +34,7 @@ use crate::{
 const OFTEN: Duration = Duration::from_secs(10);
 /// The same for one on which the library crashes.
 const RARELY: Duration = Duration::from_secs(300);
-/// How old a request gets on which the library crashes.
+/// How long a request is tried on which the library crashes.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What came of a look at a request.
@@ -93,8 +93,12 @@ pub async fn reconcile(request: Arc<Guarded<SigningRequest>>, ctx: Arc<Context>)
     }
     Ok(match outcome {
         Outcome::Waiting(reason, _) => {
-            let most = if reason == error::reason(Kind::Poisonous) { RARELY } else { OFTEN };
-            Action::requeue(super::jittered(pause(age(request, ctx.now()), most)))
+            let pause = if reason == CRASHES {
+                pause(crashing(request, ctx.now()), RARELY)
+            } else {
+                pause(age(request, ctx.now()), OFTEN)
+            };
+            Action::requeue(super::jittered(pause))
         }
         Outcome::Signed(_) | Outcome::Failed(..) => match request.spec.ttl_seconds_after_finished {
             Some(ttl) => {
@@ -111,20 +115,32 @@ fn age(request: &SigningRequest, now: Timestamp) -> Duration {
     Duration::from_secs(u64::try_from(now.as_second() - made.as_second()).unwrap_or(0))
 }
 
+/// How long the library has crashed on a request.
+fn crashing(request: &SigningRequest, now: Timestamp) -> Duration {
+    let conditions = request.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let ready = condition::find(conditions, condition::READY).filter(|ready| ready.reason == CRASHES);
+    let since = ready.map_or(now, |ready| ready.last_transition_time.0);
+    Duration::from_secs(u64::try_from(now.as_second() - since.as_second()).unwrap_or(0))
+}
+
 /// Until a waiting request is looked at again: a token that failed a moment ago may be well a moment later.
 fn pause(age: Duration, most: Duration) -> Duration {
     (age / 2).clamp(Duration::from_secs(1), most)
 }
 
-/// What is made of a token's error: some end a request, with the others it waits.
-fn refused(error: HsmError, age: Duration) -> Outcome {
+/// Reason of a request on which the library crashes.
+const CRASHES: &str = error::reason(Kind::Poisonous);
+
+/// What is made of a token's error: some end a request, with the others it waits. `crashing` says how long the library has
+/// crashed on it.
+fn refused(error: HsmError, crashing: Duration) -> Outcome {
     let reason = error::reason(error.kind);
     match error.kind {
         Kind::Unsupported | Kind::Forbidden | Kind::KeyNotFound | Kind::Ambiguous => {
             Outcome::Failed(reason, error.message)
         }
         // It may have been the library's bad hour; if it was not, every try is a crash that others feel.
-        Kind::Poisonous if age >= PATIENCE => Outcome::Failed(
+        Kind::Poisonous if crashing >= PATIENCE => Outcome::Failed(
             reason,
             format!("{}; after {} minutes it is given up", error.message, PATIENCE.as_secs() / 60),
         ),
@@ -195,7 +211,7 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         Err(SignError::Payload(message)) => Outcome::Failed("InvalidPayload", message),
         Err(error @ SignError::Wrong { .. }) => Outcome::Failed("WrongSignature", error.to_string()),
         Err(SignError::Hsm(error)) => {
-            let outcome = refused(error, age(request, ctx.now()));
+            let outcome = refused(error, crashing(request, ctx.now()));
             if matches!(outcome, Outcome::Failed(..)) {
                 // The key's own reconcile, which this request's status wakes, asks the token again.
                 ctx.inventories.missed(&usable.partition, &usable.id).await;

@@ -82,7 +82,12 @@ pub async fn named(state: &Shared, caller: &auth::Caller, name: &str) -> Result<
     }
     let DerivedName { master, path } = DerivedName::parse(name).map_err(|error| bad_name(&error))?;
     let label = format!("{master}/{path}");
-    if let Some(entry) = state.directory.find(&caller.namespace, &label) {
+    // One that never came to be takes the name from nobody.
+    let kept = |entry: &Arc<Entry>| {
+        let status = entry.object.status.as_ref();
+        entry.usable.is_some() || status.is_some_and(|status| status.key_id.is_some())
+    };
+    if let Some(entry) = state.directory.find(&caller.namespace, &label).filter(kept) {
         return Ok(Named { entry, path: None });
     }
     let master = lookup(state, caller, master.as_str()).await?;
@@ -318,7 +323,7 @@ fn new(
     let spec = &master.object.spec;
     if spec.password.is_some() {
         let message = format!(
-            "no key that stays can be derived from '{}': it has a password, which the controller does not carry",
+            "no key that stays can be derived from '{}': it has or had a password, which the controller does not carry",
             master.label
         );
         return Err(ApiError::new(Code::Unsupported, message));
@@ -347,22 +352,18 @@ fn attributes_of(
     master: &RequestedAttributes,
     asked: Option<RequestedAttributes>,
 ) -> Result<RequestedAttributes, ApiError> {
-    let refuse = |what: &str, why: &str| {
-        Err(ApiError::new(Code::Attributes, format!("a derived key cannot be {what}: {why}")))
-    };
-    let base = master.resolved();
-    let attributes = match asked {
-        None => RequestedAttributes { derive: None, extractable: None, destroyable: None, ..master.clone() },
-        Some(asked) => asked,
-    };
-    if attributes.extractable == Some(true) && !base.extractable {
-        return refuse("extractable", "it would leave the token, which its master does not");
+    let asked = asked.unwrap_or_else(|| RequestedAttributes {
+        derive: None,
+        extractable: None,
+        destroyable: None,
+        ..master.clone()
+    });
+    let modifiable = asked.modifiable.or((!master.resolved().modifiable).then_some(false));
+    let attributes = RequestedAttributes { bip32: None, slip10: None, modifiable, ..asked };
+    match attributes.weaker_than(master) {
+        None => Ok(attributes),
+        Some(how) => Err(ApiError::new(Code::Attributes, format!("a derived key cannot be {how}"))),
     }
-    if attributes.modifiable == Some(true) && !base.modifiable {
-        return refuse("modifiable", "its master is not");
-    }
-    let modifiable = attributes.modifiable.or((!base.modifiable).then_some(false));
-    Ok(RequestedAttributes { bip32: None, slip10: None, modifiable, ..attributes })
 }
 
 /// Body of `POST /v1/importedKey`.

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::{
     keys::{lookup, usable},
     operations::{may_use, usage},
+    password,
 };
 use crate::{
     gateway::{
@@ -27,6 +28,7 @@ use crate::{
         openapi::Document,
         upload::Upload,
     },
+    model::Password,
     sealed_file::{HEADER_MAX, Header, InvalidHeader, Suite},
     service::{
         audit::About,
@@ -89,6 +91,7 @@ struct DecryptPart {
 #[schemars(rename = "FileDecryptRequest")]
 struct DecryptRequest {
     decrypt_key_name: String,
+    key_password: Option<Password>,
 }
 
 /// `POST /v1/fileEncrypt`: with the public half of the key, outside of the token.
@@ -142,6 +145,7 @@ async fn decrypted(state: &Shared, parts: &mut Parts, upload: &mut Upload) -> Re
     let algorithm = algorithm(&entry);
     let record = usage(&caller, &entry, &request_id, "fileDecrypt", algorithm, About::Nothing);
     may_use(state, &caller, &entry, &record).await?;
+    password::unlock(state, &entry, said.key_password.as_ref(), &record).await?;
     let key = derives(&entry)?;
     let hsm = state.partitions.hsm(&key.partition)?;
     files::served(Some(hsm.as_ref()), state.partitions.shared_secrets(&key.partition))?;

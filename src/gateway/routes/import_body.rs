@@ -106,6 +106,7 @@ impl ImportBody {
         let mut key = key;
         let certificate = beside(&mut key, self.public_key.as_deref(), self.certificate.as_deref())?;
         let attributes = self.attributes.ok_or_else(|| bad("attributes is missing"))?;
+        no_master(&attributes)?;
         let policy = policy_body::read(self.policy.as_ref(), label.as_str(), algorithm, &attributes)?;
         let new = NewKey {
             label,
@@ -121,6 +122,15 @@ impl ImportBody {
         };
         Ok(Checked { new, key, certificate })
     }
+}
+
+/// Refuses to bring the master of a tree of keys: what is brought has no chain code.
+pub(super) fn no_master(attributes: &RequestedAttributes) -> Result<(), ApiError> {
+    if attributes.bip32 == Some(true) || attributes.slip10 == Some(true) {
+        let message = "a key that is brought is no master of others: leave bip32 and slip10 out";
+        return Err(ApiError::new(Code::Unsupported, message));
+    }
+    Ok(())
 }
 
 /// What came with a private key has to be of it. Returns the certificate.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::json;
 use tokio::time::timeout;
@@ -20,7 +20,9 @@ use zeroize::Zeroize;
 use super::{
     import_body::{Checked, ImportBody},
     key_body::{NewKey, SignedKeyAttributes},
-    keys::{LOOKUP_WAIT, allowed, another_label, api_error, client, finished, object, take_back, taken},
+    keys::{
+        LOOKUP_WAIT, TakeBack, allowed, another_label, api_error, client, finished, object, take_back, taken,
+    },
     password::is_whole,
 };
 use crate::{
@@ -149,8 +151,8 @@ impl Arrival {
             return Err(ApiError::new(Code::Unsupported, message));
         }
         let unfinished = state.directory.find(&caller.namespace, new.label.as_str());
-        let unfinished = unfinished.is_some_and(|entry| entry.object.is_awaited());
-        if state.directory.claimed(partition, new.label.as_str()) && !unfinished {
+        let unfinished = unfinished.filter(|entry| entry.object.is_awaited());
+        if state.directory.claimed(partition, new.label.as_str()) && unfinished.is_none() {
             return Err(taken());
         }
         if let Some(why) = state.partitions.not_creatable(partition) {
@@ -158,8 +160,11 @@ impl Arrival {
             return Err(ApiError::new(Code::Busy, message));
         }
         let api = Api::<HsmKey>::namespaced(client(state)?, &caller.namespace);
-        let Begun { object, fresh } = self.begin(state, caller, &api, partition).await?;
-        let template = template(&object, new)?;
+        let unfinished = unfinished.map(|entry| entry.object.name_any());
+        let begun = self.begin(state, caller, &api, partition, unfinished).await?;
+        let (object, fresh) = (&begun.object, begun.fresh);
+        let template = template(object, new)?;
+        let own = template.id.clone();
         let mut job = Import { template, public_key: public.known, origin };
         let mut outcome = hsm.call(Request::Import(Box::new(job.clone()))).await;
         if let Ok(Reply::Untold(untold)) = &outcome {
@@ -168,20 +173,25 @@ impl Arrival {
                     job.public_key = Some(Bytes::copy_from_slice(signer.spki()));
                     hsm.call(Request::Import(Box::new(job))).await
                 }
-                Err(refused) => return Err(given_up(state, &api, &object, fresh, refused).await),
+                Err(refused) => return Err(given_up(state, &api, &begun, refused).await),
             };
         }
         let refused = match outcome {
             Ok(Reply::Key(_)) => {
-                done(state, &api, &object).await;
-                return finished(state, caller, &api, &new.label, &object).await;
+                done(state, &api, &begun).await;
+                let which = if fresh { TakeBack::Destroyed } else { TakeBack::Nothing };
+                return finished(state, caller, &api, &new.label, object, which).await;
+            }
+            // Another request brought it, and the object is that key's.
+            Ok(Reply::Keys(keys)) if keys.iter().any(|facts| facts.id.as_ref() == Some(&own)) => {
+                return Err(taken());
             }
             Ok(Reply::Keys(_)) => taken(),
             Ok(other) => unexpected(&other).into(),
             Err(error) if is_certain(&error) => error.into(),
-            Err(error) => return self.unknown(state, caller, &api, &object, fresh, error).await,
+            Err(error) => return self.unknown(state, caller, &api, object, fresh, error).await,
         };
-        Err(given_up(state, &api, &object, fresh, refused).await)
+        Err(given_up(state, &api, &begun, refused).await)
     }
 
     /// What is answered where nobody knows whether the key got on the token. If it did, the controller finds it.
@@ -196,7 +206,7 @@ impl Arrival {
     ) -> Result<SignedKeyAttributes, ApiError> {
         // One that was there before may get another key.
         if fresh {
-            let finished = finished(state, caller, api, &self.new.label, object);
+            let finished = finished(state, caller, api, &self.new.label, object, TakeBack::Destroyed);
             if let Ok(answer) = timeout(UNKNOWN_WAIT, finished).await {
                 return answer;
             }
@@ -218,10 +228,16 @@ impl Arrival {
         caller: &auth::Caller,
         api: &Api<HsmKey>,
         partition: &str,
+        unfinished: Option<String>,
     ) -> Result<Begun, ApiError> {
         let mut wanted = object(&self.new, partition.to_owned(), caller);
         wanted.spec.certificate.clone_from(&self.certificate);
-        wanted.annotations_mut().insert(IMPORTING.into(), Timestamp::now().to_string());
+        let since = Timestamp::now().to_string();
+        wanted.annotations_mut().insert(IMPORTING.into(), since.clone());
+        if let Some(name) = unfinished {
+            // Whoever wrote it chose its name.
+            return resume(state, api, &name, &wanted).await;
+        }
         match api.create(&PostParams::default(), &wanted).await {
             Ok(object) => {
                 state.metrics.wrote("HsmKey", "create");
@@ -229,13 +245,13 @@ impl Arrival {
                     take_back(state, api, &object).await;
                     return Err(error);
                 }
-                Ok(Begun { object, fresh: true })
+                Ok(Begun { object, fresh: true, since })
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 if let Some(error) = another_label(api, &self.new.label).await {
                     return Err(error);
                 }
-                resume(state, api, &wanted).await
+                resume(state, api, &wanted.name_any(), &wanted).await
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
                 Err(ApiError::new(Code::Validation, status.message.clone()))
@@ -250,18 +266,20 @@ struct Begun {
     object: HsmKey,
     /// This request made it.
     fresh: bool,
+    /// What this request noted on it; another one that took it over noted something else.
+    since: String,
 }
 
 /// Takes an object over whose import somebody began and did not finish: one of its requests at a time.
-async fn resume(state: &Shared, api: &Api<HsmKey>, wanted: &HsmKey) -> Result<Begun, ApiError> {
+async fn resume(state: &Shared, api: &Api<HsmKey>, name: &str, wanted: &HsmKey) -> Result<Begun, ApiError> {
     let busy =
         |what: &str| ApiError::new(Code::Busy, format!("the key is being brought to its token {what}"));
-    let found = timeout(LOOKUP_WAIT, api.get_opt(&wanted.name_any())).await;
+    let found = timeout(LOOKUP_WAIT, api.get_opt(name)).await;
     let found = found.map_err(|_| ApiError::new(Code::Busy, super::keys::API_AWAY))?;
     let Some(object) = found.map_err(|error| api_error(&error))? else {
         return Err(busy("and was taken back just now; try again"));
     };
-    if !object.is_awaited() || object.spec != wanted.spec {
+    if !object.is_awaited() || !is_the_same(&object, wanted) {
         return Err(taken());
     }
     let since = object.annotations().get(IMPORTING).and_then(|since| since.parse::<Timestamp>().ok());
@@ -274,10 +292,10 @@ async fn resume(state: &Shared, api: &Api<HsmKey>, wanted: &HsmKey) -> Result<Be
         "uid": object.uid(), "resourceVersion": object.resource_version(),
         "annotations": { IMPORTING: now.to_string() },
     } });
-    match api.patch_metadata(&wanted.name_any(), &PatchParams::default(), &Patch::Merge(&claim)).await {
+    match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(&claim)).await {
         Ok(_) => {
             state.metrics.wrote("HsmKey", "patch");
-            Ok(Begun { object, fresh: false })
+            Ok(Begun { object, fresh: false, since: now.to_string() })
         }
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
             Err(busy("by another request; try again in a minute"))
@@ -286,33 +304,77 @@ async fn resume(state: &Shared, api: &Api<HsmKey>, wanted: &HsmKey) -> Result<Be
     }
 }
 
+/// Whether an object asks for the key that this request brings. How it is called, published and let go of is for whoever
+/// wrote it to say.
+fn is_the_same(object: &HsmKey, wanted: &HsmKey) -> bool {
+    let (one, other) = (&object.spec, &wanted.spec);
+    object.label() == wanted.label()
+        && one.partition_ref == other.partition_ref
+        && one.algorithm == other.algorithm
+        && one.source == other.source
+        && one.key_size == other.key_size
+        && one.curve_oid == other.curve_oid
+        && one.attributes == other.attributes
+        && one.policy == other.policy
+        && one.derived_from == other.derived_from
+}
+
+/// How often something is tried that others' changes of the object get in the way of.
+const TRIES: usize = 5;
+
 /// Leaves things as they were before a request whose key certainly did not get on the token.
-async fn given_up(
-    state: &Shared,
-    api: &Api<HsmKey>,
-    object: &HsmKey,
-    fresh: bool,
-    refused: ApiError,
-) -> ApiError {
-    if fresh {
-        take_back(state, api, object).await;
-    } else {
+async fn given_up(state: &Shared, api: &Api<HsmKey>, begun: &Begun, refused: ApiError) -> ApiError {
+    if !begun.fresh {
         // One that was there before belongs to whoever made it.
-        done(state, api, object).await;
+        done(state, api, begun).await;
+        return refused;
+    }
+    let name = begun.object.name_any();
+    for _ in 0..TRIES {
+        let Some(now) = still_own(api, begun).await else { break };
+        let only_this = Preconditions { uid: now.uid(), resource_version: now.resource_version() };
+        let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
+        match api.delete(&name, &params).await {
+            Ok(_) => {
+                state.metrics.wrote("HsmKey", "delete");
+                break;
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => {
+                tracing::warn!(name, error = %logs::chain(&error), "cannot take back the object of a key that was not imported");
+                break;
+            }
+        }
     }
     refused
 }
 
 /// Says that nobody brings the key any more, which also has the controller look for it. Whoever is killed before leaves that to the
 /// controller's next look.
-async fn done(state: &Shared, api: &Api<HsmKey>, object: &HsmKey) {
-    let patch = json!({ "metadata": { "uid": object.uid(), "annotations": { IMPORTING: null } } });
-    match api.patch_metadata(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
-        Ok(_) => state.metrics.wrote("HsmKey", "patch"),
-        Err(error) => {
-            tracing::warn!(name = object.name_any(), error = %logs::chain(&error), "cannot say that a key was imported");
+async fn done(state: &Shared, api: &Api<HsmKey>, begun: &Begun) {
+    let name = begun.object.name_any();
+    for _ in 0..TRIES {
+        let Some(now) = still_own(api, begun).await else { return };
+        let patch = json!({ "metadata": {
+            "uid": now.uid(), "resourceVersion": now.resource_version(), "annotations": { IMPORTING: null },
+        } });
+        match api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Ok(_) => return state.metrics.wrote("HsmKey", "patch"),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => {
+                tracing::warn!(name, error = %logs::chain(&error), "cannot say that a key was imported");
+                return;
+            }
         }
     }
+}
+
+/// The object as it is now, if no other request took it over meanwhile.
+async fn still_own(api: &Api<HsmKey>, begun: &Begun) -> Option<PartialObjectMeta<HsmKey>> {
+    let read = timeout(LOOKUP_WAIT, api.get_metadata_opt(&begun.object.name_any())).await;
+    let now = read.ok()?.ok()??;
+    let own = now.uid() == begun.object.uid() && now.annotations().get(IMPORTING) == Some(&begun.since);
+    own.then_some(now)
 }
 
 /// The public half of a key that says nothing of it but by its signatures.

@@ -62,7 +62,8 @@ pub fn document(document: &mut Document) {
 /// How long a request waits for a key to be made: RSA-8192 takes a token a minute.
 const CREATE_WAIT: Duration = Duration::from_secs(80);
 /// Reasons for which a key is refused before it is made.
-const BEFOREHAND: &[&str] = &["InvalidSpec", "NamespaceNotAllowed", "Conflict", "Recoverable", "Unsupported"];
+const BEFOREHAND: &[&str] =
+    &["InvalidSpec", "NamespaceNotAllowed", "Conflict", "Recoverable", "Unsupported", "PasswordRequired"];
 /// How long a request waits for the API server to say whether there is a key.
 pub const LOOKUP_WAIT: Duration = Duration::from_secs(5);
 /// The same where an earlier answer can be used instead.
@@ -158,16 +159,28 @@ pub(super) async fn put(
         take_back(state, &api, &made).await;
         return Err(error);
     }
-    finished(state, caller, &api, &new.label, &made).await
+    finished(state, caller, &api, &new.label, &made, TakeBack::Refused).await
 }
 
-/// What a key is, when it is Ready. One that will not be is taken back.
+/// Which objects are taken back whose keys will not be Ready.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TakeBack {
+    /// Those whose keys go with them, and those of which nothing is on the token.
+    Refused,
+    /// Those whose keys go with them: the key is on the token.
+    Destroyed,
+    /// None: it is somebody else's.
+    Nothing,
+}
+
+/// What a key is, when it is Ready. What is done with one that will not be, `take_back` says.
 pub(super) async fn finished(
     state: &Shared,
     caller: &auth::Caller,
     api: &Api<HsmKey>,
     label: &KeyLabel,
     made: &HsmKey,
+    which: TakeBack,
 ) -> Result<SignedKeyAttributes, ApiError> {
     let name = made.name_any();
     match settled(state, &caller.namespace, made).await {
@@ -175,7 +188,8 @@ pub(super) async fn finished(
         Settled::Stalled { reason, mut error } => {
             // What left nothing on the token may leave nothing in the cluster either. A key that is there and
             // would stay keeps its object: it would belong to nobody.
-            if made.spec.deletion_policy == DeletionPolicy::Destroy || BEFOREHAND.contains(&reason.as_str()) {
+            let goes = made.spec.deletion_policy == DeletionPolicy::Destroy && which != TakeBack::Nothing;
+            if goes || (which == TakeBack::Refused && BEFOREHAND.contains(&reason.as_str())) {
                 take_back(state, api, made).await;
             } else {
                 error.message += &format!("; HsmKey {}/{name} is kept", caller.namespace);

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::keys::usable;
+use super::{keys::usable, password};
 use crate::{
     auth::Action,
     gateway::{
@@ -97,6 +97,8 @@ pub async fn create(
             format!("the timestamp key {namespace}/{name} of HsmPartition {partition} does not exist");
         ApiError::new(Code::NoKey, message)
     })?;
+    // Nobody gives one here.
+    password::unlock(&state, entry, None, &record).await?;
     let key = usable(entry)?;
     let public = key.public.as_deref();
     let chain = public.map(|public| attached(&entry.object, public)).transpose()?.flatten();

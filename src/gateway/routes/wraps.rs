@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    import_body::no_master,
     imports::{Arrival, Public},
     key_body::{NewKey, SignedKeyAttributes},
     keys::{allowed, lookup, usable},
@@ -197,6 +198,7 @@ pub async fn unwrap(
         // As the contract has it, and not as where keys are made.
         return Err(ApiError::new(Code::Hsm, "Error unwrapping key: a symmetric key has no policy"));
     }
+    no_master(&request.attributes)?;
     let policy = policy_body::read(request.policy.as_ref(), label.as_str(), algorithm, &request.attributes)?;
     let by = lookup(&state, &caller, &request.unwrap_key_name).await?;
     let record = usage(&caller, &by, &request_id, "unwrap", Some(method.name()), About::Ciphertext(&data));

@@ -68,8 +68,13 @@ impl Known {
     pub fn wrote(&self, secret: &Secret) {
         let record = Record::of(secret).map(Arc::new);
         let version = secret.resource_version().unwrap_or_default();
-        let kept = Kept { record, version, wrote: Some(Instant::now()) };
-        self.records.write().expect("no panic while it is held").insert(secret.name_any(), kept);
+        let mut records = self.records.write().expect("no panic while it is held");
+        let name = secret.name_any();
+        // The watch may have brought what another gateway wrote after this.
+        if records.get(&name).is_some_and(|kept| is_older(&version, &kept.version)) {
+            return;
+        }
+        records.insert(name, Kept { record, version, wrote: Some(Instant::now()) });
     }
 
     /// Takes note that a key has a password now.
@@ -138,6 +143,9 @@ mod tests {
         assert_eq!(known(&all).as_deref(), Some("10"));
         all.seen(&version("10"));
         all.seen(&version("11"));
+        assert_eq!(known(&all).as_deref(), Some("11"));
+        // Another gateway was faster, and this one's answer late.
+        all.wrote(&version("10"));
         assert_eq!(known(&all).as_deref(), Some("11"));
         // What comes by the watch alone is in order.
         all.seen(&version("5"));
