@@ -35,7 +35,7 @@ const BOUNDARY: &str = "------------------------d74496d66958873e";
 
 impl Stage {
     /// A key for files.
-    async fn file_key(&self, name: &str, curve: &str) -> Vec<u8> {
+    pub async fn file_key(&self, name: &str, curve: &str) -> Vec<u8> {
         let attributes = json!({"derive": true, "sign": false});
         self.make(name, json!({"algorithm": "EC", "curveOid": curve, "attributes": attributes})).await
     }

@@ -169,6 +169,26 @@ async fn schemas_are_those_of_the_bodies() {
     assert_eq!(sign["required"], json!(["payload", "signKeyName", "signatureAlgorithm"]));
     let algorithms = sign["properties"]["signatureAlgorithm"]["enum"].as_array().unwrap();
     assert!(algorithms.contains(&json!("SHA256_WITH_ECDSA")), "{algorithms:?}");
+    let password = schema("Password")["anyOf"].as_array().unwrap().clone();
+    assert_eq!((&password[0]["type"], &password[1]["items"]["maxLength"]), (&json!("string"), &json!(1)));
+    let optional = json!([{ "$ref": "#/components/schemas/Password" }, { "type": "null" }]);
+    for (of, member) in [
+        ("SignRequest", "keyPassword"),
+        ("CreateBody", "password"),
+        ("NameBody", "password"),
+        ("WrapKeyRequest", "wrapKeyPassword"),
+        ("CertificateBody", "keyPassword"),
+    ] {
+        assert_eq!(schema(of)["properties"][member]["anyOf"], optional, "{of} {member}");
+    }
+    let import = schema("KeyImport");
+    assert_eq!(import["required"], json!(["label", "algorithm", "attributes"]));
+    assert_eq!(import["properties"]["privateKey"]["contentEncoding"], "base64");
+    let form = &document["paths"]["/v1/fileEncrypt"]["post"]["requestBody"]["content"];
+    let form = &form["multipart/form-data"];
+    assert_eq!(form["schema"]["required"], json!(["SignedFileEncryptRequestDto", "file"]));
+    let part = json!({ "contentType": "application/json" });
+    assert_eq!(form["encoding"]["SignedFileEncryptRequestDto"], part);
     // What is always answered is required there, null or not.
     let key = schema("KeyAttributesJson");
     assert!(key["required"].as_array().unwrap().contains(&json!("uuid")), "{key}");

@@ -11,7 +11,9 @@ use tokio::sync::oneshot;
 
 use crate::{
     browser::Page,
+    common::token::Module,
     listener::{Authority, LIMITS, Server},
+    real::Stage,
     world::World,
 };
 
@@ -25,6 +27,20 @@ const TRY: &str = "
     const status = row.querySelector('.response-col_status').textContent.trim();
     const body = (await until(() => row.querySelector('.response-col_description code'))).textContent;
     return { status, body };";
+
+/// Has `fileEncryption` executed, with the example as it stands and a file, and tells what the page then shows.
+const SEND: &str = "
+    const box = await until(() => document.getElementById('operations-Files-fileEncryption'));
+    box.querySelector('.opblock-summary-control').click();
+    (await until(() => box.querySelector('.try-out__btn'))).click();
+    const input = await until(() => box.querySelector('input[type=file]'));
+    const chosen = new DataTransfer();
+    chosen.items.add(new File(['a file'], 'a.txt'));
+    input.files = chosen.files;
+    input.dispatchEvent(new Event('change', { bubbles: true }));
+    (await until(() => box.querySelector('.btn.execute'))).click();
+    const row = await until(() => box.querySelector('.live-responses-table .response'));
+    return row.querySelector('.response-col_status').textContent.trim();";
 
 /// Expands an operation of each group and every schema, and counts the operations.
 const ALL: &str = "
@@ -147,4 +163,23 @@ async fn swagger_ui_works_from_the_gateway_with_a_token() {
     .await;
     answered(&shown);
     asked(&requests, &origin);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swagger_ui_sends_files() {
+    let stage = Stage::new(Module::SoftHsm).await;
+    // As the page's example calls it.
+    stage.file_key("string", "1.2.840.10045.3.1.7").await;
+    let limits = Limits { handshake: Duration::from_secs(10), ..LIMITS };
+    let server = Server::serving_within(limits, stage.world.router.clone(), &Authority::new()).await;
+    let url = format!("https://{}/", server.address());
+    let (status, _) = in_browser(move |page| {
+        page.visit(&url);
+        page.run(AUTHORIZE);
+        page.type_text("app");
+        page.run(AUTHORIZED);
+        page.run(SEND)
+    })
+    .await;
+    assert_eq!(status, "200");
 }
