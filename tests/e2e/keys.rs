@@ -289,7 +289,7 @@ async fn the_api_server_refuses_what_cannot_be_and_what_cannot_change() {
             base(json!({"deletionPolicy": "Destroy", "attributes": {"destroyable": false}})),
             "needs attributes.destroyable",
         ),
-        (base(json!({"label": "a/b"})), "spec.label"),
+        (base(json!({"label": "a/b"})), "starts a derivation path"),
         (base(json!({"label": ""})), "spec.label"),
         (base(json!({"label": "x".repeat(256)})), "spec.label"),
         (base(json!({"publicKeySecretName": "No_Name"})), "spec.publicKeySecretName"),
