@@ -58,10 +58,7 @@ impl Probes {
             match try_one(hsm, probe).await {
                 Ok(found) => findings.absorb(found),
                 Err(error) => {
-                    if matches!(
-                        error.kind,
-                        Kind::Unavailable | Kind::Busy | Kind::PinRejected | Kind::PinLocked
-                    ) {
+                    if is_away(error.kind) {
                         return None;
                     }
                     let why = words(&error).split(": ").next().unwrap_or_default();
@@ -85,6 +82,22 @@ impl Probes {
 /// Whether a finding says that its probe shall not be made again: whoever leads next does not bring the module down again.
 pub fn spares(quirk: &Quirk) -> bool {
     [CRASHED, HUNG].iter().any(|why| quirk.value == Quirk::not_probed("", why, "").value)
+}
+
+/// Whether an error says nothing of the probe, because there was no token to be tried.
+const fn is_away(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Unavailable
+            | Kind::Busy
+            | Kind::Lost
+            | Kind::LibraryNotLoaded
+            | Kind::TokenNotFound
+            | Kind::TokenNotInitialized
+            | Kind::PinRejected
+            | Kind::PinLocked
+            | Kind::PinFinalTry
+    )
 }
 
 /// Why a probe failed.

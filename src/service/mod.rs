@@ -8,5 +8,6 @@ pub mod derive;
 pub mod directory;
 pub mod files;
 pub mod password;
+pub mod shares;
 pub mod sign;
 pub mod timestamp;

@@ -111,6 +111,11 @@ async fn a_key_is_wrapped_and_unwrapped_under_another_name() {
             let unwrap = json!({"unwrapKeyRequest": {"wrappedKey": wrapped["wrappedKey"], "label": back,
                 "unwrapKeyName": label("kek"), "wrapMethod": method,
                 "attributes": {"decrypt": true, "destroyable": true, "extractable": true, "sensitive": false}}});
+            if token == Token::SoftHsm {
+                // It does not tell how long a key is that it unwraps.
+                app.post("/v1/synchronousUnwrap", unwrap).await.is_error(400, 611, "unsupported.operation");
+                continue;
+            }
             let created = app.post("/v1/synchronousUnwrap", unwrap.clone()).await.with_status(201);
             assert_eq!(
                 (&created["json"]["algorithm"], &created["json"]["keySize"]),

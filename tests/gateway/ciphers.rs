@@ -22,25 +22,9 @@ use serde_json::{Value, json};
 
 use crate::{
     common::token::{Module, Token, run},
+    real::on_both_tokens,
     world::{NAMESPACE, PARTITION, World, object, office},
 };
-
-macro_rules! on_both_tokens {
-    ($($test:ident,)+) => {
-        mod softhsm {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(&super::Stage::new(super::Module::SoftHsm).await).await;
-            })+
-        }
-        mod kryoptic {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(&super::Stage::new(super::Module::Kryoptic).await).await;
-            })+
-        }
-    };
-}
 
 on_both_tokens! {
     what_is_encrypted_over_rest_is_decrypted_over_rest,

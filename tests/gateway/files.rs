@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     common::token::{Module, run},
-    real::Stage,
+    real::{Stage, on_both_tokens},
     world::{Answer, NAMESPACE, PASSWORD, World},
 };
 
@@ -123,23 +123,6 @@ fn python(arguments: &[&str], folder: &Path, input: &[u8]) -> Vec<u8> {
     writer.join().unwrap().unwrap();
     assert!(output.status.success(), "python3-cryptography is needed, see e2e/setup.sh: {output:?}");
     output.stdout
-}
-
-macro_rules! on_both_tokens {
-    ($($test:ident,)+) => {
-        mod softhsm {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(&super::Stage::new(super::Module::SoftHsm).await).await;
-            })+
-        }
-        mod kryoptic {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(&super::Stage::new(super::Module::Kryoptic).await).await;
-            })+
-        }
-    };
 }
 
 on_both_tokens! {

@@ -25,6 +25,25 @@ use crate::{
     world::{NAMESPACE, PARTITION, World, object, office},
 };
 
+/// Each of the tests named, on a `Stage` of its module with either token.
+macro_rules! on_both_tokens {
+    ($($test:ident,)+) => {
+        mod softhsm {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(&super::Stage::new(super::Module::SoftHsm).await).await;
+            })+
+        }
+        mod kryoptic {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(&super::Stage::new(super::Module::Kryoptic).await).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both_tokens;
+
 /// A gateway before a real token.
 pub struct Stage {
     pub world: World,

@@ -8,29 +8,12 @@ use serde_json::{Value, json};
 
 use crate::{
     common::token::{Module, run},
-    real::Stage,
+    real::{Stage, on_both_tokens},
     world::{Answer, NAMESPACE},
 };
 
 const POLICY: &str = "1.3.6.1.4.1.99999.1.2";
 const GOOD: &str = "extendedKeyUsage=critical,timeStamping\nkeyUsage=critical,digitalSignature\n";
-
-macro_rules! on_both_tokens {
-    ($($test:ident,)+) => {
-        mod softhsm {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(&super::Stage::new(super::Module::SoftHsm).await).await;
-            })+
-        }
-        mod kryoptic {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(&super::Stage::new(super::Module::Kryoptic).await).await;
-            })+
-        }
-    };
-}
 
 on_both_tokens! {
     openssl_verifies_a_timestamp_of_each_key_and_hash,

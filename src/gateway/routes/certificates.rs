@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::{
     certificate_body::{CertificateAnswer, ImportBody, RequestAnswer, SignBody, Wanted},
-    keys::{API_AWAY, LOOKUP_WAIT, allowed, api_error, client, lookup, usable},
+    keys::{API_AWAY, LOOKUP_WAIT, allowed, api_error, client, fresh, lookup, usable},
     operations::{may_use, usage},
     password,
 };
@@ -320,18 +320,6 @@ async fn may_update(state: &Shared, caller: &Who, entry: &Entry) -> Result<bool,
         Err(Denied::Forbidden(_)) => Ok(false),
         Err(denied @ Denied::Unavailable) => Err(denied.into()),
     }
-}
-
-/// The key's object as the API server has it now: the view may be a moment behind.
-pub async fn fresh(state: &Shared, entry: &Entry) -> Result<Entry, ApiError> {
-    let (namespace, name) = (entry.object.namespace().unwrap_or_default(), entry.object.name_any());
-    let api = Api::<HsmKey>::namespaced(client(state)?, &namespace);
-    let found = timeout(LOOKUP_WAIT, api.get_opt(&name)).await;
-    let found = found.map_err(|_| ApiError::new(Code::Busy, API_AWAY))?.map_err(|error| api_error(&error))?;
-    found
-        .map(|key| Entry::of(Arc::new(key)))
-        .filter(|now| now.label == entry.label)
-        .ok_or_else(|| ApiError::no_key(&entry.label))
 }
 
 /// What a certificate may take the place of.

@@ -11,8 +11,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::{
-    certificates::fresh,
-    keys::{API_AWAY, LOOKUP_WAIT, allowed, api_error, client, lookup, usable},
+    keys::{API_AWAY, LOOKUP_WAIT, allowed, api_error, client, fresh, lookup, usable},
     operations::usage,
     password::{self, Laid, Replaced},
 };

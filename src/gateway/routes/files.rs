@@ -114,7 +114,7 @@ async fn encrypted(state: &Shared, parts: &mut Parts, upload: &mut Upload) -> Re
     // A public key encrypts without a token, also while that is away.
     let hsm = state.partitions.hsm(&key.partition).ok();
     files::served(hsm.as_deref(), state.partitions.shared_secrets(&key.partition))?;
-    let place = state.files.place().await?;
+    let place = state.files.place(&caller.namespace).await?;
     let mut encryption = Encryption::begin(&state.files, key)?;
     record.record(None);
     let (name, mut length) = (file.name().map(str::to_owned), 0);
@@ -149,7 +149,7 @@ async fn decrypted(state: &Shared, parts: &mut Parts, upload: &mut Upload) -> Re
     let key = derives(&entry)?;
     let hsm = state.partitions.hsm(&key.partition)?;
     files::served(Some(hsm.as_ref()), state.partitions.shared_secrets(&key.partition))?;
-    let place: Place = state.files.place().await?;
+    let place: Place = state.files.place(&caller.namespace).await?;
     let name = file.name().map(str::to_owned);
     let (mut head, mut length) = (Vec::with_capacity(HEADER_MAX), 0);
     let mut decryption: Option<Decryption> = None;

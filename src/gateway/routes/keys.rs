@@ -517,6 +517,18 @@ async fn in_api(client: &Client, namespace: &str, label: &KeyLabel) -> Result<Op
     Ok(all.items.into_iter().filter_map(|one| one.0.ok()).filter(is).min_by_key(|key| !key.is_ready()))
 }
 
+/// The key's object as the API server has it now: the view may be a moment behind.
+pub async fn fresh(state: &Shared, entry: &Entry) -> Result<Entry, ApiError> {
+    let (namespace, name) = (entry.object.namespace().unwrap_or_default(), entry.object.name_any());
+    let api = Api::<HsmKey>::namespaced(client(state)?, &namespace);
+    let found = timeout(LOOKUP_WAIT, api.get_opt(&name)).await;
+    let found = found.map_err(|_| ApiError::new(Code::Busy, API_AWAY))?.map_err(|error| api_error(&error))?;
+    found
+        .map(|key| Entry::of(Arc::new(key)))
+        .filter(|now| now.label == entry.label)
+        .ok_or_else(|| ApiError::no_key(&entry.label))
+}
+
 /// What is needed to use a key, or why it cannot be used.
 pub fn usable(entry: &Entry) -> Result<&Usable, ApiError> {
     entry.usable.as_ref().ok_or_else(|| {

@@ -17,7 +17,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub use output::Output;
 
 use self::spool::{Batches, Checking, Sealing};
-use super::{directory::Usable, sign::unexpected};
+use super::{
+    directory::Usable,
+    shares::{Share, Shares},
+    sign::unexpected,
+};
 use crate::{
     hsm::{
         Hsm,
@@ -41,13 +45,15 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Files {
     places: Arc<Semaphore>,
+    shares: Arc<Shares>,
     directory: PathBuf,
     largest: u64,
 }
 
 /// Allows a file to be worked on.
 #[derive(Debug)]
-pub struct Place(#[allow(dead_code, reason = "held")] OwnedSemaphorePermit);
+#[allow(dead_code, reason = "held")]
+pub struct Place(OwnedSemaphorePermit, Share);
 
 /// Why a file is not encrypted or decrypted.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +91,9 @@ impl Files {
     /// Allows files of up to `largest` bytes, so many of them at a time, and lets them wait in `directory`.
     #[must_use]
     pub fn new(largest: u64, at_a_time: usize, directory: PathBuf) -> Self {
-        Self { places: Arc::new(Semaphore::new(at_a_time)), directory, largest }
+        // One namespace leaves the others half of it.
+        let shares = Shares::new(usize::MAX, at_a_time.div_ceil(2));
+        Self { places: Arc::new(Semaphore::new(at_a_time)), shares, directory, largest }
     }
 
     /// Bytes of the largest file.
@@ -100,14 +108,15 @@ impl Files {
         crate::sealed_file::HEADER_MAX as u64 + sealed_len(self.largest)
     }
 
-    /// Waits until a file may be worked on.
+    /// Waits until a file of a namespace may be worked on.
     ///
     /// # Errors
-    /// [`FileError::Busy`] after a while.
-    pub async fn place(&self) -> Result<Place, FileError> {
+    /// [`FileError::Busy`] after a while, or at once where the namespace has its share.
+    pub async fn place(&self, namespace: &str) -> Result<Place, FileError> {
+        let share = self.shares.take(namespace).ok_or(FileError::Busy)?;
         let place = tokio::time::timeout(WAIT, Arc::clone(&self.places).acquire_owned()).await;
         match place {
-            Ok(Ok(permit)) => Ok(Place(permit)),
+            Ok(Ok(permit)) => Ok(Place(permit, share)),
             _ => Err(FileError::Busy),
         }
     }

@@ -108,7 +108,7 @@ mod tests {
         let (header, sealer) = Sealer::to(public).unwrap();
         let mut batches = Batches::new(Sealing::new(&files.directory, header, sealer));
         batches.update(&vec![7; LENGTH]).await.unwrap();
-        Output::new(batches.finish(Sealing::finish).await.unwrap(), files.place().await.unwrap())
+        Output::new(batches.finish(Sealing::finish).await.unwrap(), files.place("shop").await.unwrap())
     }
 
     fn pair() -> (agreement::PrivateKey, PublicKey) {
@@ -138,7 +138,7 @@ mod tests {
         let checked = check(&sealed[at..]).await.unwrap();
         let source = checked.opened_by(Opener::new(&header, &secret));
         // The place of the first file was given back.
-        let output = Output::new(source, files.place().await.unwrap());
+        let output = Output::new(source, files.place("shop").await.unwrap());
         assert_eq!(output.length(), LENGTH as u64);
         let opened: Vec<_> = output.into_stream().map(|bytes| bytes.unwrap().to_vec()).collect().await;
         assert_eq!(opened.concat(), vec![7; LENGTH]);
@@ -146,7 +146,7 @@ mod tests {
         assert!(error.to_string().contains("cut off"), "{error}");
         // Decrypted with another secret than it was checked with, which is what a change on disk looks like.
         let source = check(&sealed[at..]).await.unwrap().opened_by(Opener::new(&header, &[0; 48]));
-        let output = Output::new(source, files.place().await.unwrap());
+        let output = Output::new(source, files.place("shop").await.unwrap());
         let read: Vec<_> = output.into_stream().take(5).collect().await;
         assert!(read[0].is_err(), "{read:?}");
         // Nothing is left behind.

@@ -1,9 +1,8 @@
 //! Hashes passwords, a few at a time, and remembers which were right.
 
 use std::{
-    collections::HashMap,
     hash::{Hash as StdHash, Hasher},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +12,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
 use super::{Hash, Record};
-use crate::model::Password;
+use crate::{model::Password, service::shares::Shares};
 
 /// Hashes that are made at the same time: each takes a core and 19 MiB.
 const AT_ONCE: usize = 2;
@@ -46,7 +45,7 @@ pub struct Checker {
     key: hmac::Key,
     right: Cache<Mac, ()>,
     turns: Arc<Semaphore>,
-    places: Arc<Places>,
+    places: Arc<Shares>,
 }
 
 impl Default for Checker {
@@ -56,7 +55,7 @@ impl Default for Checker {
             key: key.expect("the system has random numbers"),
             right: Cache::builder().max_capacity(REMEMBERED).time_to_idle(UNUSED).build(),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
-            places: Arc::default(),
+            places: Shares::new(WAITING, WAITING_OF_ONE),
         }
     }
 }
@@ -106,7 +105,7 @@ impl Checker {
         whose: &str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Full> {
-        let place = Places::take(&self.places, whose).ok_or(Full)?;
+        let place = self.places.take(whose).ok_or(Full)?;
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| Full)?;
         let done = tokio::task::spawn_blocking(move || {
             let _ends_with_it = (place, turn);
@@ -139,41 +138,6 @@ impl PartialEq for Mac {
 impl StdHash for Mac {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.hash(state);
-    }
-}
-
-/// How many hashes of each namespace are made or wait for it.
-#[derive(Default)]
-struct Places(Mutex<HashMap<String, usize>>);
-
-impl Places {
-    fn take(all: &Arc<Self>, whose: &str) -> Option<Place> {
-        let mut taken = all.0.lock().expect("no panic while it is held");
-        let mine = taken.get(whose).copied().unwrap_or_default();
-        if mine >= WAITING_OF_ONE || taken.values().sum::<usize>() >= WAITING {
-            return None;
-        }
-        taken.insert(whose.to_owned(), mine + 1);
-        drop(taken);
-        Some(Place { all: Arc::clone(all), whose: whose.to_owned() })
-    }
-}
-
-/// One of them, until it is dropped.
-struct Place {
-    all: Arc<Places>,
-    whose: String,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.all.0.lock().expect("no panic while it is held");
-        if let Some(mine) = taken.get_mut(&self.whose) {
-            *mine -= 1;
-            if *mine == 0 {
-                taken.remove(&self.whose);
-            }
-        }
     }
 }
 
@@ -234,7 +198,8 @@ mod tests {
         }
         assert_eq!(answers.iter().filter(|one| **one == Err(Full)).count(), 40 - WAITING_OF_ONE);
         assert_eq!(answers.iter().filter(|one| **one == Ok(false)).count(), WAITING_OF_ONE);
-        assert!(checker.places.0.lock().unwrap().is_empty(), "every place is given back");
+        let again: Vec<_> = (0..WAITING_OF_ONE).map(|_| checker.places.take("bad")).collect();
+        assert!(again.iter().all(Option::is_some), "every place is given back");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -251,10 +216,10 @@ mod tests {
                 )
             })
             .collect();
-        while checker.places.0.lock().unwrap().is_empty() {
+        while checker.places.of("shop") == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(checker.places.0.lock().unwrap()["shop"], 1);
+        assert_eq!(checker.places.of("shop"), 1);
         drop(turns);
         for one in asked {
             assert_eq!(one.await.unwrap(), Ok(true));

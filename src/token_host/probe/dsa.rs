@@ -25,7 +25,7 @@ pub fn probe(token: &Token) -> Result<Findings, HsmError> {
         Ok(pair) => {
             findings.refuted_signatures = refuted(token, &session, pair.private, KeyShape::Dsa(20));
             findings.quirks.extend(refusals(&findings.refuted_signatures));
-            findings.quirks.push(Quirk::usual(name, "works", means));
+            findings.quirks.push(Quirk::usual(name, "works", "each key is made in a group of its own"));
         }
         Err(failure) => {
             let error = settled(failure)?;
