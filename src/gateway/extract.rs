@@ -3,11 +3,10 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, Bytes, HttpBody},
+    body::{Bytes, HttpBody},
     extract::{FromRequest, FromRequestParts, Request},
     http::{header, request::Parts},
 };
-use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -21,10 +20,6 @@ use crate::auth::Refused;
 const FETCH_SITE: &str = "sec-fetch-site";
 /// How long the body of a request may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
-/// How many bytes of a body that is too large are taken before it is refused.
-const DRAINED: usize = 8 * 1024 * 1024;
-/// How long the next ones may take to come.
-const SILENT: Duration = Duration::from_millis(200);
 
 /// The authenticated caller.
 pub struct Caller(pub Arc<crate::auth::Caller>);
@@ -116,9 +111,8 @@ impl FromRequest<Shared> for RawBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, ApiError> {
-        // What says of itself that it is too large is not waited for, but for what is on its way.
+        // What says of itself that it is too large is not waited for.
         if request.body().size_hint().lower() > BODY_MAX as u64 {
-            let _ = tokio::time::timeout(BODY_WITHIN, drain(request.into_body())).await;
             return Err(too_large());
         }
         let read = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
@@ -134,17 +128,6 @@ impl FromRequest<Shared> for RawBody {
             }
         })?;
         Ok(Self(bytes))
-    }
-}
-
-/// Takes what comes of a body that nobody wants, for as long as it comes: whose writing is cut off does not read the
-/// answer.
-async fn drain(mut body: Body) {
-    let mut left = DRAINED;
-    while let Ok(Some(Ok(frame))) = tokio::time::timeout(SILENT, body.frame()).await
-        && left > 0
-    {
-        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
     }
 }
 

@@ -8,6 +8,7 @@ pub mod missed;
 pub mod openapi;
 pub mod partitions;
 mod routes;
+mod unread;
 mod upload;
 pub mod watch;
 

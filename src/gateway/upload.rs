@@ -12,15 +12,13 @@ use std::{
 
 use axum::body::{Body, BodyDataStream, Bytes};
 use futures::{Stream, StreamExt};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::error::{ApiError, Code};
 use crate::service::files::{PATIENCE, SLOWEST};
 
 /// Bytes that are read without any of them being used: of a form, the heads of its parts.
 const UNUSED_MAX: usize = 256 * 1024;
-/// How long the bytes of a body that nobody wants any more may take to come, all of them and the next ones.
-const DRAIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_millis(200));
 
 /// Why a body was not read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +42,6 @@ pub struct Upload {
     body: BodyDataStream,
     /// Bytes that may come.
     left: u64,
-    begun: bool,
     /// The reader below asks for more as long as there is some; with this it gets one piece at a time.
     breath: bool,
     /// How long it may be waited for the next bytes; every byte adds to it.
@@ -70,7 +67,6 @@ impl Upload {
         Self {
             body: body.into_data_stream(),
             left: most,
-            begun: false,
             breath: false,
             patience: PATIENCE,
             waiting: None,
@@ -81,20 +77,6 @@ impl Upload {
     /// The count of bytes that were read in vain.
     pub fn unused(&self) -> Unused {
         self.unused.clone()
-    }
-
-    /// Whether any of it was asked for. A client may wait for that before it sends a byte.
-    pub const fn is_begun(&self) -> bool {
-        self.begun
-    }
-
-    /// Takes what still comes, and nobody wants: whose writing is cut off does not read the answer.
-    pub async fn drain(&mut self) {
-        let (all, next) = DRAIN;
-        let until = Instant::now() + all;
-        while let Ok(Some(Ok(_))) = timeout(next, self.body.next()).await
-            && Instant::now() < until
-        {}
     }
 
     /// Bytes came, after it may have been waited for them.
@@ -120,7 +102,6 @@ impl Stream for Upload {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        this.begun = true;
         match this.body.poll_next_unpin(context) {
             Poll::Ready(Some(Ok(bytes))) => {
                 this.breath = true;

@@ -241,3 +241,45 @@ async fn lines_that_end_in_a_line_feed_alone_are_one_request() {
     assert_eq!(answers(&said), [(200, None)], "{said}");
     assert_eq!(line.signed(), 1);
 }
+
+/// Who keeps connections would send the next request into one that is about to close, and could not tell whether it was
+/// seen.
+#[tokio::test]
+async fn what_is_refused_before_its_body_was_read_leaves_the_connection_as_it_was() {
+    let line = Line::new().await;
+    let mut stream = handshake(&line.server, &line.authority.client()).await.expect("a handshake");
+    let refused = [
+        ("POST /v1/synchronousSign", "", 401),
+        ("PUT /v1/synchronousSign", "Authorization: Bearer app\r\n", 405),
+        ("POST /v1/unknown", "Authorization: Bearer app\r\n", 404),
+        ("POST /v1/fileEncrypt", "", 401),
+    ];
+    for (request, headers, status) in refused.iter().cycle().take(200) {
+        let head = format!(
+            "{request} HTTP/1.1\r\nHost: gateway.test\r\n{headers}Content-Length: {}\r\n\r\n",
+            SIGN.len()
+        );
+        for part in [head.as_bytes(), SIGN.as_bytes()] {
+            stream.write_all(part).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        let mut said = Vec::new();
+        while !said.ends_with(b"}") {
+            assert_ne!(stream.read_buf(&mut said).await.expect("the connection stays"), 0, "{request}");
+        }
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(answers(&said)[0].0, *status, "{said}");
+        assert!(!said.to_lowercase().contains("connection: close"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_and_that_does_not_come_ends_the_connection_with_the_answer() {
+    let line = Line::new().await;
+    let head = "POST /v1/synchronousSign HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: 9\r\n";
+    for request in [format!("{head}\r\nfew"), format!("{head}Expect: 100-continue\r\n\r\n")] {
+        let (said, ended) = line.say(request.as_bytes(), false).await;
+        assert!(ended && said.to_lowercase().contains("connection: close"), "{said}");
+        assert_eq!(answers(&said)[0].0, 401, "{said}");
+    }
+}

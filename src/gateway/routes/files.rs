@@ -5,7 +5,7 @@ use axum::{
     extract::{FromRequestParts, Request, State},
     http::{
         HeaderMap, HeaderValue,
-        header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT},
+        header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE},
         request::Parts,
     },
     response::Response,
@@ -97,19 +97,14 @@ struct DecryptRequest {
 /// `POST /v1/fileEncrypt`: with the public half of the key, outside of the token.
 pub async fn encrypt(State(state): State<Shared>, request: Request) -> Result<Response, ApiError> {
     let (mut parts, mut upload) = begin(&state, request);
-    let done = encrypted(&state, &mut parts, &mut upload).await;
-    end(&parts, upload, done).await
-}
-
-async fn encrypted(state: &Shared, parts: &mut Parts, upload: &mut Upload) -> Result<Response, ApiError> {
-    let Caller(caller) = Caller::from_request_parts(parts, state).await?;
-    let RequestId(request_id) = RequestId::from_request_parts(parts, state).await?;
-    let mut form = Form::new(&parts.headers, upload, ENCRYPT)?;
+    let Caller(caller) = Caller::from_request_parts(&mut parts, &state).await?;
+    let RequestId(request_id) = RequestId::from_request_parts(&mut parts, &state).await?;
+    let mut form = Form::new(&parts.headers, &mut upload, ENCRYPT)?;
     let (EncryptPart { file_encrypt_request: said }, mut file) = form.read().await?;
-    let entry = lookup(state, &caller, &said.encrypt_key_name).await?;
+    let entry = lookup(&state, &caller, &said.encrypt_key_name).await?;
     let algorithm = algorithm(&entry);
     let record = usage(&caller, &entry, &request_id, "fileEncrypt", algorithm, About::Nothing);
-    may_use(state, &caller, &entry, &record).await?;
+    may_use(&state, &caller, &entry, &record).await?;
     let key = derives(&entry)?;
     // A public key encrypts without a token, also while that is away.
     let hsm = state.partitions.hsm(&key.partition).ok();
@@ -132,20 +127,15 @@ async fn encrypted(state: &Shared, parts: &mut Parts, upload: &mut Upload) -> Re
 /// `POST /v1/synchronousFileDecrypt`: the token gives what it takes to decrypt this one file.
 pub async fn decrypt(State(state): State<Shared>, request: Request) -> Result<Response, ApiError> {
     let (mut parts, mut upload) = begin(&state, request);
-    let done = decrypted(&state, &mut parts, &mut upload).await;
-    end(&parts, upload, done).await
-}
-
-async fn decrypted(state: &Shared, parts: &mut Parts, upload: &mut Upload) -> Result<Response, ApiError> {
-    let Caller(caller) = Caller::from_request_parts(parts, state).await?;
-    let RequestId(request_id) = RequestId::from_request_parts(parts, state).await?;
-    let mut form = Form::new(&parts.headers, upload, DECRYPT)?;
+    let Caller(caller) = Caller::from_request_parts(&mut parts, &state).await?;
+    let RequestId(request_id) = RequestId::from_request_parts(&mut parts, &state).await?;
+    let mut form = Form::new(&parts.headers, &mut upload, DECRYPT)?;
     let (DecryptPart { file_decrypt_request: said }, mut file) = form.read().await?;
-    let entry = lookup(state, &caller, &said.decrypt_key_name).await?;
+    let entry = lookup(&state, &caller, &said.decrypt_key_name).await?;
     let algorithm = algorithm(&entry);
     let record = usage(&caller, &entry, &request_id, "fileDecrypt", algorithm, About::Nothing);
-    may_use(state, &caller, &entry, &record).await?;
-    password::unlock(state, &entry, said.key_password.as_ref(), &record).await?;
+    may_use(&state, &caller, &entry, &record).await?;
+    password::unlock(&state, &entry, said.key_password.as_ref(), &record).await?;
     let key = derives(&entry)?;
     let hsm = state.partitions.hsm(&key.partition)?;
     files::served(Some(hsm.as_ref()), state.partitions.shared_secrets(&key.partition))?;
@@ -193,19 +183,6 @@ fn begin(state: &Shared, request: Request) -> (Parts, Upload) {
     // What says of itself that it is too large is not asked for.
     let told = if body.size_hint().lower() > most { 0 } else { most };
     (parts, Upload::new(body, told))
-}
-
-/// Has the client read the answer also where it was refused before it had sent everything.
-async fn end(
-    parts: &Parts,
-    mut upload: Upload,
-    done: Result<Response, ApiError>,
-) -> Result<Response, ApiError> {
-    let waits = parts.headers.contains_key(EXPECT) && !upload.is_begun();
-    if done.is_err() && !waits {
-        upload.drain().await;
-    }
-    done
 }
 
 fn at_most(length: u64, most: u64, largest: u64) -> Result<(), ApiError> {

@@ -28,7 +28,7 @@ use axum::{
     Router,
     extract::{MatchedPath, Request, State},
     http::HeaderValue,
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::Response,
     routing::{MethodRouter, delete, get, post},
 };
@@ -39,6 +39,7 @@ use super::{
     extract::RequestId,
     limited,
     openapi::{Document, page},
+    unread,
 };
 use crate::telemetry::metrics::{HttpRequest, Route};
 
@@ -148,7 +149,10 @@ pub fn router(state: Shared) -> Router {
                 format!("{} does not take {}", request.uri().path(), request.method()),
             )
         });
-    limited(routes).layer(from_fn_with_state(Arc::clone(&state), observe)).with_state(state)
+    limited(routes)
+        .layer(from_fn_with_state(Arc::clone(&state), observe))
+        .layer(from_fn(unread::take))
+        .with_state(state)
 }
 
 /// Gives every request an id, and counts and times it.
