@@ -118,7 +118,7 @@ fn algorithms_of(key: KeyAlgorithm) -> impl Iterator<Item = A> {
     A::ALL.iter().copied().filter(move |a| a.fits(key) && *a != A::NoneWithEcSchnorrBip0340)
 }
 
-const OPENSSL_CURVES: [(&str, &str); 11] = [
+const OPENSSL_CURVES: [(&str, &str); 14] = [
     ("P-224", "secp224r1"),
     ("P-256", "prime256v1"),
     ("P-384", "secp384r1"),
@@ -130,6 +130,9 @@ const OPENSSL_CURVES: [(&str, &str); 11] = [
     ("brainpool320r1", "brainpoolP320r1"),
     ("brainpool384r1", "brainpoolP384r1"),
     ("brainpool512r1", "brainpoolP512r1"),
+    ("prime239v1", "prime239v1"),
+    ("prime239v2", "prime239v2"),
+    ("prime239v3", "prime239v3"),
 ];
 
 #[test]
@@ -280,6 +283,6 @@ fn keys_that_a_contract_does_not_have_are_refused() {
     );
     assert_eq!(
         refused(&["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:brainpoolP160r1"]),
-        "unsupported curve: '1.3.36.3.3.2.8.1.1.1'"
+        "Unsupported Curve: '1.3.36.3.3.2.8.1.1.1'"
     );
 }

@@ -14,7 +14,7 @@ use super::error::Error;
 use crate::{
     hsm::{
         Hsm,
-        protocol::{HsmError, InventoryEntry, KeyFacts, ObjectClass, Reply, Request},
+        protocol::{HsmError, InventoryEntry, Kept, KeyFacts, ObjectClass, Reply, Request},
     },
     model::{KeyAlgorithm, KeyId, curve},
     service::sign::unexpected,
@@ -80,7 +80,7 @@ pub struct Inventory {
 /// Private and secret keys, and what is left of some.
 #[derive(Debug, Default)]
 pub struct Content {
-    ids: HashSet<KeyId>,
+    ids: HashMap<KeyId, Kept>,
     /// Complete keys.
     pub keys: Vec<Key>,
     /// What a process that was killed may have left: keys that are not complete, public halves of no key, and objects
@@ -128,10 +128,11 @@ impl Inventory {
                 _ if entry.ghost => content.ghosts.push(Ghost { id, label, class }),
                 ObjectClass::PublicKey => halves.push(Ghost { id, label, class }),
                 ObjectClass::PrivateKey | ObjectClass::SecretKey => {
-                    if let Some(id) = id.clone().filter(|id| content.ids.contains(id)) {
+                    if let Some(id) = id.clone()
+                        && content.ids.insert(id.clone(), entry.kept).is_some()
+                    {
                         content.twins.insert(id);
                     }
-                    content.ids.extend(id.clone());
                     let curve = entry.curve_oid.as_deref().and_then(curve::by_oid).map(|row| row.oid);
                     content.keys.push(Key {
                         id,
@@ -144,7 +145,7 @@ impl Inventory {
                 ObjectClass::Certificate | ObjectClass::Unreadable => {}
             }
         }
-        let alone = |half: &Ghost| half.id.as_ref().is_none_or(|id| !content.ids.contains(id));
+        let alone = |half: &Ghost| half.id.as_ref().is_none_or(|id| !content.ids.contains_key(id));
         content.ghosts.extend(halves.into_iter().filter(alone));
         // A status has whole seconds.
         let taken = Timestamp::from_second(taken.as_second()).unwrap_or(taken);
@@ -157,11 +158,11 @@ impl Inventory {
         self.taken
     }
 
-    /// Whether a key of this identifier is there, and one only.
+    /// How the key of this identifier is kept, if there is one, and one only.
     #[must_use]
-    pub fn has(&self, id: &KeyId) -> bool {
+    pub fn kept(&self, id: &KeyId) -> Option<Kept> {
         let content = self.content();
-        content.ids.contains(id) && !content.twins.contains(id)
+        content.ids.get(id).copied().filter(|_| !content.twins.contains(id))
     }
 
     fn add(&self, facts: &KeyFacts) {
@@ -173,7 +174,7 @@ impl Inventory {
             content.twins.insert(id.clone());
         }
         content.ghosts.retain(|ghost| ghost.id.as_ref() != Some(id));
-        if content.ids.insert(id.clone()) {
+        if content.ids.insert(id.clone(), Kept::from(&facts.attributes)).is_none() {
             content.keys.push(Key {
                 id: Some(id.clone()),
                 label: facts.label.clone(),
@@ -187,7 +188,7 @@ impl Inventory {
     fn remove(&self, id: &KeyId) {
         let mut content = self.content();
         content.twins.remove(id);
-        if content.ids.remove(id) {
+        if content.ids.remove(id).is_some() {
             content.keys.retain(|key| key.id.as_ref() != Some(id));
         }
     }
@@ -237,6 +238,7 @@ mod tests {
             algorithm: Some(KeyAlgorithm::Ec),
             key_size: None,
             curve_oid: Some("1.2.840.10045.3.1.7".into()),
+            kept: Kept { sensitive: Some(false), extractable: Some(true) },
         }
     }
 
@@ -269,7 +271,7 @@ mod tests {
         inventory.add(&facts(2, 1));
         inventory.add(&facts(2, 1));
         inventory.remove(&id(1));
-        assert!(inventory.has(&id(2)) && !inventory.has(&id(1)));
+        assert!(inventory.kept(&id(2)).is_some() && inventory.kept(&id(1)).is_none());
         assert_eq!(labels(&inventory), ["k0", "k2"]);
     }
 
@@ -290,7 +292,7 @@ mod tests {
         let (one, two) = (("k1".into(), ObjectClass::PrivateKey), ("k2".into(), ObjectClass::PublicKey));
         let unreadable = ("k0".into(), ObjectClass::Unreadable);
         assert_eq!(ghosts(&inventory), [one, unreadable.clone(), two.clone()]);
-        assert!(!inventory.has(&id(1)) && inventory.has(&id(3)));
+        assert!(inventory.kept(&id(1)).is_none() && inventory.kept(&id(3)).is_some());
         inventory.add(&facts(1, 1));
         assert_eq!(ghosts(&inventory), [unreadable, two]);
     }
@@ -298,11 +300,11 @@ mod tests {
     #[test]
     fn of_several_keys_with_one_id_none_is_there_until_one_is_left() {
         let inventory = taken(vec![entry(1, ObjectClass::PrivateKey), entry(1, ObjectClass::SecretKey)]);
-        assert!(!inventory.has(&id(1)) && inventory.content().twins.contains(&id(1)));
+        assert!(inventory.kept(&id(1)).is_none() && inventory.content().twins.contains(&id(1)));
         inventory.add(&facts(1, 2));
-        assert!(!inventory.has(&id(1)));
+        assert!(inventory.kept(&id(1)).is_none());
         inventory.add(&facts(1, 1));
-        assert!(inventory.has(&id(1)) && inventory.content().twins.is_empty());
+        assert!(inventory.kept(&id(1)).is_some() && inventory.content().twins.is_empty());
     }
 
     #[tokio::test]

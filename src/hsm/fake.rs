@@ -20,7 +20,7 @@ use super::{
     knee::{End, Level, Measured},
     probe::{Findings, Probe, Quirk},
     protocol::{
-        Capabilities, DataFacts, FIND_MAX, Find, HsmError, InventoryEntry, KeyCapability, KeyFacts,
+        Capabilities, DataFacts, FIND_MAX, Find, HsmError, InventoryEntry, Kept, KeyCapability, KeyFacts,
         KeyTemplate, Kind, ObjectClass, Reply, Request, TokenFacts,
     },
 };
@@ -197,6 +197,7 @@ impl Inner {
                     algorithm: key.facts.algorithm,
                     key_size: key.facts.key_size,
                     curve_oid: key.facts.curve_oid.clone(),
+                    kept: Kept::from(&key.facts.attributes),
                 };
                 Ok(Reply::Inventory(self.keys.iter().map(line).collect()))
             }

@@ -401,6 +401,23 @@ pub struct InventoryEntry {
     pub key_size: Option<u32>,
     /// Curve of an EC key, as object identifier.
     pub curve_oid: Option<String>,
+    /// How well a private or secret key is kept.
+    pub kept: Kept,
+}
+
+/// What of a key may be hardened after it was made, by whoever reaches its token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// `CKA_SENSITIVE`.
+    pub sensitive: Option<bool>,
+    /// `CKA_EXTRACTABLE`.
+    pub extractable: Option<bool>,
+}
+
+impl From<&KeyAttributes> for Kept {
+    fn from(attributes: &KeyAttributes) -> Self {
+        Self { sensitive: attributes.sensitive, extractable: attributes.extractable }
+    }
 }
 
 impl InventoryEntry {

@@ -93,6 +93,18 @@ impl KeyAlgorithm {
         }
     }
 
+    /// The one algorithm that has this identifier, if there is one: `ED` by that of either curve, and neither of the two
+    /// that share theirs.
+    #[must_use]
+    pub fn by_oid(oid: &str) -> Option<Self> {
+        if oid == super::curve::ED448_OID {
+            return Some(Self::Ed);
+        }
+        let mut named = ROWS.iter().filter(|row| row.oid == oid && oid != UNKNOWN_OID);
+        let row = named.next()?;
+        named.next().is_none().then_some(row.algorithm)
+    }
+
     /// Checks the parameters that describe a key of this algorithm.
     ///
     /// # Errors
@@ -163,9 +175,12 @@ pub enum InvalidParameter {
     #[error("{0} needs a curveOid")]
     CurveMissing(KeyAlgorithm),
     /// `curveOid` unknown, or of another kind of curve.
-    #[error("unsupported curve: '{0}'")]
+    #[error("Unsupported Curve: '{0}'")]
     Curve(String),
 }
+
+/// Clients need a text where nobody printed an identifier.
+const UNKNOWN_OID: &str = "unknown";
 
 const fn row(
     algorithm: KeyAlgorithm,
@@ -188,7 +203,7 @@ static ROWS: &[KeyAlgorithmRow] = {
         row(A::Ed, "ED", "1.3.101.112", P::Edwards, true),
         row(A::Rsa, "RSA", "1.2.840.113549.1.1.1", P::SizeRange { min: 2048, max: 8192, step: 256 }, true),
         row(A::Dsa, "DSA", "1.2.840.10040.4.1", P::Size(&[1024, 2048, 3072]), true),
-        row(A::Iss, "ISS", "unknown", P::Size(&[1, 2, 3]), true),
+        row(A::Iss, "ISS", UNKNOWN_OID, P::Size(&[1, 2, 3]), true),
         row(A::Bls, "BLS", "1.3.6.1.4.1.44668.5.3.1.1", P::None, true),
         row(A::Aes, "AES", "1.0.18033.3.2.1", BLOCK, false),
         row(A::ChaCha20, "ChaCha20", "1.2.840.113549.1.9.16.3.18", P::Size(&[256]), false),
@@ -227,6 +242,16 @@ mod tests {
     fn every_algorithm_has_exactly_one_row() {
         for algorithm in KeyAlgorithm::ALL {
             assert_eq!(ROWS.iter().filter(|row| row.algorithm == *algorithm).count(), 1, "{algorithm}");
+        }
+    }
+
+    #[test]
+    fn an_identifier_names_an_algorithm_only_where_it_is_its_own() {
+        assert_eq!(KeyAlgorithm::by_oid("1.2.840.10045.2.1"), Some(KeyAlgorithm::Ec));
+        assert_eq!(KeyAlgorithm::by_oid("1.3.101.112"), Some(KeyAlgorithm::Ed));
+        assert_eq!(KeyAlgorithm::by_oid("1.3.101.113"), Some(KeyAlgorithm::Ed));
+        for nobody in ["unknown", "0.4.0.127.0.15.1.1.13.0", "1.2.3"] {
+            assert_eq!(KeyAlgorithm::by_oid(nobody), None, "{nobody}");
         }
     }
 

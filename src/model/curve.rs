@@ -9,7 +9,8 @@ pub struct CurveRow {
     pub name: &'static str,
     /// Object identifier, as keys are written with.
     pub oid: &'static str,
-    /// Another identifier that the contract prints for this curve; accepted, never written.
+    /// Another identifier that requests have for this curve: the contract's misprint, or one of an old client. In a key it
+    /// stands for whatever it really is.
     pub alias: Option<&'static str>,
     /// Bits of the group order: half the width of a raw signature.
     pub order_bits: u32,
@@ -50,10 +51,16 @@ impl CurveRow {
     }
 }
 
-/// Finds a curve by identifier, also by one that only the contract uses.
+/// Finds a curve by its identifier.
 #[must_use]
 pub fn by_oid(oid: &str) -> Option<Curve> {
-    CURVES.iter().find(|row| row.oid == oid || row.alias == Some(oid))
+    CURVES.iter().find(|row| row.oid == oid)
+}
+
+/// The identifier of the curve that a request means by `oid`; one that means none stays as it is.
+#[must_use]
+pub fn meant(oid: String) -> String {
+    CURVES.iter().find(|row| row.alias == Some(&oid)).map_or(oid, |row| row.oid.to_owned())
 }
 
 /// Every curve of the contract.
@@ -213,7 +220,49 @@ pub static CURVES: &[CurveRow] = &[
             n: "aadd9db8dbe9c48b3fd4e6ae33c9fc07cb308db3b3c9d20ed6639cca70330870553e5c414ca92619418661197fac10471db1d381085ddaddb58796829ca90069",
         }),
     },
-    CurveRow { name: "Ed25519", oid: ED25519_OID, alias: None, order_bits: 253, weierstrass: None },
+    CurveRow {
+        name: "prime239v1",
+        oid: "1.2.840.10045.3.1.4",
+        alias: Some("1.2.840.10045.3.1.1"),
+        order_bits: 239,
+        weierstrass: Some(Weierstrass {
+            p: "7fffffffffffffffffffffff7fffffffffff8000000000007fffffffffff",
+            a: "7fffffffffffffffffffffff7fffffffffff8000000000007ffffffffffc",
+            b: "6b016c3bdcf18941d0d654921475ca71a9db2fb27d1d37796185c2942c0a",
+            gx: "0ffa963cdca8816ccc33b8642bedf905c3d358573d3f27fbbd3b3cb9aaaf",
+            gy: "7debe8e4e90a5dae6e4054ca530ba04654b36818ce226b39fccb7b02f1ae",
+            n: "7fffffffffffffffffffffff7fffff9e5e9a9f5d9071fbd1522688909d0b",
+        }),
+    },
+    CurveRow {
+        name: "prime239v2",
+        oid: "1.2.840.10045.3.1.5",
+        alias: Some("1.2.840.10045.3.1.2"),
+        order_bits: 239,
+        weierstrass: Some(Weierstrass {
+            p: "7fffffffffffffffffffffff7fffffffffff8000000000007fffffffffff",
+            a: "7fffffffffffffffffffffff7fffffffffff8000000000007ffffffffffc",
+            b: "617fab6832576cbbfed50d99f0249c3fee58b94ba0038c7ae84c8c832f2c",
+            gx: "38af09d98727705120c921bb5e9e26296a3cdcf2f35757a0eafd87b830e7",
+            gy: "5b0125e4dbea0ec7206da0fc01d9b081329fb555de6ef460237dff8be4ba",
+            n: "7fffffffffffffffffffffff800000cfa7e8594377d414c03821bc582063",
+        }),
+    },
+    CurveRow {
+        name: "prime239v3",
+        oid: "1.2.840.10045.3.1.6",
+        alias: Some("1.2.840.10045.3.1.3"),
+        order_bits: 239,
+        weierstrass: Some(Weierstrass {
+            p: "7fffffffffffffffffffffff7fffffffffff8000000000007fffffffffff",
+            a: "7fffffffffffffffffffffff7fffffffffff8000000000007ffffffffffc",
+            b: "255705fa2a306654b1f4cb03d6a750a30c250102d4988717d9ba15ab6d3e",
+            gx: "6768ae8e18bb92cfcf005c949aa2c6d94853d0e660bbf854b1c9505fe95a",
+            gy: "1607e6898f390c06bc1d552bad226f3b6fcfe48b6e818499af18e3ed6cf3",
+            n: "7fffffffffffffffffffffff7fffff975deb41b3a6057c3c432146526551",
+        }),
+    },
+    CurveRow { name: "Ed25519", oid: ED25519_OID, alias: Some("1.3.6.1.4.1.11591.15.1"), order_bits: 253, weierstrass: None },
     CurveRow { name: "Ed448", oid: ED448_OID, alias: None, order_bits: 446, weierstrass: None },
 ];
 
@@ -223,7 +272,15 @@ mod tests {
 
     #[test]
     fn a_printed_identifier_finds_the_standard_curve() {
-        assert_eq!(by_oid("1.3.36.3.3.2.8.1.1.1").unwrap().oid, "1.3.36.3.3.2.8.1.1.5");
-        assert_eq!(by_oid("1.2.3"), None);
+        assert_eq!(meant("1.3.36.3.3.2.8.1.1.1".into()), "1.3.36.3.3.2.8.1.1.5");
+        assert_eq!(meant("1.3.6.1.4.1.11591.15.1".into()), ED25519_OID);
+        assert_eq!(meant("1.2.3".into()), "1.2.3");
+    }
+
+    /// In a key, the identifiers that the contract prints for others are those of brainpoolP160r1 and prime192v1.
+    #[test]
+    fn a_key_is_on_the_curve_that_it_names() {
+        assert_eq!(by_oid("1.3.36.3.3.2.8.1.1.1"), None);
+        assert_eq!(by_oid("1.2.840.10045.3.1.1"), None);
     }
 }

@@ -26,12 +26,18 @@ pub enum InvalidLabel {
     /// More bytes than a token is sure to keep.
     #[error("a key name has at most {LABEL_MAX} bytes, this one has {0}")]
     TooLong(usize),
-    /// Control characters are refused: they would end up in logs and manifests.
-    #[error("a key name must not contain control characters")]
+    /// Characters are refused that would end up in logs and manifests, and those that no XML can have.
+    #[error("a key name must not contain control characters, U+FFFE or U+FFFF")]
     Control,
     /// A slash starts a derivation path.
     #[error("'/' in a key name starts a derivation path, so that no key can be named so")]
     Derivation,
+}
+
+/// Whether a character may be in a name: those that may not are of no use in logs and manifests, or cannot be in the XML
+/// of an attestation.
+pub(super) fn is_carried(one: char) -> bool {
+    !one.is_control() && !matches!(one, '\u{fffe}' | '\u{ffff}')
 }
 
 impl KeyLabel {
@@ -44,7 +50,7 @@ impl KeyLabel {
         match () {
             () if text.is_empty() => Err(InvalidLabel::Empty),
             () if text.len() > LABEL_MAX => Err(InvalidLabel::TooLong(text.len())),
-            () if text.chars().any(char::is_control) => Err(InvalidLabel::Control),
+            () if !text.chars().all(is_carried) => Err(InvalidLabel::Control),
             () if text.contains('/') => Err(InvalidLabel::Derivation),
             () => Ok(Self(text)),
         }

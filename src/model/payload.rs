@@ -26,13 +26,13 @@ vocabulary! {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPayload {
     /// Not strict base64: standard alphabet, padded, no line breaks.
-    #[error("the 'payload' is not valid 'base64' encoded")]
+    #[error("The 'payload' is not valid 'base64' encoded.")]
     Base64,
     /// Hexadecimal text of an odd length.
-    #[error("invalid hex payload: length must be even")]
+    #[error("Invalid hex payload: length must be even")]
     HexLength,
     /// Hexadecimal text with other characters, or none at all.
-    #[error("invalid hex payload: contains non-hexadecimal characters")]
+    #[error("Invalid hex payload: contains non-hexadecimal characters")]
     HexDigits,
     /// More than [`PAYLOAD_MAX`] bytes.
     #[error(

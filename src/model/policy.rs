@@ -177,8 +177,7 @@ impl KeyPolicy {
 /// Whether a text can be the name of a token or group: an attestation has to carry it.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
-    let carried = |one: char| !one.is_control() && !matches!(one, '\u{fffe}' | '\u{ffff}');
-    (1..=NAME_MAX).contains(&text.len()) && text.chars().all(carried)
+    (1..=NAME_MAX).contains(&text.len()) && text.chars().all(super::name::is_carried)
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub enum ParseError {
     #[error("public keys of algorithm {0} are not supported")]
     Algorithm(String),
     /// A curve that the contract does not have.
-    #[error("unsupported curve: '{0}'")]
+    #[error("Unsupported Curve: '{0}'")]
     Curve(String),
     /// Algorithm parameters that do not belong to the algorithm.
     #[error("the parameters of an {0} key are not as its standard demands")]

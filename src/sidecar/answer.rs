@@ -43,12 +43,12 @@ pub enum Failure {
 impl Failure {
     /// Status, code and reason of the REST contract.
     const fn wire(&self) -> (StatusCode, u16, &'static str) {
-        const INPUT: &str = "res.error.input.validation.failed";
+        const JSON: &str = "res.error.invalid.json";
         const PAYLOAD: &str = "res.error.invalid.payload"; // as the gateway says it
         const SUBSYSTEM: &str = "res.error.in.subystem"; // sic: clients compare the published spelling
         match self {
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, 612, PAYLOAD),
-            Self::Incomplete(_) => (StatusCode::BAD_REQUEST, 600, INPUT),
+            Self::Incomplete(_) => (StatusCode::BAD_REQUEST, 621, JSON),
             Self::NotForUs => (StatusCode::BAD_REQUEST, 611, "res.error.unsupported.operation"),
             Self::NoToken(_) | Self::Unreachable(_) => (StatusCode::SERVICE_UNAVAILABLE, 700, SUBSYSTEM),
             Self::Broken(..) => (StatusCode::BAD_GATEWAY, 700, SUBSYSTEM),

@@ -337,7 +337,7 @@ fn unwrap(
         KeyAlgorithm::Ec => CKK_EC,
         KeyAlgorithm::Ed => CKK_EC_EDWARDS,
         other => {
-            let message = format!("{method} is not served: there are no {other} keys on tokens here");
+            let message = format!("{method} is not served: {other} keys are not brought onto tokens");
             return Err(HsmError::new(Kind::Unsupported, message));
         }
     };

@@ -13,7 +13,7 @@ use super::{
     token::Token,
 };
 use crate::{
-    hsm::protocol::{HsmError, InventoryEntry, ObjectClass},
+    hsm::protocol::{HsmError, InventoryEntry, Kept, ObjectClass},
     model::{KeyAlgorithm, KeyId},
 };
 
@@ -52,6 +52,7 @@ fn all(token: &Token, session: &Session) -> Result<Vec<InventoryEntry>, HsmError
         algorithm: None,
         key_size: None,
         curve_oid: None,
+        kept: Kept::default(),
     };
     entries.extend(std::iter::repeat_n(ghost, begun(session)?));
     // Objects of a logged-out session are only the public ones.
@@ -85,17 +86,28 @@ fn begun(session: &Session) -> Result<usize, Failure> {
 }
 
 /// What is asked of an object.
-const KINDS: [CK_ATTRIBUTE_TYPE; 8] =
-    [CKA_CLASS, CKA_ID, CKA_LABEL, CKA_KEY_TYPE, CKA_MODULUS, CKA_EC_PARAMS, CKA_VALUE_LEN, CKA_LOCAL];
+const KINDS: [CK_ATTRIBUTE_TYPE; 10] = [
+    CKA_CLASS,
+    CKA_ID,
+    CKA_LABEL,
+    CKA_KEY_TYPE,
+    CKA_MODULUS,
+    CKA_EC_PARAMS,
+    CKA_VALUE_LEN,
+    CKA_LOCAL,
+    CKA_SENSITIVE,
+    CKA_EXTRACTABLE,
+];
 
 /// What an object that could not be read says of each attribute alone. If there is one that it does not, nobody can tell
 /// what the object is: it must not look like a key that was only begun.
-fn one_by_one(session: &Session, object: Object) -> [Option<Vec<u8>>; 8] {
+fn one_by_one(session: &Session, object: Object) -> [Option<Vec<u8>>; KINDS.len()] {
     let read = KINDS.map(|kind| session.attributes(object, [kind]));
     let whole = read.iter().all(Result::is_ok);
-    let [class, rest @ ..] = read.map(|one| one.map_or(None, |[value]| value));
-    let [id, label, key_type, modulus, params, value_len, local] = rest;
-    [class.filter(|_| whole), id, label, key_type, modulus, params, value_len, local]
+    let mut read = read.map(|one| one.map_or(None, |[value]| value));
+    // The class, which is the first.
+    read[0] = read[0].take().filter(|_| whole);
+    read
 }
 
 /// What is told of one object, if it is of interest and still there.
@@ -107,7 +119,7 @@ fn entry(session: &Session, object: Object) -> Result<Option<InventoryEntry>, Hs
         }
         read = Ok(one_by_one(session, object));
     }
-    let [class, id, label, key_type, modulus, params, value_len, local] = read?;
+    let [class, id, label, key_type, modulus, params, value_len, local, sensitive, extractable] = read?;
     let class = match number(&class) {
         Some(CKO_PRIVATE_KEY) => ObjectClass::PrivateKey,
         Some(CKO_SECRET_KEY) => ObjectClass::SecretKey,
@@ -124,8 +136,10 @@ fn entry(session: &Session, object: Object) -> Result<Option<InventoryEntry>, Hs
         algorithm: None,
         key_size: None,
         curve_oid: None,
+        kept: Kept::default(),
     };
     if entry.is_key() {
+        entry.kept = Kept { sensitive: flag(&sensitive), extractable: flag(&extractable) };
         let (key_type, value_len) = (number(&key_type), number(&value_len));
         let curve = params.and_then(|params| public::curve_oid(&params));
         let [prime, _] = dsa::size(session, object, key_type)?;

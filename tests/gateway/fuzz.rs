@@ -35,7 +35,7 @@ const ANSWERED: &[(&str, u16)] = &[
     ("/v1/synchronousHmac", 200),
     ("/v1/certificate/synchronous/request", 200),
     ("/v1/certificate/synchronous/selfsign", 200),
-    ("/v1/certificate/{name}", 200),
+    ("/v1/certificate/{*name}", 200),
     ("/v1/key/changePassword", 200),
     ("/v1/key/export/plain", 200),
     ("/v1/key/{*name}", 200),

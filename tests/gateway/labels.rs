@@ -76,6 +76,21 @@ async fn labels_of_every_kind_are_made_used_and_deleted() {
     assert!(stand.objects().is_empty());
 }
 
+/// The contract's misprints, and the identifier that an old client has for Ed25519.
+#[tokio::test]
+async fn a_curve_is_found_by_other_identifiers_and_written_by_its_own() {
+    let (world, _) = world(Fate::Ready, &[]).await;
+    for (label, algorithm, asked, written) in [
+        ("old-ed", "ED", "1.3.6.1.4.1.11591.15.1", "1.3.101.112"),
+        ("prime239", "EC", "1.2.840.10045.3.1.1", "1.2.840.10045.3.1.4"),
+    ] {
+        let body = json!({"label": label, "algorithm": algorithm, "curveOid": asked, "attributes": {}});
+        world.call("POST", "/v1/key", &body).await;
+        let object = world.directory.by_name(NAMESPACE, label).expect("it is made").object.clone();
+        assert_eq!(object.spec.curve_oid.as_deref(), Some(written));
+    }
+}
+
 #[tokio::test]
 async fn names_in_a_path_need_not_be_encoded() {
     let (world, _) = world(Fate::Ready, &["ed"]).await;

@@ -95,9 +95,22 @@ async fn every_curve_is_served_or_refused_with_the_reason(token: Token) {
         }
     }
     let must: &[&str] = match token.module {
-        Module::SoftHsm => {
-            &["P-224", "P-256", "P-384", "P-521", "secp256k1", "brainpool256r1", "brainpool512r1"]
-        }
+        Module::SoftHsm => &[
+            "P-224",
+            "P-256",
+            "P-384",
+            "P-521",
+            "secp224k1",
+            "secp256k1",
+            "brainpool224r1",
+            "brainpool256r1",
+            "brainpool320r1",
+            "brainpool384r1",
+            "brainpool512r1",
+            "prime239v1",
+            "prime239v2",
+            "prime239v3",
+        ],
         Module::Kryoptic => &["P-256", "P-384", "P-521"],
     };
     for name in must {

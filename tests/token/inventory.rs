@@ -9,7 +9,7 @@ use std::{
 use hsm_operator::{
     hsm::{
         Supervisor,
-        protocol::{Find, ObjectClass},
+        protocol::{Find, Kept, ObjectClass},
     },
     model::{KeyAlgorithm, KeyId, KeyLabel, SignatureAlgorithm},
 };
@@ -24,6 +24,7 @@ use crate::{
 
 on_both_tokens! {
     keys_are_told_apart,
+    it_tells_how_a_key_is_kept,
     the_half_of_a_pair_is_listed_as_what_it_is,
     what_cannot_be_read_hides_nothing_and_is_never_taken_for_nothing,
     a_key_that_is_made_for_a_canary_is_seen_by_no_search,
@@ -53,6 +54,19 @@ async fn keys_are_told_apart(token: Token) {
     );
     assert_eq!(keys[1].curve_oid.as_deref(), Some("1.2.840.10045.3.1.7"));
     assert!(keys.iter().all(|key| key.id == id(&key.label).as_bytes()));
+}
+
+async fn it_tells_how_a_key_is_kept(token: Token) {
+    let hsm = token.supervisor().await;
+    for (name, extractable) in [("may leave", true), ("stays", false)] {
+        let mut template = template(name, KeyAlgorithm::Aes, Some(256), None);
+        template.attributes.extractable = extractable;
+        let facts = generate(&hsm, template).await.unwrap();
+        let entries = inventory(&hsm).await;
+        let entry = entries.iter().find(|entry| entry.label == name).unwrap();
+        let kept = Kept { sensitive: Some(true), extractable: Some(extractable) };
+        assert_eq!((entry.kept, Kept::from(&facts.attributes)), (kept, kept));
+    }
 }
 
 async fn the_half_of_a_pair_is_listed_as_what_it_is(token: Token) {

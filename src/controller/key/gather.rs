@@ -14,7 +14,7 @@ use crate::{
     },
     hsm::{
         Hsm,
-        protocol::{Find, HsmError, KeyFacts, Kind, Reply, Request},
+        protocol::{Find, HsmError, Kept, KeyFacts, Kind, Reply, Request},
     },
     model::{KeyId, KeyLabel},
     service::sign::unexpected,
@@ -270,8 +270,9 @@ async fn ask(
     // An inventory says what was there when it was taken, and nothing of who was missed since.
     let missed = key.annotations().contains_key(MISSED);
     if !missed
-        && ctx.inventories.of(partition, hsm).await?.has(&id)
-        && key.status.as_ref().is_some_and(|status| status.attestation.is_some())
+        && let Some(kept) = ctx.inventories.of(partition, hsm).await?.kept(&id)
+        && let Some(status) = key.status.as_ref().filter(|status| status.attestation.is_some())
+        && status.attributes.as_ref().is_none_or(|attributes| Kept::from(attributes) == kept)
     {
         return Ok(Presence::Recorded);
     }

@@ -163,7 +163,15 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
             }
             complete(key, seen, ctx, &facts, "Generated").await
         }
-        Step::Describe(facts) => complete(key, seen, ctx, facts, origin(key)).await,
+        Step::Describe(facts) => {
+            let changed = plan::hardened(key, facts);
+            let done = complete(key, seen, ctx, facts, origin(key)).await?;
+            if let Some(changed) = changed {
+                let note = format!("the token says otherwise than before: {changed}");
+                ctx.event(key, false, "AttributesChanged", "Describe", note).await;
+            }
+            Ok(done)
+        }
         Step::Receive(facts) => {
             let note = format!("{} was brought to the token", describe(facts));
             ctx.event(key, false, "KeyImported", "Import", note).await;

@@ -165,7 +165,11 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             Step::Refuse(Refusal::duplicate(key))
         }
         Presence::Ours(keys) => match keys.first() {
-            Some(facts) if complete(key) => differs(key, facts).map_or(Step::Keep, Step::Refuse),
+            Some(facts) if complete(key) => match differs(key, facts) {
+                Some(refusal) => Step::Refuse(refusal),
+                None if hardened(key, facts).is_some() => Step::Describe(Box::new(facts.clone())),
+                None => Step::Keep,
+            },
             Some(facts) if recorded(key) => Step::Describe(Box::new(facts.clone())),
             Some(facts) if spec.source == Source::Imported => Step::Receive(Box::new(facts.clone())),
             // A run was interrupted before it told of the key. Generation takes it if it is whole.
@@ -302,6 +306,20 @@ fn missing(key: &HsmKey) -> String {
     )
 }
 
+/// What the token says otherwise than the status does: attributes can be changed by whoever reaches the token, as a rule to
+/// harder ones only.
+pub fn hardened(key: &HsmKey, facts: &KeyFacts) -> Option<String> {
+    let before = key.status.as_ref()?.attributes.as_ref()?;
+    let [before, now] = [before, &facts.attributes].map(|one| serde_json::to_value(one).unwrap_or_default());
+    let changed: Vec<_> = now
+        .as_object()?
+        .iter()
+        .filter(|(name, value)| before[name.as_str()] != **value)
+        .map(|(name, value)| format!("{name} is {value}, and was {}", before[name.as_str()]))
+        .collect();
+    (!changed.is_empty()).then(|| changed.join("; "))
+}
+
 /// Whether the key on the token is another than the one described.
 pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     let spec = &key.spec;
@@ -329,6 +347,14 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
         && wanted != found
     {
         return refuse(format!("is on the curve {found}, not {wanted}"));
+    }
+    let asked = spec.attributes.resolved();
+    let made = spec.source == Source::Generated && !spec.adopt;
+    if made && !asked.extractable && facts.attributes.extractable == Some(true) {
+        return refuse("is extractable, which was not asked for: its token does not keep to that".into());
+    }
+    if made && asked.sensitive && facts.attributes.sensitive == Some(false) {
+        return refuse("is not sensitive, as was asked for: its token does not keep to that".into());
     }
     if spec.policy.is_some() && facts.attributes.extractable == Some(true) {
         return refuse("is extractable, and a key with a policy never is: leave policy out".into());
@@ -459,6 +485,39 @@ mod tests {
         assert_eq!(plan(&key(false), &seen(Presence::Labelled(vec![]))), Step::Generate);
         assert_eq!(reason(&plan(&generated(), &seen(Presence::Labelled(vec![])))), "MissingOnToken");
         assert_eq!(reason(&plan(&generated(), &seen(Presence::Labelled(vec![facts()])))), "MissingOnToken");
+    }
+
+    #[test]
+    fn a_key_that_was_hardened_on_its_token_is_described_anew() {
+        let mut key = generated();
+        let status = key.status.as_mut().unwrap();
+        status.attestation = Some(Default::default());
+        status.attributes = Some(KeyAttributes { extractable: Some(false), ..Default::default() });
+        let step = |now: Option<bool>| {
+            let attributes = KeyAttributes { extractable: now, ..Default::default() };
+            let found = KeyFacts { attributes, ..facts() };
+            (plan(&key, &seen(Presence::Ours(vec![found.clone()]))), hardened(&key, &found))
+        };
+        assert_eq!(step(Some(false)), (Step::Keep, None));
+        let (describes, says) = step(None);
+        assert_eq!(reason(&describes), "Describe");
+        assert_eq!(says.as_deref(), Some("extractable is null, and was false"));
+        assert_eq!(reason(&step(Some(true)).0), "AttributesDiffer");
+    }
+
+    #[test]
+    fn a_token_that_keeps_a_key_less_well_than_asked_is_found_out() {
+        let plan = |adopt, sensitive| {
+            let attributes = KeyAttributes { sensitive: Some(sensitive), ..Default::default() };
+            let mut key = generated();
+            key.spec.adopt = adopt;
+            key.status.as_mut().unwrap().attestation = Some(Default::default());
+            plan(&key, &seen(Presence::Ours(vec![KeyFacts { attributes, ..facts() }])))
+        };
+        assert_eq!(reason(&plan(false, true)), "Keep");
+        assert_eq!(reason(&plan(false, false)), "AttributesDiffer");
+        // Whoever adopts a key takes it as it is.
+        assert_eq!(reason(&plan(true, false)), "Keep");
     }
 
     #[test]

@@ -83,10 +83,11 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
     let reports = match done {
         Done::Complete { reason, certified, .. } => {
             // A later look at the same key says again how it came to be.
+            let again = matches!(step, Step::Keep | Step::Describe(_));
             let reason = match condition::find(&old.conditions, condition::GENERATED) {
-                Some(before) if matches!(step, Step::Keep) && before.reason == "Adopted" => "Adopted",
-                Some(before) if matches!(step, Step::Keep) && before.reason == "Imported" => "Imported",
-                Some(before) if matches!(step, Step::Keep) && before.reason == "Recovered" => "Recovered",
+                Some(before) if again && before.reason == "Adopted" => "Adopted",
+                Some(before) if again && before.reason == "Imported" => "Imported",
+                Some(before) if again && before.reason == "Recovered" => "Recovered",
                 _ if *reason == "Ready" => "Generated",
                 _ => reason,
             };

@@ -89,7 +89,7 @@ impl Claims {
         let known: HashSet<&String> = self.missing.iter().collect();
         let lacking = self.recorded.iter().filter(|(id, with)| {
             let twins = seen.content().twins.contains(*id);
-            !twins && !seen.has(id) && !with.leaving && !known.contains(&with.name)
+            !twins && seen.kept(id).is_none() && !with.leaving && !known.contains(&with.name)
         });
         let mut gone = Vec::new();
         for (id, With { name, .. }) in lacking.take(LOOKS) {
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
     use crate::{
         api::key::HsmKeyStatus,
-        hsm::protocol::{InventoryEntry, ObjectClass},
+        hsm::protocol::{InventoryEntry, Kept, ObjectClass},
         model::KeyAlgorithm,
     };
 
@@ -225,6 +225,7 @@ mod tests {
             algorithm: Some(KeyAlgorithm::Rsa),
             key_size: Some(2048),
             curve_oid: None,
+            kept: Kept::default(),
         }
     }
 

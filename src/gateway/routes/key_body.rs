@@ -70,9 +70,7 @@ impl CreateBody {
             (Some(name), _) => name.parse::<KeyAlgorithm>().map_err(|error| {
                 ApiError::new(Code::Validation, format!("Unsupported algorithm: {error}"))
             })?,
-            (None, Some(oid)) => *KeyAlgorithm::ALL
-                .iter()
-                .find(|one| one.row().oid == oid)
+            (None, Some(oid)) => KeyAlgorithm::by_oid(oid)
                 .ok_or_else(|| ApiError::new(Code::Validation, format!("Unsupported algorithm: '{oid}'")))?,
             (None, None) => {
                 return Err(ApiError::new(Code::Validation, "algorithm or algorithmOid is missing"));
@@ -92,7 +90,7 @@ impl CreateBody {
                 ApiError::new(Code::KeySize, format!("keySize {size} does not fit {algorithm}"))
             })?),
         };
-        let curve_oid = self.curve_oid.filter(|oid| !oid.is_empty());
+        let curve_oid = self.curve_oid.filter(|oid| !oid.is_empty()).map(curve::meant);
         algorithm.check(key_size, curve_oid.as_deref()).map_err(|error| {
             let code =
                 if matches!(error, InvalidParameter::Size { .. }) { Code::KeySize } else { Code::Validation };
@@ -118,7 +116,7 @@ impl CreateBody {
                     crate::model::algorithm::Parameter::Curve | crate::model::algorithm::Parameter::Edwards
                 )
             }),
-            curve_oid: curve_oid.and_then(|oid| curve::by_oid(&oid)).map(|curve| curve.oid.to_owned()),
+            curve_oid: curve_oid.filter(|oid| curve::by_oid(oid).is_some()),
             attributes: self.attributes,
             policy,
             password: self.password.filter(|password| !password.is_empty()),

@@ -127,7 +127,7 @@ fn routes() -> Routes {
         .route("/v1/certificate/synchronous/create/selfSigned", post(certificates::self_sign))
         .route("/v1/certificate/synchronous/sign", post(certificates::issue))
         .route("/v1/certificate/import/plain", post(certificates::import))
-        .route("/v1/certificate/{name}", get(certificates::read).delete(certificates::remove))
+        .route("/v1/certificate/{*name}", get(certificates::read).delete(certificates::remove))
 }
 
 /// Templates of all paths, as the router has them.

@@ -190,8 +190,9 @@ pub async fn verify(
     let Key { usable, .. } = named.key(&state).await?;
     record.record(None);
     let public = usable.public.as_ref().ok_or_else(|| {
+        let never = !usable.algorithm.row().asymmetric;
         ApiError::new(
-            Code::KeyType,
+            if never { Code::AlgorithmNotSupportedByKey } else { Code::KeyType },
             format!("the {} key '{}' has no public half", usable.algorithm, entry.label),
         )
     })?;
