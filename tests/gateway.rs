@@ -1,6 +1,8 @@
 //! The REST data plane, router and listener, with a token in memory: what is sent and what is answered.
 #![allow(missing_docs, reason = "tests")]
 
+#[path = "gateway/addresses.rs"]
+mod addresses;
 #[path = "gateway/bad_input.rs"]
 mod bad_input;
 #[path = "gateway/callers.rs"]
@@ -34,6 +36,8 @@ mod passwords;
 mod policies;
 #[path = "gateway/real.rs"]
 mod real;
+#[path = "gateway/seeds.rs"]
+mod seeds;
 #[path = "gateway/timestamps.rs"]
 mod timestamps;
 #[path = "gateway/wire.rs"]

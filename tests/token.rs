@@ -52,6 +52,8 @@ mod pin;
 mod probes;
 #[path = "token/replicas.rs"]
 mod replicas;
+#[path = "token/seeds.rs"]
+mod seeds;
 #[path = "token/sessions.rs"]
 mod sessions;
 #[path = "token/stage.rs"]

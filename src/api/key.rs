@@ -12,7 +12,8 @@ use super::{
     password::PasswordRef,
 };
 use crate::model::{
-    KeyAlgorithm, KeyAttributes, KeyPolicy, RequestedAttributes, vocabulary_enum as vocabulary,
+    KeyAlgorithm, KeyAttributes, KeyPolicy, RequestedAttributes, address::AddressFormat,
+    vocabulary_enum as vocabulary,
 };
 
 /// A key that lives in an HSM partition; the cluster only ever sees its public half.
@@ -73,6 +74,10 @@ use crate::model::{
     .message("password cannot be taken away or exchanged: change it over REST, by key/changePassword"))]
 #[x_kube(validation = Rule::new("has(self.policy) == has(oldSelf.policy) && (!has(self.policy) || self.policy == oldSelf.policy)")
     .message("policy cannot change, come or go: make a new key"))]
+#[x_kube(validation = Rule::new("has(self.addressFormat) == has(oldSelf.addressFormat) && (!has(self.addressFormat) || self.addressFormat == oldSelf.addressFormat)")
+    .message("addressFormat cannot change, come or go: make a new key"))]
+#[x_kube(validation = Rule::new("!has(self.addressFormat) || has(self.policy)")
+    .message("only keys with a policy have an address: give the key a policy, which may ask nobody"))]
 #[x_kube(validation = Rule::new("!has(self.policy) || !has(self.attributes.extractable) || !self.attributes.extractable")
     .message("a key with a policy is never extractable"))]
 pub struct HsmKeySpec {
@@ -125,9 +130,20 @@ pub struct HsmKeySpec {
     /// Cannot change, come or go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<KeyPolicy>,
+    /// Address that the key is to have; status has it then. Of EC keys on secp256k1, for XRP also of ED keys, and only with a
+    /// policy, which may be one that asks nobody: `policy: {keyStatus: {blocked: false}}`. Cannot change, come or go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_format: Option<AddressSpec>,
     /// The key has a password, or had one. The gateway writes this when a key gets its first password over REST; it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<PasswordRef>,
+}
+
+/// Which address a key is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AddressSpec {
+    /// The cryptocurrency. XLM and IOTA are words of the REST API and are not served: what their 20 bytes are is not public.
+    pub format: AddressFormat,
 }
 
 vocabulary! {
@@ -137,8 +153,8 @@ vocabulary! {
         /// It is made on the HSM.
         #[default]
         Generated = "Generated",
-        /// It is brought to the HSM by a request of the REST API: `POST /v1/key/import/plain`, `/v1/synchronousUnwrap`.
-        /// Until then it is waited for, and never made.
+        /// It is brought to the HSM by a request of the REST API: `POST /v1/key/import/plain`, `/v1/synchronousUnwrap`,
+        /// or comes from a seed that is brought so: `/v1/importedKey`. Until then it is waited for, and never made.
         Imported = "Imported",
     }
 }
@@ -212,6 +228,9 @@ pub struct HsmKeyStatus {
     /// public keys below, and with one private key below without hardened step, the private key itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub derivation: Option<Derivation>,
+    /// The key's address, if the spec asks for one. It follows from the public key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
     /// When the operator first saw the key. Tokens do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create_time: Option<String>,
@@ -233,6 +252,16 @@ pub struct Derivation {
     #[serde(rename = "type")]
     pub kind: String,
     /// Chain code, in upper-case hexadecimal.
+    pub value: String,
+}
+
+/// A key's address in a cryptocurrency, without prefix and checksum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Address {
+    /// The cryptocurrency.
+    pub format: AddressFormat,
+    /// The 20 bytes of the address, in upper-case hexadecimal. BTC and XRP: HASH160 of the compressed public key; ETH: the end
+    /// of the Keccak-256 of the public key.
     pub value: String,
 }
 

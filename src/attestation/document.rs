@@ -31,6 +31,8 @@ pub struct AttestedKey<'a> {
     pub attributes: &'a KeyAttributes,
     /// Chain code of a key of a tree, and which kind of tree: the contract's word.
     pub derivation: Option<(&'a str, &'a [u8])>,
+    /// The key's address: the contract's word for its format, and the address in hexadecimal.
+    pub address: Option<(&'a str, &'a str)>,
     /// `CKA_LOCAL`. Only a clear yes is written as `generated`.
     pub local: Option<bool>,
     /// The key's policy, which asks nobody, and whether the key is blocked.
@@ -95,6 +97,11 @@ impl AttestedKey<'_> {
         if let Some((kind, value)) = self.derivation {
             let (kind, value) = (escape(kind).ok_or(DocumentError::Label)?, hex::encode_upper(value));
             xml.line(&format!("\t<derivation_value type=\"{kind}\">{value}</derivation_value>"));
+        }
+        if let Some((format, value)) = self.address {
+            let (format, value) = (escape(format), escape(value));
+            let (format, value) = format.zip(value).ok_or(DocumentError::Label)?;
+            xml.line(&format!("\t<address_truncated format=\"{format}\">{value}</address_truncated>"));
         }
         xml.line("\t<attributes>");
         for (name, value) in flags(self.attributes) {
@@ -203,6 +210,7 @@ mod tests {
             public_key: Some(&[0x30, 0, 0xff, 0xfe]),
             attributes,
             derivation: None,
+            address: None,
             local: Some(true),
             policy: None,
         }

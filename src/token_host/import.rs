@@ -16,7 +16,7 @@ use super::{
     object::{self, EDWARDS448, EDWARDS25519, Group, Halves, Key, Life, Made},
     public,
     raw::{Attribute, Mechanism, Object, Session},
-    removal, wrapping,
+    removal, seed, wrapping,
 };
 use crate::{
     hsm::{
@@ -56,8 +56,11 @@ pub fn import(
     let before = Group::now(objects, &template.id)?;
     if !before.whole.is_empty() {
         let facts = object::one_of(before, objects.session, None)?;
-        let same = match (&facts.public_key, &job.public_key) {
-            (Some(there), Some(brought)) => there == brought,
+        let same = match (&facts.public_key, &job.public_key, &job.origin) {
+            (Some(there), Some(brought), _) => there == brought,
+            (Some(there), None, Origin::Seed(seed)) => {
+                seed::is_of(objects, template, seed, there)?.unwrap_or(*tried)
+            }
             // A secret key does not tell whether it is the same.
             _ => *tried,
         };
@@ -70,6 +73,7 @@ pub fn import(
     let made = match &job.origin {
         Origin::Plain(material) => plain(objects, template, spki, material)?,
         Origin::Wrapped(wrapped) => unwrap(objects, template, spki, wrapped)?,
+        Origin::Seed(seed) => Arrived::Made(seed::master(objects, template, seed)?),
     };
     let made = match made {
         Arrived::Made(made) => made,

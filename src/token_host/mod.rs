@@ -27,6 +27,7 @@ mod quirk;
 mod raw;
 mod removal;
 mod secret;
+mod seed;
 mod socket;
 mod token;
 mod tree;

@@ -654,7 +654,7 @@ fn describe(template: &KeyTemplate) -> String {
 }
 
 /// What is particular to the algorithm, in the order of trying.
-fn specifics(session: &Session, template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
+pub(super) fn specifics(session: &Session, template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
     let invalid = |message: String| HsmError::new(Kind::Invalid, message);
     template
         .algorithm

@@ -26,7 +26,9 @@ use hsm_operator::{
         protocol::{DerivedTemplate, Find, KeyFacts, KeyTemplate, Reply, Request},
     },
     model::{KeyId, KeyLabel, Password, derivation::DerivedName},
+    public_key::PublicKey,
     service::{
+        address,
         attest::Attestor,
         derive::Derived,
         directory::Directory,
@@ -165,6 +167,7 @@ impl Maker {
             .await
             .unwrap();
         let ready = [Report::new(condition::READY, Some(true), "Ready", "the key can be used")];
+        let known = public_key.as_deref().and_then(|spki| PublicKey::from_spki(spki).ok());
         key.status = Some(HsmKeyStatus {
             conditions: condition::apply(&[], &ready, Some(1), now),
             key_id: id.map(|id| id.to_string()),
@@ -175,6 +178,7 @@ impl Maker {
             attributes: Some(attributes),
             derivation: chain_code
                 .map(|code| Derivation { kind: "SLIP-10".into(), value: hex::encode_upper(code) }),
+            address: known.and_then(|public| address::of(&key.spec, &public).unwrap()),
             create_time: Some(now.to_string()),
             attestation: Some(attestation),
             ..HsmKeyStatus::default()

@@ -7,11 +7,14 @@ use crate::{
     api::{HsmKey, condition, key::Source, partition::Recovery},
     hsm::protocol::{HsmError, KeyFacts},
     model::{
-        KeyLabel, curve,
+        KeyLabel,
+        address::NoAddress,
+        curve,
         derivation::{self, DerivationPath, DerivedName, NoTree},
         policy::PolicyError,
     },
-    service::attest::own_keys,
+    public_key::PublicKey,
+    service::{address, attest::own_keys},
 };
 
 /// What to do next.
@@ -133,6 +136,19 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             Err(error) => return refuse("InvalidSpec", error.to_string()),
         }
     }
+    if let Some(wanted) = spec.address_format {
+        if spec.policy.is_none() {
+            return refuse(
+                "InvalidSpec",
+                "only keys with a policy have an address: leave addressFormat out".into(),
+            );
+        }
+        match wanted.format.check(spec.algorithm, curve_of(key)) {
+            Ok(()) => {}
+            Err(error @ NoAddress::Unsupported(_)) => return refuse("Unsupported", error.to_string()),
+            Err(error) => return refuse("InvalidSpec", error.to_string()),
+        }
+    }
     let partition = &spec.partition_ref.name;
     if seen.partition.is_none() {
         return Step::Wait("PartitionNotFound", format!("there is no HsmPartition {partition}"));
@@ -240,9 +256,10 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
 pub const AWAITED: &str = "MaterialAwaited";
 
 fn awaited(key: &HsmKey) -> String {
+    let tree = key.spec.attributes.resolved().tree;
+    let how = if tree { "/v1/importedKey" } else { "/v1/key/import/plain or /v1/synchronousUnwrap" };
     format!(
-        "source is Imported, and the key was not brought to the token yet: POST /v1/key/import/plain or \
-         /v1/synchronousUnwrap with the label '{}', the same attributes and this object's other settings brings it",
+        "source is Imported, and the key was not brought to the token yet: POST {how} with the label '{}', the same attributes and this object's other settings brings it",
         key.label()
     )
 }
@@ -302,6 +319,11 @@ fn missing(key: &HsmKey) -> String {
     )
 }
 
+/// The curve that the spec names, by its usual identifier.
+fn curve_of(key: &HsmKey) -> Option<&'static str> {
+    key.spec.curve_oid.as_deref().and_then(curve::by_oid).map(|curve| curve.oid)
+}
+
 /// Whether the key on the token is another than the one described.
 pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     let spec = &key.spec;
@@ -324,7 +346,7 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     {
         return refuse(format!("has {found} bits, not {wanted}"));
     }
-    let wanted = spec.curve_oid.as_deref().and_then(curve::by_oid).map(|curve| curve.oid);
+    let wanted = curve_of(key);
     if let (Some(wanted), Some(found)) = (wanted, facts.curve_oid.as_deref())
         && wanted != found
     {
@@ -332,6 +354,12 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     }
     if spec.policy.is_some() && facts.attributes.extractable == Some(true) {
         return refuse("is extractable, and a key with a policy never is: leave policy out".into());
+    }
+    let public = facts.public_key.as_deref().and_then(|spki| PublicKey::from_spki(spki).ok());
+    if let Some(public) = public
+        && let Err(error) = address::of(spec, &public)
+    {
+        return refuse(format!("has no address as the spec asks for it: {error}"));
     }
     if spec.algorithm.row().asymmetric && facts.public_key.is_none() {
         return refuse("has no public half on the token, so that nobody could check its signatures".into());

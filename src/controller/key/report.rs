@@ -16,6 +16,7 @@ use crate::{
     hsm::protocol::KeyFacts,
     model::derivation::SLIP10,
     public_key::PublicKey,
+    service::address,
 };
 
 /// What came of a step.
@@ -52,13 +53,14 @@ impl Done {
 pub fn facts(key: &HsmKey, facts: &KeyFacts, now: Timestamp) -> HsmKeyStatus {
     let old = key.status.clone().unwrap_or_default();
     let public = facts.public_key.as_deref();
+    let read = public.and_then(|spki| PublicKey::from_spki(spki).ok());
     HsmKeyStatus {
         key_id: facts.id.as_ref().map(ToString::to_string),
         label: Some(facts.label.clone()),
         public_key: public.map(|spki| STANDARD.encode(spki)),
-        fingerprint: public
-            .and_then(|spki| PublicKey::from_spki(spki).ok())
-            .map(|public| public.fingerprint()),
+        // A key that has none is refused before, see `plan::differs`.
+        address: read.as_ref().and_then(|public| address::of(&key.spec, public).ok().flatten()),
+        fingerprint: read.map(|public| public.fingerprint()),
         algorithm_oid: Some(key.spec.algorithm.oid(facts.curve_oid.as_deref()).into()),
         key_size: facts.key_size.and_then(|size| i32::try_from(size).ok()),
         curve_oid: facts.curve_oid.clone(),

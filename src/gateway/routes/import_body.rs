@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{key_body::NewKey, policy_body};
+use super::{address_body, key_body::NewKey, policy_body};
 use crate::{
     api::{certificate::CertificateSpec, key::Source},
     gateway::{
@@ -63,9 +63,6 @@ impl ImportBody {
             .algorithm
             .parse::<KeyAlgorithm>()
             .map_err(|error| ApiError::new(Code::Validation, format!("Unsupported algorithm: {error}")))?;
-        if self.address_format.is_some_and(|format| !format.is_null()) {
-            return Err(ApiError::new(Code::Address, "only keys with a policy have an address"));
-        }
         if self.public_key.is_some() && self.certificate.is_some() {
             return Err(bad("publicKey and certificate exclude each other"));
         }
@@ -95,6 +92,12 @@ impl ImportBody {
         let attributes = self.attributes.ok_or_else(|| bad("attributes is missing"))?;
         no_master(&attributes)?;
         let policy = policy_body::read(self.policy.as_ref(), label.as_str(), algorithm, &attributes)?;
+        let address_format = address_body::read(
+            self.address_format.as_ref(),
+            policy.as_ref(),
+            algorithm,
+            key.curve_oid.as_deref(),
+        )?;
         let new = NewKey {
             label,
             algorithm,
@@ -102,6 +105,7 @@ impl ImportBody {
             curve_oid: key.curve_oid.clone(),
             attributes,
             policy,
+            address_format,
             password: None,
             source: Source::Imported,
             derived_from: None,

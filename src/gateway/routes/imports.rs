@@ -147,6 +147,17 @@ impl Arrival {
         if state.directory.claimed(partition, new.label.as_str()) && unfinished.is_none() {
             return Err(taken());
         }
+        if let Some(token) = hsm.token()
+            && new.master
+            && !token.capabilities.derived.contains(&new.algorithm)
+        {
+            let message = format!(
+                "the token '{}' of partition {partition} makes no {} key from a seed that others are derived from: it does \
+                 not list the vendor's mechanisms",
+                token.label, new.algorithm
+            );
+            return Err(ApiError::new(Code::Unsupported, message));
+        }
         if let Some(why) = state.partitions.not_creatable(partition) {
             let message = format!("no keys can be brought to partition {partition} at the moment: {why}");
             return Err(ApiError::new(Code::Busy, message));
@@ -308,6 +319,7 @@ fn is_the_same(object: &HsmKey, wanted: &HsmKey) -> bool {
         && one.curve_oid == other.curve_oid
         && one.attributes == other.attributes
         && one.policy == other.policy
+        && one.address_format == other.address_format
         && one.derived_from == other.derived_from
 }
 

@@ -223,6 +223,7 @@ pub(super) fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> 
             derived_from: new.derived_from.clone(),
             certificate: None,
             policy: new.policy.clone(),
+            address_format: new.address_format,
             password: None,
         },
     );

@@ -1,5 +1,6 @@
 //! Routes, one file per group of endpoints.
 
+mod address_body;
 mod certificate_body;
 mod certificates;
 mod change_password;
@@ -18,6 +19,7 @@ mod log;
 mod operations;
 mod password;
 mod policy_body;
+mod seeds;
 mod service;
 mod timestamps;
 mod wraps;
@@ -63,7 +65,7 @@ pub fn router(state: Shared) -> Router {
         )
         .route("/v1/derivedKey", post(derived::derive))
         .route("/v1/derivedkey", post(derived::derive))
-        .route("/v1/importedKey", post(derived::import_seed))
+        .route("/v1/importedKey", post(seeds::import))
         .route("/v1/hsm/log", get(log::log))
         .route("/v1/hsm/log/{*rest}", get(log::log))
         .route("/v1/attestation", get(service::attestation_chain))

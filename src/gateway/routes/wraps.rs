@@ -199,6 +199,7 @@ pub async fn unwrap(
         curve_oid: None,
         attributes: request.attributes,
         policy,
+        address_format: None,
         password: None,
         source: Source::Imported,
         derived_from: None,
