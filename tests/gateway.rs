@@ -28,6 +28,8 @@ mod labels;
 mod lifecycle;
 #[path = "gateway/listener.rs"]
 mod listener;
+#[path = "gateway/lone.rs"]
+mod lone;
 #[path = "gateway/operations.rs"]
 mod operations;
 #[path = "gateway/passwords.rs"]

@@ -46,6 +46,8 @@ mod keys;
 mod ladder;
 #[path = "token/load.rs"]
 mod load;
+#[path = "token/lone.rs"]
+mod lone;
 #[path = "token/pin.rs"]
 mod pin;
 #[path = "token/probes.rs"]

@@ -48,6 +48,8 @@ use crate::model::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.derivedFrom) || self.source == 'Generated'")
     .message("a key that is derived is not imported: leave source out"))]
+#[x_kube(validation = Rule::new("self.source != 'ImportedPublic' || (!has(self.policy) && !(has(self.adopt) && self.adopt) && !(has(self.certificate) && has(self.certificate.selfSigned)))")
+    .message("a public key alone has no policy, signs no certificate, and is brought, not adopted"))]
 #[x_kube(validation = Rule::new("has(self.label) == has(oldSelf.label) && (!has(self.label) || self.label == oldSelf.label)")
     .message("label cannot change: it is the key's name on the HSM"))]
 #[x_kube(validation = Rule::new("has(self.keySize) == has(oldSelf.keySize) && (!has(self.keySize) || self.keySize == oldSelf.keySize)")
@@ -56,9 +58,9 @@ use crate::model::{
     .message("curveOid cannot change: make a new key"))]
 #[x_kube(validation = Rule::new("self.deletionPolicy != 'Destroy' || (has(self.attributes.destroyable) && self.attributes.destroyable)")
     .message("deletionPolicy Destroy needs attributes.destroyable: true"))]
-#[x_kube(validation = Rule::new("self.algorithm != 'EC' || has(self.curveOid) || self.source == 'Imported'")
+#[x_kube(validation = Rule::new("self.algorithm != 'EC' || has(self.curveOid) || self.source != 'Generated'")
     .message("algorithm EC needs a curveOid"))]
-#[x_kube(validation = Rule::new("!(self.algorithm in ['RSA', 'AES']) || has(self.keySize) || self.source == 'Imported'")
+#[x_kube(validation = Rule::new("!(self.algorithm in ['RSA', 'AES']) || has(self.keySize) || self.source != 'Generated'")
     .message("algorithms RSA and AES need a keySize"))]
 #[x_kube(validation = Rule::new("has(self.derivedFrom) == has(oldSelf.derivedFrom) && (!has(self.derivedFrom) || self.derivedFrom == oldSelf.derivedFrom)")
     .message("derivedFrom cannot change: derive a new key"))]
@@ -156,6 +158,9 @@ vocabulary! {
         /// It is brought to the HSM by a request of the REST API: `POST /v1/key/import/plain`, `/v1/synchronousUnwrap`,
         /// or comes from a seed that is brought so: `/v1/importedKey`. Until then it is waited for, and never made.
         Imported = "Imported",
+        /// It is the public half of a key that is elsewhere, or a certificate with one, and is brought in the same way by
+        /// `POST /v1/key/import/plain`. It verifies, encrypts and wraps; nothing that takes a private key can be done with it.
+        ImportedPublic = "ImportedPublic",
     }
 }
 
@@ -286,7 +291,13 @@ impl HsmKey {
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         let recorded = self.status.as_ref().is_some_and(|status| status.key_id.is_some());
-        self.spec.source == Source::Imported && !recorded && self.metadata.deletion_timestamp.is_none()
+        self.spec.source != Source::Generated && !recorded && self.metadata.deletion_timestamp.is_none()
+    }
+
+    /// Whether only the public half is on the HSM, by intention.
+    #[must_use]
+    pub fn is_public_only(&self) -> bool {
+        self.spec.source == Source::ImportedPublic
     }
 
     /// The key's name on the HSM.

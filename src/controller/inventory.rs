@@ -57,6 +57,13 @@ impl Inventories {
         }
     }
 
+    /// A public key alone was seen on its token.
+    pub async fn saw_public(&self, partition: &str, facts: &KeyFacts) {
+        if let Some(inventory) = self.0.get(partition).await {
+            inventory.content().lone.extend(facts.id.clone());
+        }
+    }
+
     /// A key was missed on its token, or destroyed: the next look asks the token again.
     pub async fn missed(&self, partition: &str, id: &KeyId) {
         if let Some(inventory) = self.0.get(partition).await {
@@ -88,6 +95,8 @@ pub struct Content {
     pub ghosts: Vec<Ghost>,
     /// Identifiers that several keys have.
     pub twins: HashSet<KeyId>,
+    /// Identifiers of public keys that have no private half. Whether they were brought so or are left over, HsmKeys tell.
+    pub lone: HashSet<KeyId>,
 }
 
 /// A key on a token.
@@ -145,7 +154,9 @@ impl Inventory {
             }
         }
         let alone = |half: &Ghost| half.id.as_ref().is_none_or(|id| !content.ids.contains(id));
-        content.ghosts.extend(halves.into_iter().filter(alone));
+        let lone: Vec<_> = halves.into_iter().filter(alone).collect();
+        content.lone.extend(lone.iter().filter_map(|half| half.id.clone()));
+        content.ghosts.extend(lone);
         // A status has whole seconds.
         let taken = Timestamp::from_second(taken.as_second()).unwrap_or(taken);
         Self { taken, content: Mutex::new(content) }
@@ -162,6 +173,12 @@ impl Inventory {
     pub fn has(&self, id: &KeyId) -> bool {
         let content = self.content();
         content.ids.contains(id) && !content.twins.contains(id)
+    }
+
+    /// Whether a public key of this identifier is there, and no private one.
+    #[must_use]
+    pub fn has_public(&self, id: &KeyId) -> bool {
+        self.content().lone.contains(id)
     }
 
     fn add(&self, facts: &KeyFacts) {
@@ -187,6 +204,9 @@ impl Inventory {
     fn remove(&self, id: &KeyId) {
         let mut content = self.content();
         content.twins.remove(id);
+        if content.lone.remove(id) {
+            content.ghosts.retain(|ghost| ghost.id.as_ref() != Some(id));
+        }
         if content.ids.remove(id) {
             content.keys.retain(|key| key.id.as_ref() != Some(id));
         }

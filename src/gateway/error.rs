@@ -249,7 +249,7 @@ impl From<SignError> for ApiError {
         let code = match &error {
             SignError::Mismatch(_) => Code::AlgorithmNotSupportedByKey,
             SignError::Payload(_) => Code::Payload,
-            SignError::NoPublicKey => Code::KeyType,
+            SignError::NoPublicKey | SignError::NoPrivateKey => Code::KeyType,
             SignError::Wrong { .. } => Code::Hsm,
             SignError::Hsm(error) => return error.clone().into(),
         };

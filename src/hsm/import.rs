@@ -39,6 +39,8 @@ pub enum Origin {
     Wrapped(Wrapped),
     /// As a seed, of which the token makes the master of a tree (BIP-32, SLIP-10).
     Seed(Plaintext),
+    /// Not at all: its public half is all that comes, and [`Import::public_key`] says what it is.
+    Public,
 }
 
 /// A key that another one encrypts.

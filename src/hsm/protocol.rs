@@ -194,6 +194,8 @@ pub enum Find {
     Label(KeyLabel),
     /// The same, as far as it is known without a look at the token: that nothing is found proves nothing.
     Known(KeyLabel),
+    /// By `CKA_ID`, a public key that has no private half here: what every other look-up takes for a leftover.
+    Public(KeyId),
 }
 
 /// A key to make.

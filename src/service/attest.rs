@@ -12,7 +12,7 @@ use super::{address, sign::unexpected};
 use crate::{
     api::{
         HsmPartition,
-        key::{Attestation, HsmKeySpec},
+        key::{Attestation, HsmKeySpec, Source},
         partition::AttestationStatus,
     },
     attestation::{
@@ -216,6 +216,7 @@ async fn statement(
         attributes: &facts.attributes,
         derivation: facts.chain_code.as_deref().map(|code| (SLIP10, code)),
         address: address.as_ref().map(|address| (address.format.name(), address.value.as_str())),
+        public_only: spec.source == Source::ImportedPublic,
         local: facts.local,
         // A key is attested when it is made, and made unblocked.
         policy: spec.policy.as_ref().map(|policy| (policy, false)),

@@ -16,6 +16,7 @@ mod inside;
 mod intake;
 mod inventory;
 mod ladder;
+mod lone;
 mod mechanism;
 mod mechanism_names;
 mod object;

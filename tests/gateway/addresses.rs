@@ -70,6 +70,11 @@ async fn addresses_of_keys_that_everybody_knows(module: Module) {
         let mut body = body(label, "EC", "", format);
         body["privateKey"] = json!(private(scalar));
         let created = world.call("POST", "/v1/key/import/plain", &body).await;
+        if module == Module::Kryoptic {
+            // It does not have the curve.
+            assert_eq!(created.refused(), (400, 611), "{label}");
+            continue;
+        }
         assert_eq!(created.status, 201, "{label}: {:?}", created.body);
         is_told(&world, &created.ok(), format, address).await;
         let spec = serde_json::to_value(&stand.objects()[label].spec).unwrap();
@@ -79,6 +84,9 @@ async fn addresses_of_keys_that_everybody_knows(module: Module) {
     for (label, algorithm, curve, format) in
         [("made", "EC", K1, "BTC"), ("made-xrp", "EC", K1, "XRP"), ("made-ed", "ED", "1.3.101.112", "XRP")]
     {
+        if module == Module::Kryoptic && curve == K1 {
+            continue;
+        }
         let created = world.call("POST", "/v1/key", &body(label, algorithm, curve, format)).await.ok();
         let spki = STANDARD.decode(created["json"]["publicKey"].as_str().unwrap()).unwrap();
         let hashed = match algorithm {

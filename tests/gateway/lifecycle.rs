@@ -133,7 +133,11 @@ async fn patch(
     if !same("uid", key.uid()) || !same("resourceVersion", key.resource_version()) {
         return status(409, "the object has been modified");
     }
-    for (annotation, value) in metadata["annotations"].as_object().unwrap() {
+    if let Some(certificate) = patch["spec"].get("certificate") {
+        stand.changed(format!("patch {namespace}/{name} certificate"));
+        key.spec.certificate = serde_json::from_value(certificate.clone()).unwrap();
+    }
+    for (annotation, value) in metadata["annotations"].as_object().into_iter().flatten() {
         stand.changed(format!(
             "patch {namespace}/{name} {annotation}{}",
             if value.is_null() { " off" } else { "" }

@@ -192,7 +192,7 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
 const fn origin(key: &HsmKey) -> &'static str {
     match key.spec.source {
         Source::Generated => "Generated",
-        Source::Imported => "Imported",
+        Source::Imported | Source::ImportedPublic => "Imported",
     }
 }
 
@@ -218,7 +218,10 @@ async fn complete(
     if let Some(refusal) = plan::differs(key, facts) {
         return Ok(Done::Refused(refusal));
     }
-    ctx.inventories.saw(&key.spec.partition_ref.name, facts).await;
+    match key.is_public_only() {
+        true => ctx.inventories.saw_public(&key.spec.partition_ref.name, facts).await,
+        false => ctx.inventories.saw(&key.spec.partition_ref.name, facts).await,
+    }
     let mut status = report::facts(key, facts, ctx.now());
     let partition = seen.partition.as_ref().ok_or(Error::Incomplete("partition"))?;
     let create_time = status.create_time.clone().unwrap_or_default();

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::{
     key_body::{NewKey, SignedKeyAttributes},
-    keys::{self, allowed, lookup, usable},
+    keys::{self, allowed, lookup, usable, usable_public},
     operations::usage,
     password,
 };
@@ -99,11 +99,17 @@ impl Named {
     /// What is needed to use the key; for a derived one the token is asked. Only for who may use or see it.
     pub async fn key(&self, state: &Shared) -> Result<Key<'_>, ApiError> {
         let Some(path) = &self.path else {
-            return Ok(Key { usable: Cow::Borrowed(usable(&self.entry)?), path: None });
+            return Ok(Key { usable: Cow::Borrowed(usable_public(&self.entry)?), path: None });
         };
         let (master, found) = self.derived(state, path).await?;
         let usable = Usable { public: Some(Arc::clone(&found.public)), ..master.clone() };
         Ok(Key { usable: Cow::Owned(usable), path: Some(path) })
+    }
+
+    /// The same to sign with it.
+    pub async fn signer(&self, state: &Shared) -> Result<Key<'_>, ApiError> {
+        usable(&self.entry)?;
+        self.key(state).await
     }
 
     async fn derived(
@@ -123,7 +129,7 @@ impl Named {
         let label = &self.entry.label;
         let late = || ApiError::new(Code::Busy, format!("the key '{label}' is not attested yet"));
         let Some(path) = &self.path else {
-            usable(&self.entry)?;
+            usable_public(&self.entry)?;
             return SignedKeyAttributes::of(&self.entry.object).ok_or_else(late);
         };
         let (master, found) = self.derived(state, path).await?;
