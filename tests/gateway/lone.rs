@@ -155,7 +155,7 @@ async fn a_public_key_alone_verifies_and_signs_nothing(stage: &Stage) {
 
         let signing =
             json!({"signRequest": {"payload": "YQ==", "signKeyName": label, "signatureAlgorithm": how}});
-        let csr = json!({"signKeyName": label, "standardCertificateAttributes": {"commonName": "a"}, "validity": 1});
+        let csr = json!({"signKeyName": label, "signatureAlgorithm": how, "standardCertificateAttributes": {"commonName": "a"}, "validity": 1});
         let unwrap = json!({"unwrapKeyRequest": {"wrappedKey": "AAAA", "label": "new", "unwrapKeyName": label,
             "wrapMethod": "RSA_WRAP_OAEP", "attributes": {"decrypt": true}}});
         let decrypt = json!({"decryptRequest": {"encryptedPayload": "YQ==", "decryptKeyName": label,
@@ -196,12 +196,14 @@ async fn a_public_key_alone_encrypts_and_wraps(stage: &Stage) {
         "cipherAlgorithm": "RSA_PADDING_OAEP"}});
     let sealed = stage.post("/v1/encrypt", &encrypt).await.ok();
     assert_eq!(open(&sealed["encryptedPayload"]), b"a");
-    let aes = json!({"label": "aes", "algorithm": "AES", "secretKey": STANDARD.encode([7; 32]),
+    let aes = json!({"label": "aes", "algorithm": "AES", "keySize": 256,
         "attributes": {"decrypt": true, "extractable": true, "sensitive": false}});
-    stage.post(IMPORT, &aes).await.ok();
+    stage.post("/v1/key", &aes).await.ok();
+    let value = stage.post("/v1/key/export/plain", &json!({"label": "aes"})).await.ok();
+    let value = STANDARD.decode(value["secretKey"].as_str().unwrap()).unwrap();
     let wrap = json!({"wrapKeyRequest": {"keyToBeWrapped": "aes", "wrapKeyName": "rsa", "wrapMethod": "RSA_WRAP_OAEP"}});
     let wrapped = stage.post("/v1/wrap", &wrap).await.ok();
-    assert_eq!(open(&wrapped["wrappedKey"]), [7; 32]);
+    assert_eq!(open(&wrapped["wrappedKey"]), value);
     // It is nothing to be wrapped.
     let back = json!({"wrapKeyRequest": {"keyToBeWrapped": "rsa", "wrapKeyName": "aes", "wrapMethod": "AES_WRAP_RSA"}});
     assert_eq!(stage.post("/v1/wrap", &back).await.refused(), (400, 613));
@@ -275,18 +277,11 @@ async fn what_was_cut_off_is_completed_by_the_same_request(stage: &Stage) {
     assert_eq!(stage.world.call_as("user", "POST", IMPORT, &request).await.refused(), (403, 400));
     stage.post(IMPORT, &request).await.ok();
     assert_eq!(stage.stand.objects()["alone"].uid(), uid, "the same object");
-    assert_eq!((stage.stand.objects().len(), stage.there("alone").await), (1, 1));
+    let there = stage.there("alone").await;
+    assert_eq!((stage.stand.objects().len(), there), (1, 1));
     // A name that a key on the token has, of which nothing is in the cluster.
-    let theirs = stage
-        .world
-        .call(
-            "POST",
-            IMPORT,
-            &json!({"label": "theirs", "algorithm": "AES",
-        "secretKey": STANDARD.encode([1; 16]), "attributes": {}}),
-        )
-        .await;
-    assert_eq!(theirs.status, 201);
+    let theirs = json!({"label": "theirs", "algorithm": "ED", "attributes": {"sign": true}});
+    stage.post("/v1/key", &theirs).await.ok();
     stage.stand.objects().remove("theirs");
     stage.world.directory.remove(NAMESPACE, "theirs");
     assert_eq!(stage.post(IMPORT, &body("theirs", "EC", "publicKey", &public)).await.refused(), (400, 608));
