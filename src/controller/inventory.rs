@@ -64,6 +64,15 @@ impl Inventories {
         }
     }
 
+    /// A public key alone was missed on its token, or destroyed.
+    pub async fn missed_public(&self, partition: &str, id: &KeyId) {
+        if let Some(inventory) = self.0.get(partition).await {
+            let mut content = inventory.content();
+            content.lone.remove(id);
+            content.ghosts.retain(|ghost| ghost.id.as_ref() != Some(id));
+        }
+    }
+
     /// A key was missed on its token, or destroyed: the next look asks the token again.
     pub async fn missed(&self, partition: &str, id: &KeyId) {
         if let Some(inventory) = self.0.get(partition).await {
@@ -190,6 +199,7 @@ impl Inventory {
             content.twins.insert(id.clone());
         }
         content.ghosts.retain(|ghost| ghost.id.as_ref() != Some(id));
+        content.lone.remove(id);
         if content.ids.insert(id.clone()) {
             content.keys.push(Key {
                 id: Some(id.clone()),
@@ -204,9 +214,6 @@ impl Inventory {
     fn remove(&self, id: &KeyId) {
         let mut content = self.content();
         content.twins.remove(id);
-        if content.lone.remove(id) {
-            content.ghosts.retain(|ghost| ghost.id.as_ref() != Some(id));
-        }
         if content.ids.remove(id) {
             content.keys.retain(|key| key.id.as_ref() != Some(id));
         }
@@ -313,6 +320,26 @@ mod tests {
         assert!(!inventory.has(&id(1)) && inventory.has(&id(3)));
         inventory.add(&facts(1, 1));
         assert_eq!(ghosts(&inventory), [unreadable, two]);
+    }
+
+    #[tokio::test]
+    async fn a_public_key_alone_is_there_as_such_until_it_is_missed() {
+        let inventories = Inventories::default();
+        let hsm = crate::hsm::fake::Fake::default();
+        let inventory = inventories.of("p", &hsm).await.unwrap();
+        inventories.saw_public("p", &facts(1, 1)).await;
+        assert!(inventory.has_public(&id(1)) && !inventory.has(&id(1)));
+        assert_eq!(labels(&inventory), [""; 0], "it is none of the keys");
+        // What is told of a private one says nothing of it.
+        inventories.missed("p", &id(1)).await;
+        assert!(inventory.has_public(&id(1)));
+        inventories.missed_public("p", &id(1)).await;
+        assert!(!inventory.has_public(&id(1)));
+        // A half whose key came is no half alone.
+        let inventory = taken(vec![entry(2, ObjectClass::PublicKey)]);
+        assert!(inventory.has_public(&id(2)));
+        inventory.add(&facts(2, 1));
+        assert!(!inventory.has_public(&id(2)) && inventory.has(&id(2)));
     }
 
     #[test]

@@ -318,7 +318,7 @@ async fn ask_public(
             Ok(Presence::Ours(found))
         }
         None => {
-            ctx.inventories.missed(partition, &id).await;
+            ctx.inventories.missed_public(partition, &id).await;
             let label = super::plan::label(key).ok();
             let labelled = match label {
                 Some(label) => find(hsm, Find::Label(label)).await?,

@@ -317,7 +317,10 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
         };
         match hsm.call(Request::Destroy(id.clone())).await {
             Ok(_) => {
-                ctx.inventories.missed(partition, &id).await;
+                match key.is_public_only() {
+                    true => ctx.inventories.missed_public(partition, &id).await,
+                    false => ctx.inventories.missed(partition, &id).await,
+                }
                 let note = format!("the token has no key with id {id} any more");
                 ctx.event(key, false, "KeyDestroyed", "Destroy", note).await;
             }
