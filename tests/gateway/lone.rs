@@ -5,6 +5,7 @@ use std::{path::Path, process::Command, sync::Arc};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hsm_operator::{
     api::IMPORTING,
+    attestation,
     hsm::{
         Hsm, Supervisor,
         fake::Fake,
@@ -12,6 +13,7 @@ use hsm_operator::{
     },
     model::{KeyId, KeyLabel},
 };
+use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -19,7 +21,7 @@ use crate::{
     common::token::{Module, Token, run},
     lifecycle::{Fate, Stand, world_before},
     real::on_both_tokens,
-    world::{Answer, NAMESPACE, World, object},
+    world::{Answer, NAMESPACE, World, object, office},
 };
 
 const IMPORT: &str = "/v1/key/import/plain";
@@ -98,6 +100,19 @@ fn verify(key: &str, algorithm: &str, signature: &[u8]) -> Value {
         "signature": STANDARD.encode(signature)}})
 }
 
+/// The document is signed well, and nobody can take it for one about a private key.
+async fn says_what_it_is(made: &Value) {
+    let status = office().await.partition.status.as_ref().unwrap();
+    let chain = attestation::chain::from_pem(&status.attestation.as_ref().unwrap().chain).unwrap();
+    let signature = STANDARD.decode(made["xmlSignature"].as_str().unwrap()).unwrap();
+    let xml = made["xml"].as_str().unwrap().as_bytes();
+    let evidence = attestation::Evidence { xml, signature: &signature, chain: &chain };
+    let root = attestation::fingerprint(chain.last().unwrap());
+    let statements = attestation::verify(&evidence, &root, Timestamp::now()).unwrap();
+    assert_eq!(statements.kind, "public_key");
+    assert_eq!(statements.protection(), attestation::Protection::NotStated);
+}
+
 /// openssl signs, and the gateway verifies with the public key that is on the token.
 async fn a_public_key_alone_verifies_and_signs_nothing(stage: &Stage) {
     for (label, algorithm, arguments, how) in [
@@ -123,6 +138,7 @@ async fn a_public_key_alone_verifies_and_signs_nothing(stage: &Stage) {
             "{xml}"
         );
         assert_eq!(stage.post("/v1/key/attributes", &json!({"label": label})).await.ok(), made);
+        says_what_it_is(&made).await;
         let spec = serde_json::to_value(&stage.stand.objects()[label].spec).unwrap();
         assert_eq!((&spec["source"], spec.get("policy")), (&json!("ImportedPublic"), None));
         assert_eq!(stage.there(label).await, 1);

@@ -318,7 +318,7 @@ impl World {
             "p256" | "p256-mute" => curve("1.2.840.10045.3.1.7"),
             "p384" => curve("1.3.132.0.34"),
             "p521" => curve("1.3.132.0.35"),
-            "k1" => curve("1.3.132.0.10"),
+            "k1" | "k1-coins" => curve("1.3.132.0.10"),
             "aes" | "aes-cipher" | "aes-open" => json!({"algorithm": "AES", "keySize": 256}),
             "rsa-cipher" => json!({"algorithm": "RSA", "keySize": 2048}),
             "hmac" | "hmac-mute" => plain("HMACSHA256"),
@@ -337,6 +337,10 @@ impl World {
         }
         if name == "ed-kept" {
             spec["attributes"]["destroyable"] = json!(true);
+        }
+        if name == "k1-coins" {
+            spec["policy"] = json!({"keyStatus": {"blocked": false}});
+            spec["addressFormat"] = json!({"format": "BTC"});
         }
         if name == "ed-policy" {
             let rule = json!({"tokens": [{"name": "main", "timelock": 0, "timeout": 0}]});

@@ -24,6 +24,7 @@ use super::{
     keys::{
         LOOKUP_WAIT, TakeBack, allowed, another_label, api_error, client, finished, object, take_back, taken,
     },
+    operations::usage,
     password::is_whole,
 };
 use crate::{
@@ -78,7 +79,7 @@ pub async fn import(
             (Public { known: key.spki(), claimed: key.claimed }, Origin::Plain(key.material))
         }
         Brought::Public(public) => {
-            if let Some(answer) = what.again(&state, &caller, &public).await? {
+            if let Some(answer) = what.again(&state, &caller, &request_id, &public).await? {
                 return Ok((StatusCode::CREATED, Json(answer)));
             }
             let known = Some(Bytes::copy_from_slice(public.spki()));
@@ -139,6 +140,7 @@ impl Arrival {
         &self,
         state: &Shared,
         caller: &auth::Caller,
+        request_id: &str,
         public: &PublicKey,
     ) -> Result<Option<SignedKeyAttributes>, ApiError> {
         let entry = state.directory.find(&caller.namespace, self.new.label.as_str());
@@ -148,8 +150,12 @@ impl Arrival {
         };
         let Some(entry) = entry.filter(same) else { return Ok(None) };
         if let Some(pem) = self.certificate.as_ref().and_then(|certificate| certificate.pem.as_deref()) {
-            allowed(state, caller, "update", &entry.object.name_any()).await?;
             let chain = Chain::from_pem(pem, public)?;
+            let about = About::Payload(chain.leaf_der());
+            let record = usage(caller, &entry, request_id, "certificate import", None, about);
+            let may = allowed(state, caller, "update", &entry.object.name_any()).await;
+            record.record(may.as_ref().err().map(|denied| denied.message.as_str()));
+            may?;
             certificates::attach(state, &entry, &chain, certificates::Over::Any).await?;
         } else {
             allowed(state, caller, "get", &entry.object.name_any()).await?;
