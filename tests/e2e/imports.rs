@@ -186,6 +186,8 @@ async fn a_certificate_alone_is_kept_verifies_and_goes() {
         let object = world.ready(&namespace, &label).await;
         let status = object.status.unwrap();
         assert!(condition::is_true(&status.conditions, condition::CERTIFIED));
+        let generated = condition::find(&status.conditions, condition::GENERATED).unwrap();
+        assert!(generated.reason == "Imported" && generated.message.contains("elsewhere"), "{generated:?}");
         let id = status.key_id.unwrap();
         let read = app.call("GET", &format!("/v1/certificate/{label}"), "").await.with_status(200);
         assert_eq!(bytes(&read["rawCertificate"]), certificate);

@@ -222,6 +222,24 @@ async fn the_same_seed_completes_what_was_cut_off_and_makes_no_second_key() {
     assert_eq!(inventory(&later).await.len(), 4);
 }
 
+/// Whoever was killed while the token made the pair left half of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_death_in_between_left_is_replaced() {
+    let token = vendor::token();
+    let hsm = token.supervisor().await;
+    for vector in &vectors()[..2] {
+        let facts = vector.bring(&hsm).await;
+        destroy(&hsm, vector.name).await;
+        let before = inventory(&hsm).await.len();
+        let (template, public_key) = (vector.template(), facts.public_key.clone());
+        let half = Import { template, public_key, origin: Origin::Public };
+        assert!(matches!(hsm.call(Request::Import(Box::new(half))).await, Ok(Reply::Key(_))));
+        assert_eq!(find(&hsm, Find::Id(id(vector.name))).await, Ok(vec![]), "half of a key is none");
+        assert_eq!(vector.bring(&hsm).await, facts);
+        assert_eq!(inventory(&hsm).await.len(), before + 2);
+    }
+}
+
 /// Without keys for a moment nobody can tell whether a key is the seed's: then it is not said to be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_without_session_objects_takes_seeds_and_does_not_say_whose_key_is_there() {

@@ -92,9 +92,17 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
                 _ if *reason == "Ready" => "Generated",
                 _ => reason,
             };
+            let (usable, there) = if key.is_public_only() {
+                (
+                    "the public key can be used",
+                    "the public key is on the token, and its private half is elsewhere",
+                )
+            } else {
+                ("the key can be used", "the key is on the token")
+            };
             let mut all = vec![
-                Report::new(condition::READY, Some(true), "Ready", "the key can be used"),
-                Report::new(condition::GENERATED, Some(true), reason, "the key is on the token"),
+                Report::new(condition::READY, Some(true), "Ready", usable),
+                Report::new(condition::GENERATED, Some(true), reason, there),
                 Report::new(
                     condition::ATTESTED,
                     Some(true),
