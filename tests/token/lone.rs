@@ -16,12 +16,13 @@ use hsm_operator::{
 use crate::{
     common::token::{Token, run},
     destroy, find, generate, id,
-    imports::{EC, RSA, as_template, ask, import, made, open},
+    imports::{EC, RSA, as_template, ask, import, lacks, made, open},
     inventory, on_both_tokens, p256, sign,
 };
 
 on_both_tokens! {
     a_public_key_alone_is_kept_once_and_goes,
+    public_keys_on_all_curves_are_those_that_were_brought,
     what_is_left_of_a_pair_is_no_public_key_alone,
     a_public_key_alone_wraps_and_does_nothing_else,
     a_key_of_another_kind_is_refused_and_leaves_nothing,
@@ -104,6 +105,33 @@ async fn a_public_key_alone_is_kept_once_and_goes(token: Token) {
         assert_eq!(find(&hsm, Find::Public(id(name))).await, Ok(vec![]));
     }
     assert_eq!(inventory(&hsm).await, []);
+}
+
+/// On the curves that the token has, and on no other.
+async fn public_keys_on_all_curves_are_those_that_were_brought(token: Token) {
+    let hsm = token.supervisor().await;
+    let ed448 = ("ed448", ["-algorithm", "ED448"].as_slice());
+    let mut kept = 0;
+    for (name, arguments) in EC.iter().map(|(name, arguments, _)| (*name, *arguments)).chain([ed448]) {
+        let brought = key(&token, arguments);
+        match ask(&hsm, public_of(name, &brought)).await {
+            Ok(Reply::Key(facts)) => {
+                assert_eq!(
+                    (&facts.public_key, &facts.curve_oid),
+                    (&brought.spki(), &brought.curve_oid),
+                    "{name}"
+                );
+                kept += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.kind, Kind::Unsupported, "{name}: {error}");
+                assert!(lacks(&hsm, &brought).await, "{name}: {error}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    assert!(kept >= 3, "P-256, P-384 and P-521 at least");
+    assert_eq!(inventory(&hsm).await.len(), kept);
 }
 
 async fn what_is_left_of_a_pair_is_no_public_key_alone(token: Token) {
