@@ -110,6 +110,8 @@ impl World {
             public_key: Some(attested.spki()),
             attributes: &attributes,
             derivation: None,
+            address: None,
+            public_only: false,
             local: Some(true),
             policy: None,
         }

@@ -1,6 +1,8 @@
 //! The REST data plane, router and listener, with a token in memory: what is sent and what is answered.
 #![allow(missing_docs, reason = "tests")]
 
+#[path = "gateway/addresses.rs"]
+mod addresses;
 #[path = "gateway/bad_input.rs"]
 mod bad_input;
 #[path = "gateway/browser.rs"]
@@ -30,6 +32,8 @@ mod labels;
 mod lifecycle;
 #[path = "gateway/listener.rs"]
 mod listener;
+#[path = "gateway/lone.rs"]
+mod lone;
 #[path = "gateway/openapi.rs"]
 mod openapi;
 #[path = "gateway/operations.rs"]
@@ -42,6 +46,8 @@ mod policies;
 mod real;
 #[path = "gateway/secrets.rs"]
 mod secrets;
+#[path = "gateway/seeds.rs"]
+mod seeds;
 #[path = "gateway/swagger_ui.rs"]
 mod swagger_ui;
 #[path = "gateway/timestamps.rs"]

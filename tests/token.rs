@@ -46,12 +46,16 @@ mod keys;
 mod ladder;
 #[path = "token/load.rs"]
 mod load;
+#[path = "token/lone.rs"]
+mod lone;
 #[path = "token/pin.rs"]
 mod pin;
 #[path = "token/probes.rs"]
 mod probes;
 #[path = "token/replicas.rs"]
 mod replicas;
+#[path = "token/seeds.rs"]
+mod seeds;
 #[path = "token/sessions.rs"]
 mod sessions;
 #[path = "token/stage.rs"]

@@ -12,7 +12,8 @@ use super::{
     password::PasswordRef,
 };
 use crate::model::{
-    KeyAlgorithm, KeyAttributes, KeyPolicy, RequestedAttributes, vocabulary_enum as vocabulary,
+    KeyAlgorithm, KeyAttributes, KeyPolicy, RequestedAttributes, address::AddressFormat,
+    vocabulary_enum as vocabulary,
 };
 
 /// A key that lives in an HSM partition; the cluster only ever sees its public half.
@@ -47,6 +48,8 @@ use crate::model::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.derivedFrom) || self.source == 'Generated'")
     .message("a key that is derived is not imported: leave source out"))]
+#[x_kube(validation = Rule::new("self.source != 'ImportedPublic' || (!has(self.policy) && !(has(self.adopt) && self.adopt) && !(has(self.certificate) && has(self.certificate.selfSigned)))")
+    .message("a public key alone has no policy, signs no certificate, and is brought, not adopted"))]
 #[x_kube(validation = Rule::new("has(self.label) == has(oldSelf.label) && (!has(self.label) || self.label == oldSelf.label)")
     .message("label cannot change: it is the key's name on the HSM"))]
 #[x_kube(validation = Rule::new("has(self.keySize) == has(oldSelf.keySize) && (!has(self.keySize) || self.keySize == oldSelf.keySize)")
@@ -55,9 +58,9 @@ use crate::model::{
     .message("curveOid cannot change: make a new key"))]
 #[x_kube(validation = Rule::new("self.deletionPolicy != 'Destroy' || (has(self.attributes.destroyable) && self.attributes.destroyable)")
     .message("deletionPolicy Destroy needs attributes.destroyable: true"))]
-#[x_kube(validation = Rule::new("self.algorithm != 'EC' || has(self.curveOid) || self.source == 'Imported'")
+#[x_kube(validation = Rule::new("self.algorithm != 'EC' || has(self.curveOid) || self.source != 'Generated'")
     .message("algorithm EC needs a curveOid"))]
-#[x_kube(validation = Rule::new("!(self.algorithm in ['RSA', 'AES']) || has(self.keySize) || self.source == 'Imported'")
+#[x_kube(validation = Rule::new("!(self.algorithm in ['RSA', 'AES']) || has(self.keySize) || self.source != 'Generated'")
     .message("algorithms RSA and AES need a keySize"))]
 #[x_kube(validation = Rule::new("has(self.derivedFrom) == has(oldSelf.derivedFrom) && (!has(self.derivedFrom) || self.derivedFrom == oldSelf.derivedFrom)")
     .message("derivedFrom cannot change: derive a new key"))]
@@ -73,6 +76,10 @@ use crate::model::{
     .message("password cannot be taken away or exchanged: change it over REST, by key/changePassword"))]
 #[x_kube(validation = Rule::new("has(self.policy) == has(oldSelf.policy) && (!has(self.policy) || self.policy == oldSelf.policy)")
     .message("policy cannot change, come or go: make a new key"))]
+#[x_kube(validation = Rule::new("has(self.addressFormat) == has(oldSelf.addressFormat) && (!has(self.addressFormat) || self.addressFormat == oldSelf.addressFormat)")
+    .message("addressFormat cannot change, come or go: make a new key"))]
+#[x_kube(validation = Rule::new("!has(self.addressFormat) || has(self.policy)")
+    .message("only keys with a policy have an address: give the key a policy, which may ask nobody"))]
 #[x_kube(validation = Rule::new("!has(self.policy) || !has(self.attributes.extractable) || !self.attributes.extractable")
     .message("a key with a policy is never extractable"))]
 pub struct HsmKeySpec {
@@ -125,9 +132,20 @@ pub struct HsmKeySpec {
     /// Cannot change, come or go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<KeyPolicy>,
+    /// Address that the key is to have; status has it then. Of EC keys on secp256k1, for XRP also of ED keys, and only with a
+    /// policy, which may be one that asks nobody: `policy: {keyStatus: {blocked: false}}`. Cannot change, come or go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_format: Option<AddressSpec>,
     /// The key has a password, or had one. The gateway writes this when a key gets its first password over REST; it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<PasswordRef>,
+}
+
+/// Which address a key is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AddressSpec {
+    /// The cryptocurrency. XLM and IOTA are words of the REST API and are not served: what their 20 bytes are is not public.
+    pub format: AddressFormat,
 }
 
 vocabulary! {
@@ -137,9 +155,12 @@ vocabulary! {
         /// It is made on the HSM.
         #[default]
         Generated = "Generated",
-        /// It is brought to the HSM by a request of the REST API: `POST /v1/key/import/plain`, `/v1/synchronousUnwrap`.
-        /// Until then it is waited for, and never made.
+        /// It is brought to the HSM by a request of the REST API: `POST /v1/key/import/plain`, `/v1/synchronousUnwrap`,
+        /// or comes from a seed that is brought so: `/v1/importedKey`. Until then it is waited for, and never made.
         Imported = "Imported",
+        /// It is the public half of a key that is elsewhere, or a certificate with one, and is brought in the same way by
+        /// `POST /v1/key/import/plain`. It verifies, encrypts and wraps; nothing that takes a private key can be done with it.
+        ImportedPublic = "ImportedPublic",
     }
 }
 
@@ -212,6 +233,9 @@ pub struct HsmKeyStatus {
     /// public keys below, and with one private key below without hardened step, the private key itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub derivation: Option<Derivation>,
+    /// The key's address, if the spec asks for one. It follows from the public key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
     /// When the operator first saw the key. Tokens do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create_time: Option<String>,
@@ -236,6 +260,16 @@ pub struct Derivation {
     pub value: String,
 }
 
+/// A key's address in a cryptocurrency, without prefix and checksum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Address {
+    /// The cryptocurrency.
+    pub format: AddressFormat,
+    /// The 20 bytes of the address, in upper-case hexadecimal. BTC and XRP: HASH160 of the compressed public key; ETH: the end
+    /// of the Keccak-256 of the public key.
+    pub value: String,
+}
+
 /// A signed statement about a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -257,7 +291,13 @@ impl HsmKey {
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         let recorded = self.status.as_ref().is_some_and(|status| status.key_id.is_some());
-        self.spec.source == Source::Imported && !recorded && self.metadata.deletion_timestamp.is_none()
+        self.spec.source != Source::Generated && !recorded && self.metadata.deletion_timestamp.is_none()
+    }
+
+    /// Whether only the public half is on the HSM, by intention.
+    #[must_use]
+    pub fn is_public_only(&self) -> bool {
+        self.spec.source == Source::ImportedPublic
     }
 
     /// The key's name on the HSM.

@@ -31,6 +31,10 @@ pub struct AttestedKey<'a> {
     pub attributes: &'a KeyAttributes,
     /// Chain code of a key of a tree, and which kind of tree: the contract's word.
     pub derivation: Option<(&'a str, &'a [u8])>,
+    /// The key's address: the contract's word for its format, and the address in hexadecimal.
+    pub address: Option<(&'a str, &'a str)>,
+    /// Its private half is elsewhere.
+    pub public_only: bool,
     /// `CKA_LOCAL`. Only a clear yes is written as `generated`.
     pub local: Option<bool>,
     /// The key's policy, which asks nobody, and whether the key is blocked.
@@ -57,7 +61,7 @@ pub enum DocumentError {
 impl AttestedKey<'_> {
     /// Writes the document.
     ///
-    /// The root is `private_key`, for a secret key `secret_key`. Its attributes say where the key came
+    /// The root is `private_key`, for a secret key `secret_key`, for a public key alone `public_key`. Its attributes say where the key came
     /// from (`creation`), that the statement is made by software (`enforcement`) and by whom (`issuer`).
     /// An attribute of the key that the token did not report is left out rather than guessed.
     ///
@@ -71,7 +75,11 @@ impl AttestedKey<'_> {
         if self.algorithm == KeyAlgorithm::Ec && self.curve_oid.is_none() {
             return Err(DocumentError::CurveMissing);
         }
-        let root = if row.asymmetric { "private_key" } else { "secret_key" };
+        let root = match (row.asymmetric, self.public_only) {
+            (true, false) => "private_key",
+            (true, true) => "public_key",
+            (false, _) => "secret_key",
+        };
         let creation = if self.local == Some(true) { "generated" } else { "imported" };
         let mut xml = Lines::default();
         xml.line(r#"<?xml version="1.0" encoding="UTF-8"?>"#);
@@ -95,6 +103,11 @@ impl AttestedKey<'_> {
         if let Some((kind, value)) = self.derivation {
             let (kind, value) = (escape(kind).ok_or(DocumentError::Label)?, hex::encode_upper(value));
             xml.line(&format!("\t<derivation_value type=\"{kind}\">{value}</derivation_value>"));
+        }
+        if let Some((format, value)) = self.address {
+            let (format, value) = (escape(format), escape(value));
+            let (format, value) = format.zip(value).ok_or(DocumentError::Label)?;
+            xml.line(&format!("\t<address_truncated format=\"{format}\">{value}</address_truncated>"));
         }
         xml.line("\t<attributes>");
         for (name, value) in flags(self.attributes) {
@@ -203,6 +216,8 @@ mod tests {
             public_key: Some(&[0x30, 0, 0xff, 0xfe]),
             attributes,
             derivation: None,
+            address: None,
+            public_only: false,
             local: Some(true),
             policy: None,
         }

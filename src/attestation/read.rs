@@ -14,7 +14,7 @@ const DEPTH_MAX: usize = 16;
 /// What a document says of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statements {
-    /// Root element: `private_key` or `secret_key`.
+    /// Root element: `private_key` or `secret_key`; `public_key`, where the private half is elsewhere.
     pub kind: String,
     /// Attributes of the root: `creation`, and `enforcement` and `issuer` where software signed.
     pub root: BTreeMap<String, String>,
@@ -152,7 +152,7 @@ fn leaves(text: &str) -> Result<Tree, ReadError> {
         match reader.read_event().map_err(|error| malformed(&error))? {
             Event::Start(start) if tree.kind.is_empty() => {
                 tree.kind = name_of(&start);
-                if !matches!(tree.kind.as_str(), "private_key" | "secret_key") {
+                if !matches!(tree.kind.as_str(), "private_key" | "secret_key" | "public_key") {
                     return Err(ReadError::Root(tree.kind));
                 }
                 tree.root = root_attributes(&start)?;
@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(changed("RSA", "<![CDATA[RSA]]>"), ReadError::Forbidden("a CDATA section"));
         assert_eq!(changed("<label>", "<?x y?><label>"), ReadError::Forbidden("a processing instruction"));
         assert_eq!(changed("<label>", "<label>a</label><label>"), ReadError::Twice("label".into()));
-        assert_eq!(changed("<private_key", "<public_key"), ReadError::Root("public_key".into()));
+        assert_eq!(changed("<private_key", "<other_key"), ReadError::Root("other_key".into()));
         assert_eq!(changed(">3072<", ">many<"), ReadError::Value("key_size".into()));
         assert_eq!(changed(">false<", ">no<"), ReadError::Value("extractable".into()));
         assert_eq!(changed("<algorithm>RSA</algorithm>", ""), ReadError::Missing("algorithm"));

@@ -57,6 +57,22 @@ impl Inventories {
         }
     }
 
+    /// A public key alone was seen on its token.
+    pub async fn saw_public(&self, partition: &str, facts: &KeyFacts) {
+        if let Some(inventory) = self.0.get(partition).await {
+            inventory.content().lone.extend(facts.id.clone());
+        }
+    }
+
+    /// A public key alone was missed on its token, or destroyed.
+    pub async fn missed_public(&self, partition: &str, id: &KeyId) {
+        if let Some(inventory) = self.0.get(partition).await {
+            let mut content = inventory.content();
+            content.lone.remove(id);
+            content.ghosts.retain(|ghost| ghost.id.as_ref() != Some(id));
+        }
+    }
+
     /// A key was missed on its token, or destroyed: the next look asks the token again.
     pub async fn missed(&self, partition: &str, id: &KeyId) {
         if let Some(inventory) = self.0.get(partition).await {
@@ -88,6 +104,8 @@ pub struct Content {
     pub ghosts: Vec<Ghost>,
     /// Identifiers that several keys have.
     pub twins: HashSet<KeyId>,
+    /// Identifiers of public keys that have no private half. Whether they were brought so or are left over, HsmKeys tell.
+    pub lone: HashSet<KeyId>,
 }
 
 /// A key on a token.
@@ -146,7 +164,9 @@ impl Inventory {
             }
         }
         let alone = |half: &Ghost| half.id.as_ref().is_none_or(|id| !content.ids.contains_key(id));
-        content.ghosts.extend(halves.into_iter().filter(alone));
+        let lone: Vec<_> = halves.into_iter().filter(alone).collect();
+        content.lone.extend(lone.iter().filter_map(|half| half.id.clone()));
+        content.ghosts.extend(lone);
         // A status has whole seconds.
         let taken = Timestamp::from_second(taken.as_second()).unwrap_or(taken);
         Self { taken, content: Mutex::new(content) }
@@ -165,6 +185,12 @@ impl Inventory {
         content.ids.get(id).copied().filter(|_| !content.twins.contains(id))
     }
 
+    /// Whether a public key of this identifier is there, and no private one.
+    #[must_use]
+    pub fn has_public(&self, id: &KeyId) -> bool {
+        self.content().lone.contains(id)
+    }
+
     fn add(&self, facts: &KeyFacts) {
         let Some(id) = &facts.id else { return };
         let mut content = self.content();
@@ -174,6 +200,7 @@ impl Inventory {
             content.twins.insert(id.clone());
         }
         content.ghosts.retain(|ghost| ghost.id.as_ref() != Some(id));
+        content.lone.remove(id);
         if content.ids.insert(id.clone(), Kept::from(&facts.attributes)).is_none() {
             content.keys.push(Key {
                 id: Some(id.clone()),
@@ -295,6 +322,26 @@ mod tests {
         assert!(inventory.kept(&id(1)).is_none() && inventory.kept(&id(3)).is_some());
         inventory.add(&facts(1, 1));
         assert_eq!(ghosts(&inventory), [unreadable, two]);
+    }
+
+    #[tokio::test]
+    async fn a_public_key_alone_is_there_as_such_until_it_is_missed() {
+        let inventories = Inventories::default();
+        let hsm = crate::hsm::fake::Fake::default();
+        let inventory = inventories.of("p", &hsm).await.unwrap();
+        inventories.saw_public("p", &facts(1, 1)).await;
+        assert!(inventory.has_public(&id(1)) && inventory.kept(&id(1)).is_none());
+        assert_eq!(labels(&inventory), [""; 0], "it is none of the keys");
+        // What is told of a private one says nothing of it.
+        inventories.missed("p", &id(1)).await;
+        assert!(inventory.has_public(&id(1)));
+        inventories.missed_public("p", &id(1)).await;
+        assert!(!inventory.has_public(&id(1)));
+        // A half whose key came is no half alone.
+        let inventory = taken(vec![entry(2, ObjectClass::PublicKey)]);
+        assert!(inventory.has_public(&id(2)));
+        inventory.add(&facts(2, 1));
+        assert!(!inventory.has_public(&id(2)) && inventory.kept(&id(2)).is_some());
     }
 
     #[test]

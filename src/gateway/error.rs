@@ -96,6 +96,8 @@ pub enum Code {
     Derivation,
     /// Not a key, or not a whole one.
     KeyEncoding,
+    /// No address of that cryptocurrency.
+    Cryptocurrency,
     /// Not an encrypted file, or one for another key.
     FileHeader,
 }
@@ -151,6 +153,7 @@ impl Code {
             Self::NoData => (S::NOT_FOUND, 653, "res.error.data.object.not.existent"),
             Self::Derivation => (S::BAD_REQUEST, 634, "res.error.derivation.not.supported.by.algorithm"),
             Self::KeyEncoding => (S::BAD_REQUEST, 625, "res.error.key.invalid.encoding"),
+            Self::Cryptocurrency => (S::BAD_REQUEST, 605, "res.error.unsupported.cryptocurrency"),
             Self::FileHeader => (S::BAD_REQUEST, 623, "res.error.invalid.file.header"),
         }
     }
@@ -258,7 +261,7 @@ impl From<SignError> for ApiError {
         let code = match &error {
             SignError::Mismatch(_) => Code::AlgorithmNotSupportedByKey,
             SignError::Payload(_) => Code::Payload,
-            SignError::NoPublicKey => Code::KeyType,
+            SignError::NoPublicKey | SignError::NoPrivateKey => Code::KeyType,
             SignError::Wrong { .. } => Code::Hsm,
             SignError::Hsm(error) => return error.clone().into(),
         };

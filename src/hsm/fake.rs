@@ -180,6 +180,7 @@ impl Inner {
             Request::Find(find) => {
                 let fits = |facts: &KeyFacts| match &find {
                     Find::Id(id) => facts.id.as_ref() == Some(id),
+                    Find::Public(_) => false,
                     Find::Label(label) | Find::Known(label) => facts.label == label.as_str(),
                 };
                 let found = self.keys.iter().map(|key| &key.facts).filter(|facts| fits(facts));

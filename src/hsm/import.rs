@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{KeyFacts, KeyTemplate};
-use crate::model::{KeyId, WrapMethod, material::Material};
+use crate::model::{KeyId, WrapMethod, material::Material, secret::Plaintext};
 
 /// A key to bring to a token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +37,10 @@ pub enum Origin {
     Plain(Material),
     /// Encrypted by a key of the token.
     Wrapped(Wrapped),
+    /// As a seed, of which the token makes the master of a tree (BIP-32, SLIP-10).
+    Seed(Plaintext),
+    /// Not at all: its public half is all that comes, and [`Import::public_key`] says what it is.
+    Public,
 }
 
 /// A key that another one encrypts.

@@ -133,7 +133,8 @@ pub enum Request {
     GetData(DataName),
     /// Destroy a data object. Answered by [`Reply::DataGone`].
     DestroyData(DataName),
-    /// Bring a key to the token, unless it is there or other keys have its id or label. Answered by [`Reply::Key`], by
+    /// Bring a key to the token, or the seed of one, or a public half alone, unless it is there or other keys have its id or
+    /// label. Answered by [`Reply::Key`], by
     /// [`Reply::Keys`] with those that are in its place, or by [`Reply::Untold`] if its public half has to be known first.
     Import(Box<Import>),
     /// A key in plain, if it may leave the token so. Answered by [`Reply::Exported`].
@@ -194,6 +195,8 @@ pub enum Find {
     Label(KeyLabel),
     /// The same, as far as it is known without a look at the token: that nothing is found proves nothing.
     Known(KeyLabel),
+    /// By `CKA_ID`, a public key that has no private half here: what every other look-up takes for a leftover.
+    Public(KeyId),
 }
 
 /// A key to make.

@@ -6,25 +6,8 @@ use sha2::Sha256;
 use sha3::Keccak256;
 
 use super::{Kind, PublicKey};
-use crate::model::{KeyAlgorithm, address::AddressFormat, curve::Curve};
-
-/// Why a key has no address.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoAddress {
-    /// What the contract's 20 bytes would be is not public: Stellar's and IOTA's own addresses have 32.
-    #[error("Cryptocurrency '{0}' is not supported")]
-    Unsupported(AddressFormat),
-    /// Keys of this kind have none of that format.
-    #[error("{format} addresses are of keys on {wanted}, not of this {key} key")]
-    Key {
-        /// Format asked for.
-        format: AddressFormat,
-        /// Curves that have them.
-        wanted: &'static str,
-        /// Algorithm of the key.
-        key: KeyAlgorithm,
-    },
-}
+pub use crate::model::address::NoAddress;
+use crate::model::{address::AddressFormat, curve::Curve};
 
 impl PublicKey {
     /// The key's address, as `addressTruncated` of the contract has it.

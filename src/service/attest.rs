@@ -8,11 +8,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::sign::unexpected;
+use super::{address, sign::unexpected};
 use crate::{
     api::{
         HsmPartition,
-        key::{Attestation, HsmKeySpec},
+        key::{Attestation, HsmKeySpec, Source},
         partition::AttestationStatus,
     },
     attestation::{
@@ -23,7 +23,7 @@ use crate::{
         Hsm,
         protocol::{HsmError, KeyFacts, KeyTemplate, Kind, Reply, Request},
     },
-    model::{KeyAlgorithm, KeyId, KeyLabel, RequestedAttributes, derivation::SLIP10},
+    model::{KeyAlgorithm, KeyId, KeyLabel, RequestedAttributes, address::NoAddress, derivation::SLIP10},
     public_key::PublicKey,
 };
 
@@ -44,6 +44,9 @@ pub enum AttestError {
     /// The key cannot be described.
     #[error("the key cannot be described")]
     Document(#[from] DocumentError),
+    /// The address that the key is to have cannot be had.
+    #[error(transparent)]
+    Address(#[from] NoAddress),
     /// What the token answered is not what was asked for.
     #[error("the token answered with {0}")]
     Answer(&'static str),
@@ -200,6 +203,8 @@ async fn statement(
     create_time: &str,
     now: Timestamp,
 ) -> Result<Attestation, AttestError> {
+    let public = facts.public_key.as_deref().and_then(|spki| PublicKey::from_spki(spki).ok());
+    let address = public.map(|public| address::of(spec, &public)).transpose()?.flatten();
     let xml = AttestedKey {
         label: &facts.label,
         create_time: create_time.parse().unwrap_or(now),
@@ -210,6 +215,8 @@ async fn statement(
         public_key: facts.public_key.as_deref(),
         attributes: &facts.attributes,
         derivation: facts.chain_code.as_deref().map(|code| (SLIP10, code)),
+        address: address.as_ref().map(|address| (address.format.name(), address.value.as_str())),
+        public_only: spec.source == Source::ImportedPublic,
         local: facts.local,
         // A key is attested when it is made, and made unblocked.
         policy: spec.policy.as_ref().map(|policy| (policy, false)),

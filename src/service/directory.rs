@@ -47,6 +47,8 @@ pub struct Usable {
     pub algorithm: KeyAlgorithm,
     /// Public half, of asymmetric keys.
     pub public: Option<Arc<PublicKey>>,
+    /// There is no other half.
+    pub public_only: bool,
 }
 
 impl Usable {
@@ -71,6 +73,7 @@ impl Usable {
             id: KeyId::try_from(status.key_id.clone()?).ok()?,
             algorithm: key.spec.algorithm,
             public,
+            public_only: key.is_public_only(),
         })
     }
 }

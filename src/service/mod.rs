@@ -1,5 +1,6 @@
 //! What can be done with keys: the one path for REST and reconcilers.
 
+pub mod address;
 pub mod attest;
 pub mod audit;
 pub mod certificate;

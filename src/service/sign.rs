@@ -44,6 +44,9 @@ pub enum SignError {
     /// The key has no public half to check signatures with.
     #[error("the key has no public half")]
     NoPublicKey,
+    /// The key has no private half here.
+    #[error("the key is a public key alone, whose private half is not on this token")]
+    NoPrivateKey,
     /// Every token that was asked answered with something else than a signature of the payload.
     #[error(
         "asked for {algorithm} with the key {key}, {} answered with something that is not a signature of the payload; it is not handed out. The key is damaged there, or the token ignores a parameter of the algorithm or is broken",
@@ -113,6 +116,9 @@ impl Signer {
         job: Job,
     ) -> Result<Vec<u8>, SignError> {
         let Job { algorithm, form, payload, verify } = job;
+        if key.public_only {
+            return Err(SignError::NoPrivateKey);
+        }
         if !algorithm.fits(key.algorithm) {
             return Err(SignError::Mismatch(format!(
                 "{algorithm} is not a signature algorithm of {} keys; these are: {}",

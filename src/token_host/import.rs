@@ -13,10 +13,11 @@ use x509_cert::der::{
 
 use super::{
     index::Objects,
+    lone,
     object::{self, EDWARDS448, EDWARDS25519, Group, Halves, Key, Life, Made},
     public,
     raw::{Attribute, Mechanism, Object, Session},
-    removal, wrapping,
+    removal, seed, wrapping,
 };
 use crate::{
     hsm::{
@@ -56,12 +57,18 @@ pub fn import(
     let before = Group::now(objects, &template.id)?;
     if !before.whole.is_empty() {
         let facts = object::one_of(before, objects.session, None)?;
-        let same = match (&facts.public_key, &job.public_key) {
-            (Some(there), Some(brought)) => there == brought,
+        let same = match (&facts.public_key, &job.public_key, &job.origin) {
+            (Some(there), Some(brought), _) => there == brought,
+            (Some(there), None, Origin::Seed(seed)) => {
+                seed::is_of(objects, template, seed, there)?.unwrap_or(*tried)
+            }
             // A secret key does not tell whether it is the same.
             _ => *tried,
         };
         return Ok(if same { Reply::Key(Box::new(facts)) } else { Reply::Keys(vec![facts]) });
+    }
+    if matches!(job.origin, Origin::Public) {
+        return lone::import(objects, job, before, tried);
     }
     // Whatever is there under this id was left by a process that was killed while it brought the same key.
     removal::clear(objects, &template.id, before)?;
@@ -70,6 +77,8 @@ pub fn import(
     let made = match &job.origin {
         Origin::Plain(material) => plain(objects, template, spki, material)?,
         Origin::Wrapped(wrapped) => unwrap(objects, template, spki, wrapped)?,
+        Origin::Seed(seed) => Arrived::Made(seed::master(objects, template, seed)?),
+        Origin::Public => unreachable!("it was brought above"),
     };
     let made = match made {
         Arrived::Made(made) => made,
@@ -150,7 +159,7 @@ fn plain(
     Err(refused(objects, template, last.expect("there is at least one way to write a template")))
 }
 
-fn refused(objects: &Objects<'_>, template: &KeyTemplate, error: HsmError) -> HsmError {
+pub(super) fn refused(objects: &Objects<'_>, template: &KeyTemplate, error: HsmError) -> HsmError {
     let message = format!(
         "token {} does not take {} keys from elsewhere ({})",
         objects.token.facts.label, template.algorithm, error.message
@@ -214,7 +223,7 @@ fn one_life(
 }
 
 /// Codes by which tokens say that they do not take an object that is written so.
-fn not_taken(error: &HsmError) -> bool {
+pub(super) fn not_taken(error: &HsmError) -> bool {
     matches!(
         error.code,
         Some(
@@ -418,6 +427,29 @@ fn look(
             Err(HsmError::new(Kind::Unsupported, message))
         }
     }
+}
+
+/// Ways to write the public half of a key, in the order of trying.
+pub(super) fn halves_of(template: &KeyTemplate, spki: &[u8]) -> Result<Vec<Vec<Attribute>>, HsmError> {
+    let curve = template.curve_oid.as_deref();
+    let key_type = match template.algorithm {
+        KeyAlgorithm::Rsa => return Ok(vec![half_of(template, spki, None)?]),
+        KeyAlgorithm::Ec => CKK_EC,
+        KeyAlgorithm::Ed => CKK_EC_EDWARDS,
+        other => {
+            let message = format!("public keys of type {other} are not kept on tokens alone");
+            return Err(HsmError::new(Kind::Unsupported, message));
+        }
+    };
+    let curve = curve.ok_or_else(|| invalid("the key's curve is not told"))?;
+    let way = |(params, point): Written| {
+        vec![
+            Attribute::number(CKA_KEY_TYPE, key_type),
+            Attribute::bytes(CKA_EC_PARAMS, params),
+            Attribute::bytes(CKA_EC_POINT, point),
+        ]
+    };
+    Ok(points(curve, spki)?.into_iter().map(way).collect())
 }
 
 /// PKCS #1 `RSAPublicKey`.

@@ -5,6 +5,7 @@ use cryptoki_sys::*;
 use super::{
     capability, dsa,
     index::{Name, Objects},
+    lone,
     mechanism::KeyShape,
     parameter_set, public,
     raw::{Attribute, Failure, Mechanism, Object, Session},
@@ -287,7 +288,7 @@ pub(super) fn modulus_len(modulus: Option<&[u8]>) -> usize {
     modulus.len() - modulus.iter().take_while(|byte| **byte == 0).count()
 }
 
-fn public_half(
+pub(super) fn public_half(
     session: &Session,
     object: Object,
     wanted: Option<CK_KEY_TYPE>,
@@ -342,6 +343,11 @@ impl Group {
         objects.named(name.into(), Self::read, |group| !group.whole.is_empty())
     }
 
+    /// All of it, with a public key at least; that there is none is proven.
+    pub fn lone<'a>(objects: &mut Objects<'_>, name: impl Into<Name<'a>>) -> Result<Self, HsmError> {
+        objects.named(name.into(), Self::read, |group| !group.public.is_empty())
+    }
+
     /// Whether there is nothing at all.
     pub fn is_empty(&self) -> bool {
         let Self { whole, broken, public, certificates, others } = self;
@@ -369,6 +375,7 @@ impl Group {
 /// See [`crate::hsm::protocol::Request::Find`].
 pub fn find_keys(objects: &mut Objects<'_>, what: &Find) -> Result<Vec<KeyFacts>, HsmError> {
     match what {
+        Find::Public(id) => lone::find(objects, id),
         Find::Id(id) => {
             let Group { whole, public, .. } = Group::find(objects, id)?;
             let twins = whole.len();
@@ -654,7 +661,7 @@ fn describe(template: &KeyTemplate) -> String {
 }
 
 /// What is particular to the algorithm, in the order of trying.
-fn specifics(session: &Session, template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
+pub(super) fn specifics(session: &Session, template: &KeyTemplate) -> Result<Vec<Vec<Attribute>>, HsmError> {
     let invalid = |message: String| HsmError::new(Kind::Invalid, message);
     template
         .algorithm

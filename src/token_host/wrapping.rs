@@ -122,7 +122,16 @@ pub fn may(session: &Session, key: Object, kind: CK_ATTRIBUTE_TYPE, otherwise: &
 
 /// See [`crate::hsm::protocol::Request::Wrap`].
 pub fn wrap(objects: &mut Objects<'_>, job: &Wrap) -> Result<Vec<u8>, HsmError> {
-    let (own, mut public) = key(objects, &job.by)?;
+    let (own, mut public) = match key(objects, &job.by) {
+        // A public key wraps, also where its private half is elsewhere.
+        Err(error) if error.kind == Kind::KeyNotFound && job.method.row().by == KeyAlgorithm::Rsa => {
+            match Group::lone(objects, &job.by)?.public {
+                public if public.is_empty() => return Err(error),
+                public => (public[0], public),
+            }
+        }
+        found => found?,
+    };
     let by = match (job.method.row().by, public.len()) {
         (KeyAlgorithm::Rsa, 1) => public.remove(0),
         (KeyAlgorithm::Rsa, count) => {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     caller::{GATEWAYS, caller, default_partition, logs, until_default},
     common::openssl,
+    orphans::hsm,
     tools::{self, kubectl},
     world::{Token, World},
 };
@@ -160,4 +161,82 @@ async fn an_object_waits_for_its_key_and_the_request_completes_it() {
     let refused = tools::run("kubectl", &arguments, b"");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("source cannot change"), "{refused:?}");
     kubectl(&["delete", "hsmkey", &label, "-n", &namespace]);
+}
+
+/// The controller finds it, attests it as what it is, and takes it for no leftover.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_alone_is_kept_verifies_and_goes() {
+    let _shared = GATEWAYS.read().await;
+    let world = World::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    for token in Token::BOTH {
+        let _default = default_partition(Some(token)).await;
+        let namespace = world.namespace("alone").await;
+        let app = caller(&namespace, "app", VERBS);
+        until_default(&app, Some(token)).await;
+        let (label, key) = (format!("{namespace}.partner"), file("key.pem"));
+        let ec = ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &key];
+        assert!(tools::run("openssl", &ec, b"").status.success());
+        let certify = ["req", "-x509", "-subj", "/CN=partner", "-days", "2", "-outform", "DER", "-key", &key];
+        let certificate = tools::run("openssl", &certify, b"").stdout;
+        let body = json!({"label": label, "algorithm": "EC", "certificate": STANDARD.encode(&certificate)});
+        let created = app.post(IMPORT, body).await.with_status(201);
+        assert!(created["xml"].as_str().unwrap().contains("<public_key creation=\"imported\""), "{created}");
+        let object = world.ready(&namespace, &label).await;
+        let status = object.status.unwrap();
+        assert!(condition::is_true(&status.conditions, condition::CERTIFIED));
+        let generated = condition::find(&status.conditions, condition::GENERATED).unwrap();
+        assert!(generated.reason == "Imported" && generated.message.contains("elsewhere"), "{generated:?}");
+        let id = status.key_id.unwrap();
+        let read = app.call("GET", &format!("/v1/certificate/{label}"), "").await.with_status(200);
+        assert_eq!(bytes(&read["rawCertificate"]), certificate);
+        let signature = tools::run("openssl", &["dgst", "-sha256", "-sign", &key], b"a").stdout;
+        let verify = json!({"verifySignatureRequest": {"payload": "YQ==", "signKeyName": label,
+            "signatureAlgorithm": "SHA256_WITH_ECDSA", "signature": STANDARD.encode(signature)}});
+        assert_eq!(app.post("/v1/verify", verify).await.with_status(200), json!({"signatureValid": true}));
+        let sign = json!({"signRequest": {"payload": "YQ==", "signKeyName": label, "signatureAlgorithm": "SHA256_WITH_ECDSA"}});
+        app.post("/v1/synchronousSign", sign).await.is_error(400, 613, "invalid.key.type");
+        let left_over = || {
+            let orphans: Value =
+                serde_json::from_str(&hsm(&["orphans", token.partition(), "--fresh", "-o", "json"])).unwrap();
+            let ghosts = orphans["partitions"][0]["inventory"]["ghosts"]["objects"].clone();
+            ghosts.as_array().unwrap().iter().any(|ghost| ghost["id"] == id)
+        };
+        assert!(!left_over(), "{token:?}: it is claimed");
+        assert!(world.ready(&namespace, &label).await.is_ready());
+        assert_eq!(app.call("DELETE", &format!("/v1/key/{label}"), "").await.status, 200);
+        assert!(!left_over(), "{token:?}: it is gone");
+    }
+}
+
+/// By a manifest, by REST, and in the object's status.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_declared_and_does_not_change() {
+    let _shared = GATEWAYS.read().await;
+    let world = World::new().await;
+    for token in Token::BOTH {
+        let _default = default_partition(Some(token)).await;
+        let namespace = world.namespace("address").await;
+        let app = caller(&namespace, "app", VERBS);
+        until_default(&app, Some(token)).await;
+        let label = format!("{namespace}.coins");
+        let spec = json!({"algorithm": "ED", "keySize": null, "curveOid": "1.3.101.112", "attributes": {"sign": true},
+            "policy": {"keyStatus": {"blocked": false}}, "addressFormat": {"format": "XRP"}, "label": label});
+        world.make_key(&namespace, "coins", token, spec).await;
+        let status = world.ready(&namespace, "coins").await.status.unwrap();
+        let address = serde_json::to_value(status.address.unwrap()).unwrap();
+        assert_eq!(address["format"], "XRP");
+        let value = hex::decode(address["value"].as_str().unwrap()).unwrap();
+        let told = app.post("/v1/key/address", json!({"label": label})).await.with_status(200);
+        assert_eq!((value.len(), bytes(&told["address"])), (20, value));
+        let patch = json!({"spec": {"addressFormat": null}}).to_string();
+        let arguments = ["patch", "hsmkey", "coins", "-n", &namespace, "--type", "merge", "-p", &patch];
+        let refused = tools::run("kubectl", &arguments, b"");
+        assert!(
+            String::from_utf8_lossy(&refused.stderr).contains("addressFormat cannot change"),
+            "{refused:?}"
+        );
+        kubectl(&["delete", "hsmkey", "coins", "-n", &namespace]);
+    }
 }

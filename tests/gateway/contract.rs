@@ -23,7 +23,7 @@ macro_rules! files {
     )+ };
 }
 
-files! { service authentication keys create delete sign verify encrypt decrypt hmac timestamp errors paths passwords policies wrap export }
+files! { service authentication keys create delete sign verify encrypt decrypt hmac timestamp errors paths passwords policies addresses wrap export }
 
 async fn run(file: &str, text: &str) {
     let content: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{file}.json: {error}"));

@@ -149,7 +149,10 @@ async fn patch(
                 stand.changed(format!("patch {namespace}/{name} {annotation}{off}"));
             }
         }
-        None => stand.changed(format!("patch {namespace}/{name}")),
+        None => {
+            let what = if change["spec"].get("certificate").is_some() { " certificate" } else { "" };
+            stand.changed(format!("patch {namespace}/{name}{what}"));
+        }
     }
     let version = key.resource_version().and_then(|version| version.parse::<u64>().ok()).unwrap_or_default();
     let mut key = serde_json::to_value(&key).unwrap();

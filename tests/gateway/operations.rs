@@ -244,7 +244,7 @@ async fn numbered(token: &Fake, number: u8, algorithm: KeyAlgorithm, key_size: O
     };
     let Ok(Reply::Key(facts)) = token.call(Request::Generate(template)).await else { panic!() };
     let public = PublicKey::from_spki(&facts.public_key.unwrap()).unwrap();
-    Usable { partition: "office".into(), id, algorithm, public: Some(Arc::new(public)) }
+    Usable { partition: "office".into(), id, algorithm, public: Some(Arc::new(public)), public_only: false }
 }
 
 /// How many of the signatures that a token lies about go out, after a first that was right.

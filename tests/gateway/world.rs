@@ -26,7 +26,9 @@ use hsm_operator::{
         protocol::{DerivedTemplate, Find, HsmError, KeyFacts, KeyTemplate, Reply, Request},
     },
     model::{KeyId, KeyLabel, Password, derivation::DerivedName},
+    public_key::PublicKey,
     service::{
+        address,
         attest::Attestor,
         derive::Derived,
         directory::Directory,
@@ -154,11 +156,13 @@ impl Maker {
             attributes: key.spec.attributes.resolved(),
         };
         let request = match &key.spec.derived_from {
+            None if key.is_public_only() => Request::Find(Find::Public(template.id)),
             None => Request::Generate(template),
             Some(_) => self.derive(&key, template).await,
         };
         let facts = match self.0.call(request).await? {
             Reply::Key(facts) => facts,
+            Reply::Keys(mut keys) if key.is_public_only() => Box::new(keys.remove(0)),
             other => panic!("the token makes keys: {other:?}"),
         };
         let KeyFacts { id, label, key_size, curve_oid, public_key, attributes, chain_code, .. } =
@@ -170,6 +174,7 @@ impl Maker {
             .await
             .unwrap();
         let ready = [Report::new(condition::READY, Some(true), "Ready", "the key can be used")];
+        let known = public_key.as_deref().and_then(|spki| PublicKey::from_spki(spki).ok());
         key.status = Some(HsmKeyStatus {
             conditions: condition::apply(&[], &ready, Some(1), now),
             key_id: id.map(|id| id.to_string()),
@@ -180,6 +185,7 @@ impl Maker {
             attributes: Some(attributes),
             derivation: chain_code
                 .map(|code| Derivation { kind: "SLIP-10".into(), value: hex::encode_upper(code) }),
+            address: known.and_then(|public| address::of(&key.spec, &public).unwrap()),
             create_time: Some(now.to_string()),
             attestation: Some(attestation),
             ..HsmKeyStatus::default()
@@ -319,7 +325,7 @@ impl World {
             "p256" | "p256-mute" | "p256-files" | "p256-stamp" => curve("1.2.840.10045.3.1.7"),
             "p384" => curve("1.3.132.0.34"),
             "p521" => curve("1.3.132.0.35"),
-            "k1" => curve("1.3.132.0.10"),
+            "k1" | "k1-coins" => curve("1.3.132.0.10"),
             "aes" | "aes-cipher" | "aes-open" => json!({"algorithm": "AES", "keySize": 256}),
             "rsa-cipher" => json!({"algorithm": "RSA", "keySize": 2048}),
             "hmac" | "hmac-mute" => plain("HMACSHA256"),
@@ -341,6 +347,10 @@ impl World {
         }
         if name == "ed-kept" {
             spec["attributes"]["destroyable"] = json!(true);
+        }
+        if name == "k1-coins" {
+            spec["policy"] = json!({"keyStatus": {"blocked": false}});
+            spec["addressFormat"] = json!({"format": "BTC"});
         }
         if name == "ed-policy" {
             let rule = json!({"tokens": [{"name": "main", "timelock": 0, "timeout": 0}]});

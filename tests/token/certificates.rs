@@ -45,6 +45,7 @@ impl Desk {
             id: facts.id.unwrap(),
             algorithm: facts.algorithm.unwrap(),
             public: Some(Arc::new(PublicKey::from_spki(&facts.public_key.unwrap()).unwrap())),
+            public_only: false,
         }
     }
 

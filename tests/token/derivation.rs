@@ -28,7 +28,7 @@ on_both_tokens! {
 }
 
 /// A template for a key of a tree.
-fn tree(name: &str, algorithm: KeyAlgorithm, curve: &str, derive: bool) -> KeyTemplate {
+pub fn tree(name: &str, algorithm: KeyAlgorithm, curve: &str, derive: bool) -> KeyTemplate {
     let attributes = RequestedAttributes {
         sign: Some(true),
         derive: Some(derive),
@@ -50,19 +50,19 @@ fn masters() -> [(&'static str, KeyTemplate, &'static [Row], SignatureAlgorithm)
     ]
 }
 
-fn path(indexes: &[u32]) -> DerivationPath {
+pub fn path(indexes: &[u32]) -> DerivationPath {
     let step = |index: &u32| format!("{}{}", index & 0x7fff_ffff, if index >> 31 == 1 { "'" } else { "" });
     DerivationPath::parse(&indexes.iter().map(step).collect::<Vec<_>>().join("/")).unwrap()
 }
 
-async fn derived(hsm: &Supervisor, master: &str, path: &DerivationPath) -> Result<KeyFacts, HsmError> {
+pub async fn derived(hsm: &Supervisor, master: &str, path: &DerivationPath) -> Result<KeyFacts, HsmError> {
     match hsm.call(Request::Derived { master: id(master), path: path.clone() }).await? {
         Reply::Key(facts) => Ok(*facts),
         other => panic!("{other:?}"),
     }
 }
 
-async fn sign_derived(
+pub async fn sign_derived(
     hsm: &Supervisor,
     master: &str,
     path: &DerivationPath,
@@ -105,7 +105,7 @@ fn public(facts: &KeyFacts) -> PublicKey {
     PublicKey::from_spki(facts.public_key.as_ref().unwrap()).unwrap()
 }
 
-fn is_row(facts: &KeyFacts, (path, chain, _, public): &Row) {
+pub fn is_row(facts: &KeyFacts, (path, chain, _, public): &Row) {
     assert_eq!(facts.chain_code.as_deref().map(hex::encode).as_deref(), Some(*chain), "{path:?}");
     assert_eq!(compressed(facts), *public, "{path:?}");
 }

@@ -89,6 +89,7 @@ impl Pair {
             id: id("k"),
             algorithm: KeyAlgorithm::Ec,
             public: Some(Arc::new(PublicKey::from_spki(&public).unwrap())),
+            public_only: false,
         };
         let pair = Self { tokens: [token, copy], faults, hosts, replicas, failovers, outs, key };
         pair.healthy(2).await;

@@ -56,6 +56,8 @@ pub unsafe fn master(
         let mut seed = vec![0; 64];
         checked(real!(C_GenerateRandom(place.session, seed.as_mut_ptr(), seed.len() as CK_ULONG)))?;
         (module().seed.clone().unwrap_or(seed), Origin::Generated)
+    } else if module().no_import {
+        return Err(NO_IMPORT);
     } else if SEED.contains(&length) {
         // SAFETY: the caller's word.
         let seed = unsafe { std::slice::from_raw_parts(mechanism.pParameter.cast::<u8>(), length) };

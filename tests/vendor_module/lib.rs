@@ -2,7 +2,7 @@
 //! SoftHSM, and keys of BIP-32 and SLIP-10 trees on top.
 //!
 //! `VENDOR_LIBRARY` is the path of SoftHSM, `VENDOR_STORE` that of a file for what SoftHSM has no place for. What
-//! `VENDOR_REFUSES` names is refused: `session-objects`. `VENDOR_SEED`, in hexadecimal, takes the place of random seeds.
+//! `VENDOR_REFUSES` names is refused: `session-objects`, or `import`. `VENDOR_SEED`, in hexadecimal, takes the place of random seeds.
 //!
 //! It is no HSM: the private keys of its trees are in that file, in plain.
 #![allow(unsafe_code, reason = "both of its sides are C interfaces")]
@@ -29,6 +29,8 @@ struct Module {
     store: Store,
     /// Objects that end with their session are refused.
     no_session_objects: bool,
+    /// Keys from elsewhere are refused.
+    no_import: bool,
     /// What masters are made from.
     seed: Option<Vec<u8>>,
 }
@@ -40,8 +42,8 @@ impl Module {
         let variable = |name| std::env::var_os(name).ok_or_else(|| format!("{name} is not set"));
         let path = PathBuf::from(variable("VENDOR_LIBRARY")?);
         let store = Store::new(variable("VENDOR_STORE")?.into());
-        let no_session_objects =
-            std::env::var_os("VENDOR_REFUSES").is_some_and(|what| what == "session-objects");
+        let refuses = |refused| std::env::var_os("VENDOR_REFUSES").is_some_and(|what| what == refused);
+        let (no_session_objects, no_import) = (refuses("session-objects"), refuses("import"));
         let seed = std::env::var("VENDOR_SEED").ok();
         let seed = seed.map(hex::decode).transpose().map_err(|error| format!("VENDOR_SEED: {error}"))?;
         // SAFETY: runs the initialisers of SoftHSM, which is what was asked for.
@@ -62,7 +64,7 @@ impl Module {
         let real = unsafe { *list };
         let mut wrapped = Box::new(real);
         wrap::wrap(&mut wrapped);
-        Ok(Self { real, wrapped, store, no_session_objects, seed })
+        Ok(Self { real, wrapped, store, no_session_objects, no_import, seed })
     }
 }
 

@@ -14,6 +14,8 @@ pub const CKK_EC_SLIP10: CK_KEY_TYPE = 0x8000_0014;
 pub const CKA_SLIP10_CHAIN_CODE: CK_ATTRIBUTE_TYPE = 0x8000_1100;
 /// The HSM does not have the curve.
 pub const UNKNOWN_CURVE: CK_RV = 0x8000_0058;
+/// The partition takes no keys from elsewhere.
+pub const NO_IMPORT: CK_RV = 0x8000_002a;
 /// The partition does not allow session objects.
 pub const NO_SESSION_OBJECTS: CK_RV = 0x8000_005f;
 

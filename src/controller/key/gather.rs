@@ -256,6 +256,9 @@ async fn ask(
         Ok(label) => find(hsm, what(label)).await,
         Err(_) => Ok(Vec::new()),
     };
+    if key.is_public_only() {
+        return ask_public(key, recorded, hsm, ctx).await;
+    }
     let Some(id) = recorded else {
         // One look is enough: what this object's interrupted making left has its label, and generation itself finds
         // it by its identifier even where somebody changed the label. That the label is free is proven by whoever
@@ -285,6 +288,44 @@ async fn ask(
         None => {
             ctx.inventories.missed(partition, &id).await;
             Ok(Presence::Labelled(by_label(Find::Label).await?))
+        }
+    }
+}
+
+/// The same of a public key alone, which is looked for by its identifier only: a public half of the same label is a part of
+/// another key, or nobody's.
+async fn ask_public(
+    key: &HsmKey,
+    recorded: Option<KeyId>,
+    hsm: &dyn Hsm,
+    ctx: &Context,
+) -> Result<Presence, Error> {
+    let partition = &key.spec.partition_ref.name;
+    let attested = key.status.as_ref().is_some_and(|status| status.attestation.is_some());
+    let id = match recorded {
+        Some(id) => {
+            let missed = key.annotations().contains_key(MISSED);
+            if !missed && attested && ctx.inventories.of(partition, hsm).await?.has_public(&id) {
+                return Ok(Presence::Recorded);
+            }
+            id
+        }
+        None => super::derived_id(key)?,
+    };
+    let found = find(hsm, Find::Public(id.clone())).await?;
+    match found.first() {
+        Some(facts) => {
+            ctx.inventories.saw_public(partition, facts).await;
+            Ok(Presence::Ours(found))
+        }
+        None => {
+            ctx.inventories.missed_public(partition, &id).await;
+            let label = super::plan::label(key).ok();
+            let labelled = match label {
+                Some(label) => find(hsm, Find::Label(label)).await?,
+                None => Vec::new(),
+            };
+            Ok(Presence::Labelled(labelled))
         }
     }
 }

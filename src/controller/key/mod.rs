@@ -200,7 +200,7 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
 const fn origin(key: &HsmKey) -> &'static str {
     match key.spec.source {
         Source::Generated => "Generated",
-        Source::Imported => "Imported",
+        Source::Imported | Source::ImportedPublic => "Imported",
     }
 }
 
@@ -226,7 +226,10 @@ async fn complete(
     if let Some(refusal) = plan::differs(key, facts) {
         return Ok(Done::Refused(refusal));
     }
-    ctx.inventories.saw(&key.spec.partition_ref.name, facts).await;
+    match key.is_public_only() {
+        true => ctx.inventories.saw_public(&key.spec.partition_ref.name, facts).await,
+        false => ctx.inventories.saw(&key.spec.partition_ref.name, facts).await,
+    }
     let mut status = report::facts(key, facts, ctx.now());
     let partition = seen.partition.as_ref().ok_or(Error::Incomplete("partition"))?;
     let create_time = status.create_time.clone().unwrap_or_default();
@@ -322,7 +325,10 @@ async fn release(key: &HsmKey, ctx: &Context) -> Result<Action, Error> {
         };
         match hsm.call(Request::Destroy(id.clone())).await {
             Ok(_) => {
-                ctx.inventories.missed(partition, &id).await;
+                match key.is_public_only() {
+                    true => ctx.inventories.missed_public(partition, &id).await,
+                    false => ctx.inventories.missed(partition, &id).await,
+                }
                 let note = format!("the token has no key with id {id} any more");
                 ctx.event(key, false, "KeyDestroyed", "Destroy", note).await;
             }

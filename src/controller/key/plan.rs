@@ -7,11 +7,14 @@ use crate::{
     api::{HsmKey, condition, key::Source, partition::Recovery},
     hsm::protocol::{HsmError, KeyFacts},
     model::{
-        KeyLabel, curve,
+        KeyAlgorithm, KeyLabel,
+        address::NoAddress,
+        curve,
         derivation::{self, DerivationPath, DerivedName, NoTree},
         policy::PolicyError,
     },
-    service::attest::own_keys,
+    public_key::PublicKey,
+    service::{address, attest::own_keys},
 };
 
 /// What to do next.
@@ -99,7 +102,7 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     let curve = spec.curve_oid.as_deref();
     let checked = match spec.source {
         Source::Generated => spec.algorithm.check(size, curve),
-        Source::Imported => spec.algorithm.check_given(size, curve),
+        Source::Imported | Source::ImportedPublic => spec.algorithm.check_given(size, curve),
     };
     if let Err(error) = checked {
         return refuse("InvalidSpec", error.to_string());
@@ -112,8 +115,11 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
         Err(error @ NoTree::Cardano) => return refuse("Unsupported", error.to_string()),
         Err(error) => return refuse("InvalidSpec", error.to_string()),
     };
-    if spec.derived_from.is_some() && spec.source == Source::Imported {
+    if spec.derived_from.is_some() && spec.source != Source::Generated {
         return refuse("InvalidSpec", "a key that is derived is not imported: leave source out".into());
+    }
+    if let Some(why) = not_public(key, master) {
+        return refuse("InvalidSpec", format!("source is ImportedPublic, and {why}"));
     }
     if master && spec.derived_from.is_some() {
         return refuse(
@@ -130,6 +136,19 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             Err(error @ (PolicyError::Approvals { .. } | PolicyError::Blocked)) => {
                 return refuse("Unsupported", error.to_string());
             }
+            Err(error) => return refuse("InvalidSpec", error.to_string()),
+        }
+    }
+    if let Some(wanted) = spec.address_format {
+        if spec.policy.is_none() {
+            return refuse(
+                "InvalidSpec",
+                "only keys with a policy have an address: leave addressFormat out".into(),
+            );
+        }
+        match wanted.format.check(spec.algorithm, curve_of(key)) {
+            Ok(()) => {}
+            Err(error @ NoAddress::Unsupported(_)) => return refuse("Unsupported", error.to_string()),
             Err(error) => return refuse("InvalidSpec", error.to_string()),
         }
     }
@@ -171,18 +190,25 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
                 None => Step::Keep,
             },
             Some(facts) if recorded(key) => Step::Describe(Box::new(facts.clone())),
-            Some(facts) if spec.source == Source::Imported => Step::Receive(Box::new(facts.clone())),
+            Some(facts) if spec.source != Source::Generated => Step::Receive(Box::new(facts.clone())),
             // A run was interrupted before it told of the key. Generation takes it if it is whole.
             Some(_) => Step::Generate,
             None => refuse("MissingOnToken", missing(key)),
         },
         Presence::Labelled(_) if was_generated(key) => refuse("MissingOnToken", missing(key)),
+        Presence::Labelled(keys) if key.is_public_only() && !keys.is_empty() => refuse(
+            "Conflict",
+            format!(
+                "the token has a key with the label '{}', which is another: choose another label",
+                key.label()
+            ),
+        ),
         Presence::Labelled(keys) => match keys.first() {
             None if key.spec.adopt => refuse(
                 "NothingToAdopt",
                 format!("adopt is true and the token has no key with the label '{}'", key.label()),
             ),
-            None if spec.source == Source::Imported => Step::Wait(AWAITED, awaited(key)),
+            None if spec.source != Source::Generated => Step::Wait(AWAITED, awaited(key)),
             None => match seen.hsm.as_ref().and_then(|hsm| hsm.token()) {
                 Some(token)
                     if (master || spec.derived_from.is_some())
@@ -244,11 +270,37 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
 pub const AWAITED: &str = "MaterialAwaited";
 
 fn awaited(key: &HsmKey) -> String {
+    let tree = key.spec.attributes.resolved().tree;
+    let how = match key.spec.source {
+        Source::ImportedPublic => "/v1/key/import/plain",
+        _ if tree => "/v1/importedKey",
+        _ => "/v1/key/import/plain or /v1/synchronousUnwrap",
+    };
     format!(
-        "source is Imported, and the key was not brought to the token yet: POST /v1/key/import/plain or \
-         /v1/synchronousUnwrap with the label '{}', the same attributes and this object's other settings brings it",
+        "source is {}, and the key was not brought to the token yet: POST {how} with the label '{}', the same attributes and this object's other settings brings it",
+        key.spec.source,
         key.label()
     )
+}
+
+/// What of a spec does not go with a public key alone.
+fn not_public(key: &HsmKey, master: bool) -> Option<&'static str> {
+    let spec = &key.spec;
+    if !key.is_public_only() {
+        return None;
+    }
+    let signs = spec.certificate.as_ref().is_some_and(|certificate| certificate.self_signed.is_some());
+    match spec.algorithm {
+        KeyAlgorithm::Rsa | KeyAlgorithm::Ec | KeyAlgorithm::Ed => {}
+        _ => return Some("only public keys of the algorithms RSA, EC and ED are kept alone"),
+    }
+    match () {
+        () if spec.adopt => Some("such a key is brought: leave adopt out"),
+        () if spec.policy.is_some() => Some("a policy is about the private half: leave it out"),
+        () if master => Some("nothing is derived from it: leave bip32 and slip10 out"),
+        () if signs => Some("it signs no certificate: leave certificate.selfSigned out"),
+        () => None,
+    }
 }
 
 /// The key's label: one with a derivation path for a key that is derived along it, and one without for every other.
@@ -320,6 +372,11 @@ pub fn hardened(key: &HsmKey, facts: &KeyFacts) -> Option<String> {
     (!changed.is_empty()).then(|| changed.join("; "))
 }
 
+/// The curve that the spec names, by its usual identifier.
+fn curve_of(key: &HsmKey) -> Option<&'static str> {
+    key.spec.curve_oid.as_deref().and_then(curve::by_oid).map(|curve| curve.oid)
+}
+
 /// Whether the key on the token is another than the one described.
 pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     let spec = &key.spec;
@@ -342,7 +399,7 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     {
         return refuse(format!("has {found} bits, not {wanted}"));
     }
-    let wanted = spec.curve_oid.as_deref().and_then(curve::by_oid).map(|curve| curve.oid);
+    let wanted = curve_of(key);
     if let (Some(wanted), Some(found)) = (wanted, facts.curve_oid.as_deref())
         && wanted != found
     {
@@ -358,6 +415,12 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     }
     if spec.policy.is_some() && facts.attributes.extractable == Some(true) {
         return refuse("is extractable, and a key with a policy never is: leave policy out".into());
+    }
+    let public = facts.public_key.as_deref().and_then(|spki| PublicKey::from_spki(spki).ok());
+    if let Some(public) = public
+        && let Err(error) = address::of(spec, &public)
+    {
+        return refuse(format!("has no address as the spec asks for it: {error}"));
     }
     if spec.algorithm.row().asymmetric && facts.public_key.is_none() {
         return refuse("has no public half on the token, so that nobody could check its signatures".into());
@@ -588,6 +651,67 @@ mod tests {
         assert_eq!(reason_of(&imported(true, None), Presence::Labelled(vec![])), "NothingToAdopt");
         let twins = KeyFacts { twins: 2, ..facts() };
         assert_eq!(reason_of(&imported(false, None), Presence::Ours(vec![twins])), "DuplicateObject");
+    }
+
+    #[test]
+    fn a_public_key_alone_is_waited_for_and_is_nothing_else() {
+        let key = |change: serde_json::Value| {
+            let mut spec = serde_json::to_value(imported(false, None).spec).unwrap();
+            spec["source"] = serde_json::json!("ImportedPublic");
+            spec.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            let mut key = HsmKey::new("k", serde_json::from_value(spec).unwrap());
+            key.metadata.namespace = Some("ns".into());
+            key
+        };
+        let plain = key(serde_json::json!({}));
+        let nothing = || seen(Presence::Labelled(vec![]));
+        let Step::Wait(reason, message) = plan(&plain, &nothing()) else { panic!("it is made") };
+        assert!(reason == "MaterialAwaited" && message.starts_with("source is ImportedPublic"), "{message}");
+        assert_eq!(reason_of(&plain, Presence::Ours(vec![facts()])), "Receive");
+        // Neither taken over nor recovered: what has the label has a private half.
+        let mut seen = recovering(Presence::Labelled(vec![earlier("ns", "k")]));
+        assert_eq!(self::reason(&plan(&plain, &seen)), "Conflict");
+        seen.presence = Presence::Labelled(vec![facts()]);
+        assert_eq!(self::reason(&plan(&plain, &seen)), "Conflict");
+        for change in [
+            serde_json::json!({"adopt": true}),
+            serde_json::json!({"policy": {"keyStatus": {"blocked": false}}}),
+            serde_json::json!({"attributes": {"derive": true, "slip10": true}}),
+            serde_json::json!({"certificate": {"selfSigned": {"subject": {"commonName": "a"}}}}),
+            serde_json::json!({"algorithm": "ML-DSA-44"}),
+        ] {
+            let refused = plan(&key(change.clone()), &nothing());
+            assert_eq!(self::reason(&refused), "InvalidSpec", "{change}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_of_a_key_that_can_have_one() {
+        let key = |change: serde_json::Value| {
+            let mut spec = serde_json::json!({"partitionRef": {"name": "p"}, "algorithm": "EC",
+                "curveOid": "1.3.132.0.10", "addressFormat": {"format": "BTC"},
+                "policy": {"keyStatus": {"blocked": false}}});
+            spec.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            let mut key = HsmKey::new("k", serde_json::from_value(spec).unwrap());
+            key.metadata.namespace = Some("ns".into());
+            key
+        };
+        let step = |change| plan(&key(change), &seen(Presence::Labelled(vec![])));
+        assert_eq!(step(serde_json::json!({})), Step::Generate);
+        for (change, expected) in [
+            (serde_json::json!({"policy": null}), "InvalidSpec"),
+            (serde_json::json!({"curveOid": "1.2.840.10045.3.1.7"}), "InvalidSpec"),
+            (serde_json::json!({"addressFormat": {"format": "XLM"}}), "Unsupported"),
+        ] {
+            assert_eq!(reason(&step(change.clone())), expected, "{change}");
+        }
+        // Of a key that is brought, the curve may be known afterwards only.
+        let awaited = key(serde_json::json!({"source": "Imported", "curveOid": null}));
+        assert_eq!(reason_of(&awaited, Presence::Labelled(vec![])), "MaterialAwaited");
+        let head = "3059301306072a8648ce3d020106082a8648ce3d030107034200046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+        let p256 = KeyFacts { public_key: Some(hex::decode(head).unwrap().into()), ..facts() };
+        let refused = differs(&awaited, &p256).unwrap();
+        assert!(refused.message.contains("BTC addresses are of keys on secp256k1"), "{}", refused.message);
     }
 
     fn reason_of(key: &HsmKey, presence: Presence) -> &'static str {

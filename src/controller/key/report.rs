@@ -16,6 +16,7 @@ use crate::{
     hsm::protocol::KeyFacts,
     model::derivation::SLIP10,
     public_key::PublicKey,
+    service::address,
 };
 
 /// What came of a step.
@@ -52,13 +53,14 @@ impl Done {
 pub fn facts(key: &HsmKey, facts: &KeyFacts, now: Timestamp) -> HsmKeyStatus {
     let old = key.status.clone().unwrap_or_default();
     let public = facts.public_key.as_deref();
+    let read = public.and_then(|spki| PublicKey::from_spki(spki).ok());
     HsmKeyStatus {
         key_id: facts.id.as_ref().map(ToString::to_string),
         label: Some(facts.label.clone()),
         public_key: public.map(|spki| STANDARD.encode(spki)),
-        fingerprint: public
-            .and_then(|spki| PublicKey::from_spki(spki).ok())
-            .map(|public| public.fingerprint()),
+        // A key that has none is refused before, see `plan::differs`.
+        address: read.as_ref().and_then(|public| address::of(&key.spec, public).ok().flatten()),
+        fingerprint: read.map(|public| public.fingerprint()),
         algorithm_oid: Some(key.spec.algorithm.oid(facts.curve_oid.as_deref()).into()),
         key_size: facts.key_size.and_then(|size| i32::try_from(size).ok()),
         curve_oid: facts.curve_oid.clone(),
@@ -91,9 +93,17 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
                 _ if *reason == "Ready" => "Generated",
                 _ => reason,
             };
+            let (usable, there) = if key.is_public_only() {
+                (
+                    "the public key can be used",
+                    "the public key is on the token, and its private half is elsewhere",
+                )
+            } else {
+                ("the key can be used", "the key is on the token")
+            };
             let mut all = vec![
-                Report::new(condition::READY, Some(true), "Ready", "the key can be used"),
-                Report::new(condition::GENERATED, Some(true), reason, "the key is on the token"),
+                Report::new(condition::READY, Some(true), "Ready", usable),
+                Report::new(condition::GENERATED, Some(true), reason, there),
                 Report::new(
                     condition::ATTESTED,
                     Some(true),

@@ -11,12 +11,12 @@ use crate::{
     },
     controller::{
         context::Context,
-        inventory::{Inventory, Key},
+        inventory::{self, Inventory, Key},
         key::{derived_id, recorded},
     },
     hsm::{
         Hsm,
-        protocol::{Find, Reply, Request},
+        protocol::{Find, ObjectClass, Reply, Request},
     },
     model::{KeyId, KeyLabel},
     service::attest::own_keys,
@@ -48,6 +48,8 @@ pub struct With {
     pub name: String,
     /// It is about to go, and its key may go before it.
     pub leaving: bool,
+    /// Its key is a public one alone.
+    pub public_only: bool,
 }
 
 /// An HsmKey without a key.
@@ -71,7 +73,8 @@ impl Claims {
                         claims.missing.push(name.clone());
                     }
                     let leaving = key.metadata.deletion_timestamp.is_some();
-                    claims.recorded.insert(id, With { name, leaving });
+                    let public_only = key.is_public_only();
+                    claims.recorded.insert(id, With { name, leaving, public_only });
                 }
                 None => {
                     claims.coming.extend(derived_id(key).ok());
@@ -89,13 +92,16 @@ impl Claims {
         let known: HashSet<&String> = self.missing.iter().collect();
         let lacking = self.recorded.iter().filter(|(id, with)| {
             let twins = seen.content().twins.contains(*id);
-            !twins && seen.kept(id).is_none() && !with.leaving && !known.contains(&with.name)
+            let there = if with.public_only { seen.has_public(id) } else { seen.kept(id).is_some() };
+            !twins && !there && !with.leaving && !known.contains(&with.name)
         });
         let mut gone = Vec::new();
-        for (id, With { name, .. }) in lacking.take(LOOKS) {
+        for (id, With { name, public_only, .. }) in lacking.take(LOOKS) {
+            let find = if *public_only { Find::Public(id.clone()) } else { Find::Id(id.clone()) };
             // What fails proves nothing; the key's own next look tells.
-            if let Ok(Reply::Keys(found)) = hsm.call(Request::Find(Find::Id(id.clone()))).await {
+            if let Ok(Reply::Keys(found)) = hsm.call(Request::Find(find)).await {
                 match found.first() {
+                    Some(facts) if *public_only => ctx.inventories.saw_public(partition, facts).await,
                     Some(facts) => ctx.inventories.saw(partition, facts).await,
                     None => gone.push(name.clone()),
                 }
@@ -155,7 +161,12 @@ pub fn compare(seen: &Inventory, claims: &Claims, attestation_key: &str) -> (Unc
 
     let coming = |id: &Option<KeyId>| id.as_ref().is_some_and(|id| claims.coming.contains(id));
     // What is left of a key that is being made goes when it is made.
-    let mut ghosts: Vec<_> = content.ghosts.iter().filter(|ghost| !coming(&ghost.id)).collect();
+    let lone = |ghost: &&inventory::Ghost| {
+        let claim = ghost.id.as_ref().and_then(|id| claims.recorded.get(id));
+        ghost.class == ObjectClass::PublicKey && claim.is_some_and(|claim| claim.public_only)
+    };
+    let ghosts = content.ghosts.iter().filter(|ghost| !coming(&ghost.id));
+    let mut ghosts: Vec<_> = ghosts.filter(|ghost| !lone(ghost)).collect();
     let ghost_count = count(ghosts.len());
     ghosts.sort_by_key(|ghost| (&ghost.label, &ghost.id));
     let objects = ghosts.into_iter().take(LISTED).map(|ghost| {
@@ -296,6 +307,24 @@ mod tests {
         let (unclaimed, _) = compare(&seen, &claims, "a");
         let made_for: Vec<_> = unclaimed.keys.iter().map(|key| key.made_for.clone()).collect();
         assert_eq!(made_for, [Some(format!("b/{made_over_rest}")), Some("b/k".into()), None]);
+    }
+
+    /// Nobody shall be told to remove a public key that was brought alone.
+    #[test]
+    fn a_public_key_alone_is_no_leftover_where_a_key_claims_it() {
+        let mut alone = key("k", "k", Some(&id(3)), None);
+        alone.spec.source = crate::api::key::Source::ImportedPublic;
+        let public = |id| InventoryEntry { class: ObjectClass::PublicKey, ..entry(Some(id), "k") };
+        let seen = seen(vec![public(id(3)), public(id(4))]);
+        assert!(seen.has_public(&id(3)) && seen.kept(&id(3)).is_none());
+        let (unclaimed, inventory) = compare(&seen, &Claims::of([alone].iter(), vec![]), "a");
+        let wanted = Ghost { id: "04".into(), label: "k".into(), kind: "PublicKey".into() };
+        assert_eq!((unclaimed.count, inventory.keys), (0, 0));
+        assert_eq!((inventory.ghosts.count, inventory.ghosts.objects), (1, vec![wanted]));
+        // A key that should have a private half does not hide what is left of it.
+        let (_, inventory) =
+            compare(&seen, &Claims::of([key("k", "k", Some(&id(3)), None)].iter(), vec![]), "a");
+        assert_eq!(inventory.ghosts.count, 2);
     }
 
     #[test]

@@ -205,7 +205,7 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
     };
     match ctx.signer.sign(hsm.as_ref(), &usable, job).await {
         Ok(signature) => Outcome::Signed(signature),
-        Err(error @ (SignError::Mismatch(_) | SignError::NoPublicKey)) => {
+        Err(error @ (SignError::Mismatch(_) | SignError::NoPublicKey | SignError::NoPrivateKey)) => {
             Outcome::Failed("AlgorithmMismatch", error.to_string())
         }
         Err(SignError::Payload(message)) => Outcome::Failed("InvalidPayload", message),

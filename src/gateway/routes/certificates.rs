@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::{
     certificate_body::{CertificateAnswer, ImportBody, RequestAnswer, SignBody, Wanted},
-    keys::{API_AWAY, LOOKUP_WAIT, allowed, api_error, client, fresh, lookup, usable},
+    keys::{API_AWAY, LOOKUP_WAIT, allowed, api_error, client, fresh, lookup, usable, usable_public},
     operations::{may_use, usage},
     password,
 };
@@ -203,7 +203,7 @@ pub async fn import(
     let operation = "certificate import";
     let task = Task { state: &state, caller: &caller, request_id: &id, entry: &entry, operation };
     task.may_change(&der).await?;
-    let chain = Chain::from_der(der, public(&entry, usable(&entry)?)?)?;
+    let chain = Chain::from_der(der, public(&entry, usable_public(&entry)?)?)?;
     task.record(None, chain.leaf_der()).record(None);
     attach(&state, &entry, &chain, Over::Any).await?;
     Ok(Json(CertificateAnswer::of(&entry.label, &chain)))
@@ -218,7 +218,7 @@ pub async fn read(
     let entry = lookup(&state, &caller, &name).await?;
     allowed(&state, &caller, "get", &entry.object.name_any()).await?;
     let entry = fresh(&state, &entry).await?;
-    let public = public(&entry, usable(&entry)?)?;
+    let public = public(&entry, usable_public(&entry)?)?;
     let chain = attached(&entry.object, public)?.ok_or_else(|| none(&entry))?;
     Ok(Json(CertificateAnswer::of(&entry.label, &chain)))
 }
@@ -324,7 +324,7 @@ async fn may_update(state: &Shared, caller: &Who, entry: &Entry) -> Result<bool,
 
 /// What a certificate may take the place of.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Over {
+pub(super) enum Over {
     /// Whatever is there.
     Any,
     /// Nothing: one that is there stays.
@@ -332,7 +332,7 @@ enum Over {
 }
 
 /// Writes the certificate into the key's object.
-async fn attach(state: &Shared, entry: &Entry, chain: &Chain, over: Over) -> Result<(), ApiError> {
+pub(super) async fn attach(state: &Shared, entry: &Entry, chain: &Chain, over: Over) -> Result<(), ApiError> {
     // What a manifest says stays beside it: taken away, the manifest would put it back.
     let spec = json!({ "pem": chain.pem() });
     if over == Over::Any {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    keys::{lookup, usable},
+    keys::{lookup, usable, usable_public},
     operations::{VerifyAnswer, may_use, usage},
     password,
 };
@@ -96,7 +96,7 @@ pub async fn encrypt(
     // Of a short plaintext, a digest tells everything.
     let record = usage(&caller, &entry, &request_id, "encrypt", Some(cipher.name()), About::Nothing);
     may_use(&state, &caller, &entry, &record).await?;
-    let key = usable(&entry)?;
+    let key = usable_public(&entry)?;
     // Of an adopted key nothing need have been asked for: then it is as it is on the token.
     let decrypts = || entry.object.status.as_ref()?.attributes.as_ref()?.decrypt;
     let asked = &entry.object.spec.attributes;

@@ -9,13 +9,11 @@ use axum::{Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use schemars::JsonSchema;
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use zeroize::Zeroizing;
 
 use super::{
     key_body::{NewKey, SignedKeyAttributes},
-    keys::{self, allowed, lookup, usable},
+    keys::{self, allowed, lookup, usable, usable_public},
     operations::usage,
     password,
 };
@@ -29,16 +27,16 @@ use crate::{
         Shared,
         error::{ApiError, Code},
         extract::{Caller, JsonBody, RequestId},
-        json::{object, object_or_none},
+        json::object_or_none,
         openapi::Document,
     },
     hsm::{Hsm, protocol::KeyFacts},
     model::{
-        KeyAlgorithm, KeyLabel, Password, RequestedAttributes, curve,
+        KeyAlgorithm, KeyLabel, Password, RequestedAttributes,
         derivation::{DerivationPath, DerivedName, InvalidDerivation, SLIP10},
     },
     service::{
-        attest,
+        address, attest,
         audit::About,
         derive::Found,
         directory::{Entry, Usable},
@@ -53,12 +51,7 @@ pub fn document(document: &mut Document) {
         let derive = document.post(path, id, "Derives a key from another one");
         derive.takes::<DeriveBody>().gives::<SignedKeyAttributes>(201, "the key").of_a_name().of_the_token();
     }
-    let import = document.post("/v1/importedKey", "importKey", "Makes a master key from a seed");
-    import.takes::<SeedBody>().of_a_name().of_the_token();
 }
-
-/// Bytes of a seed: 128 to 512 bits.
-const SEED: std::ops::RangeInclusive<usize> = 16..=64;
 
 /// A key by its name, or one that is derived from a master for a moment.
 pub struct Named {
@@ -117,11 +110,17 @@ impl Named {
     /// What is needed to use the key; for a derived one the token is asked. Only for who may use or see it.
     pub async fn key(&self, state: &Shared) -> Result<Key<'_>, ApiError> {
         let Some(path) = &self.path else {
-            return Ok(Key { usable: Cow::Borrowed(usable(&self.entry)?), path: None });
+            return Ok(Key { usable: Cow::Borrowed(usable_public(&self.entry)?), path: None });
         };
         let (master, found) = self.derived(state, path).await?;
         let usable = Usable { public: Some(Arc::clone(&found.public)), ..master.clone() };
         Ok(Key { usable: Cow::Owned(usable), path: Some(path) })
+    }
+
+    /// The same to sign with it.
+    pub async fn signer(&self, state: &Shared) -> Result<Key<'_>, ApiError> {
+        usable(&self.entry)?;
+        self.key(state).await
     }
 
     async fn derived(
@@ -141,7 +140,7 @@ impl Named {
         let label = &self.entry.label;
         let late = || ApiError::new(Code::Busy, format!("the key '{label}' is not attested yet"));
         let Some(path) = &self.path else {
-            usable(&self.entry)?;
+            usable_public(&self.entry)?;
             return SignedKeyAttributes::of(&self.entry.object).ok_or_else(late);
         };
         let (master, found) = self.derived(state, path).await?;
@@ -176,6 +175,7 @@ impl Named {
         status.attestation = Some(attestation);
         status.label = Some(label.clone());
         status.public_key = Some(keys::base64(found.public.spki()));
+        status.address = address::of(&self.entry.object.spec, &found.public)?;
         status.derivation = facts
             .chain_code
             .as_deref()
@@ -338,7 +338,9 @@ fn new(
         key_size: None,
         curve_oid: spec.curve_oid.clone(),
         attributes,
-        policy: None,
+        // The master's holds for its children, and they have addresses where it has one.
+        policy: spec.policy.clone(),
+        address_format: spec.address_format,
         password: None,
         source: Source::Generated,
         derived_from: Some(DerivedFrom { key: master.object.name_any(), path: path.to_string() }),
@@ -364,54 +366,6 @@ fn attributes_of(
         None => Ok(attributes),
         Some(how) => Err(ApiError::new(Code::Attributes, format!("a derived key cannot be {how}"))),
     }
-}
-
-/// Body of `POST /v1/importedKey`.
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SeedBody {
-    label: String,
-    /// 16 to 64 bytes.
-    #[schemars(with = "String", extend("contentEncoding" = "base64"))]
-    seed: SecretString,
-    curve_oid: String,
-    #[serde(rename = "attributes", deserialize_with = "object")]
-    _attributes: RequestedAttributes,
-}
-
-/// `POST /v1/importedKey`: a master key from a seed, which only a token with the vendor's mechanism takes.
-pub async fn import_seed(
-    State(state): State<Shared>,
-    Caller(caller): Caller,
-    JsonBody(body): JsonBody<SeedBody>,
-) -> ApiError {
-    match seed_refused(&state, &caller, &body).await {
-        Ok(error) | Err(error) => error,
-    }
-}
-
-async fn seed_refused(state: &Shared, caller: &auth::Caller, body: &SeedBody) -> Result<ApiError, ApiError> {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let SeedBody { label, seed, curve_oid, _attributes: _ } = body;
-    let label = KeyLabel::new(label).map_err(|error| ApiError::new(Code::KeyName, error.to_string()))?;
-    let bytes = STANDARD
-        .decode(seed.expose_secret())
-        .map(Zeroizing::new)
-        .map_err(|_| ApiError::new(Code::Encoding, "The 'seed' is not valid 'base64' encoded."))?;
-    if !SEED.contains(&bytes.len()) {
-        let message = format!("a seed has 16 to 64 bytes (128 to 512 bits), this one has {}", bytes.len());
-        return Err(ApiError::new(Code::Validation, message));
-    }
-    if curve_oid != curve::ED25519_OID && curve::by_oid(curve_oid).is_none() {
-        return Err(ApiError::new(Code::Validation, format!("Unsupported Curve: '{curve_oid}'")));
-    }
-    allowed(state, caller, "create", "").await?;
-    let partition = state.partitions.name_for(&caller.namespace)?;
-    if state.directory.claimed(&partition, label.as_str()) {
-        return Err(ApiError::new(Code::KeyExists, "Could not create key. The key name is already in use."));
-    }
-    let message = format!("the token of partition {partition} makes no master key from a seed");
-    Ok(ApiError::new(Code::Unsupported, message))
 }
 
 #[cfg(test)]

@@ -6,9 +6,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{key_body::NewKey, policy_body};
+use super::{address_body, key_body::NewKey, policy_body};
 use crate::{
-    api::{certificate::CertificateSpec, key::Source},
+    api::{
+        certificate::CertificateSpec,
+        key::{AddressSpec, Source},
+    },
     gateway::{
         error::{ApiError, Code},
         json::object_or_none,
@@ -41,9 +44,9 @@ pub struct ImportBody {
     /// The bytes of a secret key, in the place of `privateKey`.
     #[schemars(with = "Option<String>", extend("contentEncoding" = "base64"))]
     secret_key: Option<SecretString>,
+    #[schemars(with = "Option<AddressSpec>")]
     address_format: Option<serde_json::Value>,
     #[serde(default, deserialize_with = "object_or_none")]
-    #[schemars(!default, with = "RequestedAttributes")]
     attributes: Option<RequestedAttributes>,
     #[schemars(with = "Option<KeyPolicy>")]
     policy: Option<serde_json::Value>,
@@ -51,12 +54,20 @@ pub struct ImportBody {
     password: Option<Password>,
 }
 
+/// What is brought of a key.
+pub enum Brought {
+    /// The private or secret key.
+    Key(Key),
+    /// Nothing but the public half.
+    Public(PublicKey),
+}
+
 /// A key to bring to a token, checked.
 pub struct Checked {
     /// How it is to be there.
     pub new: NewKey,
-    /// The key.
-    pub key: Key,
+    /// What is brought of it.
+    pub brought: Brought,
     /// The certificate that came with it.
     pub certificate: Option<CertificateSpec>,
 }
@@ -65,20 +76,17 @@ impl ImportBody {
     /// Checks everything that can be checked without asking a token.
     pub fn checked(self) -> Result<Checked, ApiError> {
         let bad = |message: &str| ApiError::new(Code::Validation, message);
-        if self.password.is_some_and(|password| !password.is_empty()) {
+        if self.password.as_ref().is_some_and(|password| !password.is_empty()) {
             // The contract has none here.
             let message = "no password is taken here: give the key one by changePassword";
             return Err(ApiError::new(Code::Unsupported, message));
         }
-        let label =
-            KeyLabel::new(self.label).map_err(|error| ApiError::new(Code::KeyName, error.to_string()))?;
+        let label = KeyLabel::new(self.label.as_str())
+            .map_err(|error| ApiError::new(Code::KeyName, error.to_string()))?;
         let algorithm = self
             .algorithm
             .parse::<KeyAlgorithm>()
             .map_err(|error| ApiError::new(Code::Validation, format!("Unsupported algorithm: {error}")))?;
-        if self.address_format.is_some_and(|format| !format.is_null()) {
-            return Err(ApiError::new(Code::Address, "only keys with a policy have an address"));
-        }
         if self.public_key.is_some() && self.certificate.is_some() {
             return Err(bad("publicKey and certificate exclude each other"));
         }
@@ -93,9 +101,7 @@ impl ImportBody {
                 key_material::secret_key(algorithm, bytes.to_vec().into())?
             }
             (None, None) if self.public_key.is_some() || self.certificate.is_some() => {
-                let message =
-                    "a public key or certificate alone is not served yet: privateKey has to come with it";
-                return Err(ApiError::new(Code::Unsupported, message));
+                return self.public(label, algorithm);
             }
             (None, None) => return Err(bad("privateKey or secretKey is missing")),
         };
@@ -108,6 +114,12 @@ impl ImportBody {
         let attributes = self.attributes.ok_or_else(|| bad("attributes is missing"))?;
         no_master(&attributes)?;
         let policy = policy_body::read(self.policy.as_ref(), label.as_str(), algorithm, &attributes)?;
+        let address_format = address_body::read(
+            self.address_format.as_ref(),
+            policy.as_ref(),
+            algorithm,
+            key.curve_oid.as_deref(),
+        )?;
         let new = NewKey {
             label,
             algorithm,
@@ -115,13 +127,87 @@ impl ImportBody {
             curve_oid: key.curve_oid.clone(),
             attributes,
             policy,
+            address_format,
             password: None,
             source: Source::Imported,
             derived_from: None,
             master: false,
         };
-        Ok(Checked { new, key, certificate })
+        Ok(Checked { new, brought: Brought::Key(key), certificate })
     }
+
+    /// A public key or certificate that comes alone.
+    fn public(self, label: KeyLabel, algorithm: KeyAlgorithm) -> Result<Checked, ApiError> {
+        let (public, certificate) = match (&self.public_key, &self.certificate) {
+            (Some(text), _) => (spki(text)?, None),
+            (None, text) => {
+                let der = certificate_der(text.as_deref().unwrap_or_default())?;
+                let public = Chain::key_of(&der)?;
+                let chain = Chain::from_der(der, &public)?;
+                (public, Some(CertificateSpec { pem: Some(chain.pem()), self_signed: None }))
+            }
+        };
+        if public.algorithm() != algorithm {
+            let message = format!("the public key is of type {}, not {algorithm}", public.algorithm());
+            return Err(ApiError::new(Code::AlgorithmNotSupportedByKey, message));
+        }
+        if !matches!(algorithm, KeyAlgorithm::Rsa | KeyAlgorithm::Ec | KeyAlgorithm::Ed) {
+            let message =
+                format!("a public key of type {algorithm} is not kept alone: RSA, EC and ED keys are");
+            return Err(ApiError::new(Code::Unsupported, message));
+        }
+        if let Some(asked) = &self.attributes {
+            no_master(asked)?;
+        }
+        let attributes = public_attributes(self.attributes, algorithm);
+        if policy_body::read(self.policy.as_ref(), label.as_str(), algorithm, &attributes)?.is_some() {
+            // As with symmetric keys: clients send one with every key, and this asks nobody.
+            tracing::warn!(%label, "the policy of a public key alone is ignored");
+        }
+        let curve = public.curve().map(|curve| curve.oid);
+        address_body::read(self.address_format.as_ref(), None, algorithm, curve)?;
+        let new = NewKey {
+            label,
+            algorithm,
+            key_size: (algorithm == KeyAlgorithm::Rsa).then(|| public.bits()),
+            curve_oid: curve.map(str::to_owned),
+            attributes,
+            policy: None,
+            address_format: None,
+            password: None,
+            source: Source::ImportedPublic,
+            derived_from: None,
+            master: false,
+        };
+        Ok(Checked { new, brought: Brought::Public(public), certificate })
+    }
+}
+
+/// What a public key alone may do: what public keys do, unless it is said otherwise. What is said of the private half is about
+/// nothing that is here. Of a key without attributes nothing is lost when it is destroyed.
+fn public_attributes(asked: Option<RequestedAttributes>, algorithm: KeyAlgorithm) -> RequestedAttributes {
+    let destroyable = asked.is_none().then_some(true);
+    let asked = asked.unwrap_or_default();
+    let rsa = algorithm == KeyAlgorithm::Rsa;
+    RequestedAttributes {
+        verify: asked.verify.or(Some(true)),
+        encrypt: asked.encrypt.or(Some(rsa)),
+        wrap: asked.wrap.or(Some(rsa)),
+        destroyable: asked.destroyable.or(destroyable),
+        modifiable: asked.modifiable,
+        copyable: asked.copyable,
+        ..RequestedAttributes::default()
+    }
+}
+
+fn spki(text: &str) -> Result<PublicKey, ApiError> {
+    PublicKey::from_spki(&decoded("publicKey", text)?)
+        .map_err(|error| ApiError::new(Code::KeyEncoding, format!("publicKey: {error}")))
+}
+
+fn certificate_der(text: &str) -> Result<Vec<u8>, ApiError> {
+    let der = decoded("certificate", text);
+    der.map(|der| der.to_vec()).map_err(|error| ApiError { code: Code::CertificateEncoding, ..error })
 }
 
 /// Refuses to bring the master of a tree of keys: what is brought has no chain code.
@@ -140,8 +226,7 @@ fn beside(
     certificate: Option<&str>,
 ) -> Result<Option<CertificateSpec>, ApiError> {
     if let Some(text) = public_key {
-        let given = PublicKey::from_spki(&decoded("publicKey", text)?)
-            .map_err(|error| ApiError::new(Code::KeyEncoding, format!("publicKey: {error}")))?;
+        let given = spki(text)?;
         if key.public.as_ref().or(key.claimed.as_ref()).is_some_and(|own| *own != given) {
             return Err(ApiError::new(Code::KeyEncoding, "the publicKey does not belong to the privateKey"));
         }
@@ -153,10 +238,7 @@ fn beside(
         let message = "a certificate cannot come with a key on this curve: import it when the key is there";
         return Err(ApiError::new(Code::Unsupported, message));
     };
-    let der = decoded("certificate", text)
-        .map_err(|error| ApiError { code: Code::CertificateEncoding, ..error })?
-        .to_vec();
-    let chain = Chain::from_der(der, public)?;
+    let chain = Chain::from_der(certificate_der(text)?, public)?;
     Ok(Some(CertificateSpec { pem: Some(chain.pem()), self_signed: None }))
 }
 

@@ -18,11 +18,13 @@ use tokio::time::timeout;
 use zeroize::Zeroize;
 
 use super::{
-    import_body::{Checked, ImportBody},
+    certificates,
+    import_body::{Brought, Checked, ImportBody},
     key_body::{NewKey, SignedKeyAttributes},
     keys::{
         LOOKUP_WAIT, TakeBack, allowed, another_label, api_error, client, finished, object, take_back, taken,
     },
+    operations::usage,
     password::is_whole,
 };
 use crate::{
@@ -44,6 +46,8 @@ use crate::{
     public_key::PublicKey,
     service::{
         audit::{About, Use},
+        certificate::Chain,
+        directory::Entry,
         sign::unexpected,
     },
     telemetry::logs,
@@ -74,12 +78,23 @@ pub async fn import(
     if let Ok(mut bytes) = body.try_into_mut() {
         bytes.as_mut().zeroize();
     }
-    let Checked { new, key, certificate } = read?.checked()?;
+    let Checked { new, brought, certificate } = read?.checked()?;
     let what = Arrival { operation: "import", method: None, new, certificate };
     what.may_create(&state, &caller, &request_id).await?;
     let (partition, hsm) = state.partitions.for_namespace(&caller.namespace)?;
-    let public = Public { known: key.spki(), claimed: key.claimed };
-    let answer = what.bring(&state, &caller, &partition, hsm, public, Origin::Plain(key.material)).await?;
+    let (public, origin) = match brought {
+        Brought::Key(key) => {
+            (Public { known: key.spki(), claimed: key.claimed }, Origin::Plain(key.material))
+        }
+        Brought::Public(public) => {
+            if let Some(answer) = what.again(&state, &caller, &request_id, &public).await? {
+                return Ok((StatusCode::CREATED, Json(answer)));
+            }
+            let known = Some(Bytes::copy_from_slice(public.spki()));
+            (Public { known, claimed: None }, Origin::Public)
+        }
+    };
+    let answer = what.bring(&state, &caller, &partition, hsm, public, origin).await?;
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
@@ -127,6 +142,35 @@ impl Arrival {
         may
     }
 
+    /// What is answered where a public key or certificate comes alone, and its key is there under that name already: the
+    /// certificate is taken, and everything else stays as it is.
+    async fn again(
+        &self,
+        state: &Shared,
+        caller: &auth::Caller,
+        request_id: &str,
+        public: &PublicKey,
+    ) -> Result<Option<SignedKeyAttributes>, ApiError> {
+        let entry = state.directory.find(&caller.namespace, self.new.label.as_str());
+        let same = |entry: &Arc<Entry>| {
+            let usable = entry.usable.as_ref();
+            usable.and_then(|usable| usable.public.as_deref()) == Some(public)
+        };
+        let Some(entry) = entry.filter(same) else { return Ok(None) };
+        if let Some(pem) = self.certificate.as_ref().and_then(|certificate| certificate.pem.as_deref()) {
+            let chain = Chain::from_pem(pem, public)?;
+            let about = About::Payload(chain.leaf_der());
+            let record = usage(caller, &entry, request_id, "certificate import", None, about);
+            let may = allowed(state, caller, "update", &entry.object.name_any()).await;
+            record.record(may.as_ref().err().map(|denied| denied.message.as_str()));
+            may?;
+            certificates::attach(state, &entry, &chain, certificates::Over::Any).await?;
+        } else {
+            allowed(state, caller, "get", &entry.object.name_any()).await?;
+        }
+        Ok(SignedKeyAttributes::of(&entry.object))
+    }
+
     /// Makes the object, brings the key, and waits until it is Ready.
     pub async fn bring(
         self,
@@ -154,6 +198,17 @@ impl Arrival {
         let unfinished = unfinished.filter(|entry| entry.object.is_awaited());
         if state.directory.claimed(partition, new.label.as_str()) && unfinished.is_none() {
             return Err(taken());
+        }
+        if let Some(token) = hsm.token()
+            && new.master
+            && !token.capabilities.derived.contains(&new.algorithm)
+        {
+            let message = format!(
+                "the token '{}' of partition {partition} makes no {} key from a seed that others are derived from: it does \
+                 not list the vendor's mechanisms",
+                token.label, new.algorithm
+            );
+            return Err(ApiError::new(Code::Unsupported, message));
         }
         if let Some(why) = state.partitions.not_creatable(partition) {
             let message = format!("no keys can be brought to partition {partition} at the moment: {why}");
@@ -316,6 +371,7 @@ fn is_the_same(object: &HsmKey, wanted: &HsmKey) -> bool {
         && one.curve_oid == other.curve_oid
         && one.attributes == other.attributes
         && one.policy == other.policy
+        && one.address_format == other.address_format
         && one.derived_from == other.derived_from
 }
 

@@ -3,11 +3,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::policy_body::{self, Told};
+use super::{
+    address_body,
+    policy_body::{self, Told},
+};
 use crate::{
     api::{
         HsmKey,
-        key::{Derivation, DerivedFrom, Source},
+        key::{Address, AddressSpec, Derivation, DerivedFrom, Source},
     },
     gateway::{
         error::{ApiError, Code},
@@ -33,6 +36,7 @@ pub struct CreateBody {
     algorithm_oid: Option<String>,
     curve_oid: Option<String>,
     key_size: Option<i64>,
+    #[schemars(with = "Option<AddressSpec>")]
     address_format: Option<serde_json::Value>,
     #[serde(deserialize_with = "object")]
     attributes: RequestedAttributes,
@@ -50,6 +54,7 @@ pub struct NewKey {
     pub curve_oid: Option<String>,
     pub attributes: RequestedAttributes,
     pub policy: Option<KeyPolicy>,
+    pub address_format: Option<AddressSpec>,
     pub password: Option<Password>,
     pub source: Source,
     /// The key that it is derived from, and the way from there.
@@ -77,12 +82,6 @@ impl CreateBody {
             }
         };
         let policy = policy_body::read(self.policy.as_ref(), label.as_str(), algorithm, &self.attributes)?;
-        if self.address_format.is_some_and(|format| !format.is_null()) {
-            if policy.is_some() {
-                return unsupported("addresses of keys");
-            }
-            return Err(ApiError::new(Code::Address, "only keys with a policy have an address"));
-        }
         // Published clients send 0 for algorithms without sizes.
         let key_size = match self.key_size {
             None | Some(0) => None,
@@ -97,15 +96,14 @@ impl CreateBody {
             ApiError::new(code, error.to_string())
         })?;
         let row = algorithm.row();
-        let master = derivation::is_master(&self.attributes, algorithm, curve_oid.as_deref());
-        let master = master.map_err(|error| {
-            let code = match &error {
-                NoTree::Algorithm(_) => Code::Derivation,
-                NoTree::Curve(_) | NoTree::Cardano => Code::Unsupported,
-                NoTree::NotDerive => Code::Attributes,
-            };
-            ApiError::new(code, error.to_string())
-        })?;
+        let curve_oid = curve_oid.and_then(|oid| curve::by_oid(&oid)).map(|curve| curve.oid.to_owned());
+        let address_format = address_body::read(
+            self.address_format.as_ref(),
+            policy.as_ref(),
+            algorithm,
+            curve_oid.as_deref(),
+        )?;
+        let master = is_master(&self.attributes, algorithm, curve_oid.as_deref())?;
         Ok(NewKey {
             master,
             label,
@@ -116,14 +114,31 @@ impl CreateBody {
                     crate::model::algorithm::Parameter::Curve | crate::model::algorithm::Parameter::Edwards
                 )
             }),
-            curve_oid: curve_oid.filter(|oid| curve::by_oid(oid).is_some()),
+            curve_oid,
             attributes: self.attributes,
             policy,
+            address_format,
             password: self.password.filter(|password| !password.is_empty()),
             source: Source::Generated,
             derived_from: None,
         })
     }
+}
+
+/// Whether others are to be derived from a key.
+pub fn is_master(
+    attributes: &RequestedAttributes,
+    algorithm: KeyAlgorithm,
+    curve_oid: Option<&str>,
+) -> Result<bool, ApiError> {
+    derivation::is_master(attributes, algorithm, curve_oid).map_err(|error| {
+        let code = match &error {
+            NoTree::Algorithm(_) => Code::Derivation,
+            NoTree::Curve(_) | NoTree::Cardano => Code::Unsupported,
+            NoTree::NotDerive => Code::Attributes,
+        };
+        ApiError::new(code, error.to_string())
+    })
 }
 
 /// Body of the endpoints that name a key.
@@ -159,7 +174,7 @@ struct Json {
     create_time: String,
     attest_time: String,
     public_key: Option<String>,
-    address_truncated: Option<String>,
+    address_truncated: Option<AddressTruncated>,
     attributes: KeyAttributes,
     policy: Option<Told>,
 }
@@ -175,6 +190,19 @@ struct DerivedAttributes {
 impl From<Derivation> for DerivedAttributes {
     fn from(Derivation { kind, value }: Derivation) -> Self {
         Self { derivation_type: kind, derivation_value: value }
+    }
+}
+
+/// The key's address.
+#[derive(Serialize, JsonSchema)]
+struct AddressTruncated {
+    address: String,
+    format: &'static str,
+}
+
+impl From<Address> for AddressTruncated {
+    fn from(Address { format, value }: Address) -> Self {
+        Self { address: value, format: format.name() }
     }
 }
 
@@ -199,7 +227,7 @@ impl SignedKeyAttributes {
                 create_time: status.create_time.unwrap_or_default(),
                 attest_time: attestation.attest_time,
                 public_key: status.public_key,
-                address_truncated: None,
+                address_truncated: status.address.map(AddressTruncated::from),
                 attributes: status.attributes.unwrap_or_default(),
                 policy: key.spec.policy.as_ref().map(|policy| Told::of(policy, status.blocked)),
             },

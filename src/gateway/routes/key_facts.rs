@@ -1,8 +1,15 @@
-//! What is asked of a key and not given away here: its address.
+//! What is asked of a key besides its attributes: its address.
 
-use axum::extract::State;
+use axum::{Json, extract::State};
+use kube::ResourceExt;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use super::{derived, key_body::NameBody, keys::allowed};
+use super::{
+    derived,
+    key_body::NameBody,
+    keys::{allowed, base64},
+};
 use crate::{
     auth,
     gateway::{
@@ -18,9 +25,16 @@ use crate::{
 pub fn document(document: &mut Document) {
     document.group("Keys");
     let address = document.post("/v1/key/address", "getKeyAddressWithKeyPassword", "Address of a key");
-    address.takes::<NameBody>().of_a_name();
+    address.takes::<NameBody>().gives::<AddressAnswer>(200, "the address").of_a_name().of_the_token();
     let old = document.get("/v1/key/{keyName}/address", "getKeyAddress", "Address of a key");
-    old.of_a_name().deprecated();
+    old.gives::<AddressAnswer>(200, "the address").of_a_name().of_the_token().deprecated();
+}
+
+/// Answer of both forms of asking for a key's address.
+#[derive(Serialize, JsonSchema)]
+pub struct AddressAnswer {
+    /// The 20 bytes of the address, base64.
+    address: String,
 }
 
 /// `POST /v1/key/address`.
@@ -28,30 +42,30 @@ pub async fn address(
     State(state): State<Shared>,
     Caller(caller): Caller,
     JsonBody(body): JsonBody<NameBody>,
-) -> ApiError {
-    no_address(&state, &caller, &body.label, body.password.as_ref()).await
+) -> Result<Json<AddressAnswer>, ApiError> {
+    address_of(&state, &caller, &body.label, body.password.as_ref()).await
 }
 
-/// Why a key has no address: only keys with a policy get one, when they are made.
-pub async fn no_address(
+/// The address of a key, for both forms of asking. It follows from the public key, also that of a key that is derived for a
+/// moment; which format it has was said when the key, or its master, was made.
+pub async fn address_of(
     state: &Shared,
     caller: &auth::Caller,
     label: &str,
     given: Option<&Password>,
-) -> ApiError {
-    let asked = async {
-        let named = derived::named(state, caller, label).await?;
-        let name = named.entry.object.metadata.name.as_deref().unwrap_or_default();
-        allowed(state, caller, "get", name).await?;
-        named.unlock_to_show(state, given).await?;
-        named.key(state).await?;
-        if named.entry.object.spec.policy.is_some() {
-            let message =
-                format!("the key '{label}' has no address: the addresses of keys are not served yet");
-            return Ok(ApiError::new(Code::Unsupported, message));
-        }
-        let message = format!("the key '{label}' has no address: only keys with a policy have one");
-        Ok(ApiError::new(Code::Address, message))
-    };
-    asked.await.unwrap_or_else(|error| error)
+) -> Result<Json<AddressAnswer>, ApiError> {
+    let named = derived::named(state, caller, label).await?;
+    let spec = &named.entry.object.spec;
+    allowed(state, caller, "get", &named.entry.object.name_any()).await?;
+    named.unlock_to_show(state, given).await?;
+    let key = named.key(state).await?;
+    let none = |why: &str| ApiError::new(Code::Address, format!("the key '{label}' has no address: {why}"));
+    let wanted = spec.address_format.ok_or_else(|| {
+        none(match &spec.policy {
+            None => "only keys with a policy have one",
+            Some(_) => "it was made without addressFormat",
+        })
+    })?;
+    let public = key.usable.public.as_ref().ok_or_else(|| none("it has no public half"))?;
+    Ok(Json(AddressAnswer { address: base64(&public.address(wanted.format)?) }))
 }

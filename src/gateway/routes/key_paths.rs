@@ -33,7 +33,7 @@ pub async fn get(
         return Ok(keys::describe(&state, &caller, &name, None).await?.into_response());
     }
     if let Some(name) = named("/address") {
-        return Err(key_facts::no_address(&state, &caller, &name, None).await);
+        return Ok(key_facts::address_of(&state, &caller, &name, None).await?.into_response());
     }
     if let Some(name) = named("/export/plain") {
         return Ok(exports::plain(&state, &caller, &request_id, &name, None).await?.into_response());

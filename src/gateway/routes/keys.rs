@@ -244,6 +244,7 @@ pub(super) fn object(new: &NewKey, partition: String, caller: &auth::Caller) -> 
             derived_from: new.derived_from.clone(),
             certificate: None,
             policy: new.policy.clone(),
+            address_format: new.address_format,
             password: None,
         },
     );
@@ -355,7 +356,7 @@ pub async fn attestation(
 ) -> Result<Response, ApiError> {
     let entry = lookup(&state, &caller, &body.label).await?;
     allowed(&state, &caller, "get", &entry.object.name_any()).await?;
-    let usable = usable(&entry)?;
+    let usable = usable_public(&entry)?;
     password::check_if_given(&state, &entry, body.password.as_ref()).await?;
     let incomplete = || ApiError::new(Code::Busy, format!("the key '{}' is not attested yet", body.label));
     let statement =
@@ -529,8 +530,19 @@ pub async fn fresh(state: &Shared, entry: &Entry) -> Result<Entry, ApiError> {
         .ok_or_else(|| ApiError::no_key(&entry.label))
 }
 
-/// What is needed to use a key, or why it cannot be used.
+/// What is needed to use a key's private or secret half, or why it cannot be used.
 pub fn usable(entry: &Entry) -> Result<&Usable, ApiError> {
+    let found = usable_public(entry)?;
+    if found.public_only {
+        let message =
+            format!("'{}' is a public key alone: its private half is not on the token", entry.label);
+        return Err(ApiError::new(Code::KeyType, message));
+    }
+    Ok(found)
+}
+
+/// The same for what takes the public half at most.
+pub fn usable_public(entry: &Entry) -> Result<&Usable, ApiError> {
     entry.usable.as_ref().ok_or_else(|| {
         stalled(&entry.object).map(|(_, error)| error).unwrap_or_else(|| {
             let ready = entry

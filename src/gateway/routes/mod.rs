@@ -1,5 +1,6 @@
 //! Routes, one file per group of endpoints.
 
+mod address_body;
 mod certificate_body;
 mod certificates;
 mod change_password;
@@ -18,6 +19,7 @@ mod log;
 mod operations;
 mod password;
 mod policy_body;
+mod seeds;
 mod service;
 mod timestamps;
 mod wraps;
@@ -52,6 +54,7 @@ pub fn document(document: &mut Document) {
     imports::document(document);
     exports::document(document);
     derived::document(document);
+    seeds::document(document);
     log::document(document);
     data_objects::document(document);
     operations::document(document);
@@ -104,7 +107,7 @@ fn routes() -> Routes {
         )
         .route("/v1/derivedKey", post(derived::derive))
         .route("/v1/derivedkey", post(derived::derive))
-        .route("/v1/importedKey", post(derived::import_seed))
+        .route("/v1/importedKey", post(seeds::import))
         .route("/v1/hsm/log", get(log::log))
         .route("/v1/hsm/log/{*rest}", get(log::log))
         .route("/v1/attestation", get(service::attestation_chain))

@@ -114,7 +114,7 @@ pub async fn sign(
     let record = usage(&caller, entry, &request_id, "sign", algorithm, about);
     may_use(&state, &caller, entry, &record).await?;
     password::unlock(&state, entry, request.key_password.as_ref(), &record).await?;
-    let Key { usable, path } = named.key(&state).await?;
+    let Key { usable, path } = named.signer(&state).await?;
     let (hsm, verify) = state.partitions.to_sign_with(&usable.partition)?;
     record.record(None);
     let job = Job {

@@ -10,7 +10,7 @@ use super::{
     import_body::no_master,
     imports::{Arrival, Public},
     key_body::{NewKey, SignedKeyAttributes},
-    keys::{allowed, lookup, usable},
+    keys::{allowed, lookup, usable, usable_public},
     operations::{may_use, usage},
     password, policy_body,
 };
@@ -97,7 +97,7 @@ pub async fn wrap(
     password::unlock(&state, &by, request.wrap_key_password.as_ref(), &using).await?;
     password::unlock(&state, &of, request.key_to_be_wrapped_password.as_ref(), &leaving).await?;
     let checked = || {
-        let (by_key, of_key) = (usable(&by)?, usable(&of)?);
+        let (by_key, of_key) = (usable_public(&by)?, usable(&of)?);
         fits(&by, by_key, method)?;
         let row = method.row();
         if of_key.algorithm != row.of {
@@ -214,6 +214,7 @@ pub async fn unwrap(
         curve_oid: None,
         attributes: request.attributes,
         policy,
+        address_format: None,
         password: None,
         source: Source::Imported,
         derived_from: None,

@@ -44,6 +44,8 @@ impl Inner {
         let material = match origin {
             Origin::Plain(material) => material,
             Origin::Wrapped(wrapped) => self.unwrapped(&wrapped)?,
+            Origin::Seed(_) => return Err(unsupported("way to make a key from a seed")),
+            Origin::Public => return Err(unsupported("place for a public key alone")),
         };
         let key_size = match &material {
             Material::Secret(bytes) if template.algorithm == KeyAlgorithm::Aes => {

@@ -509,6 +509,7 @@ async fn signed(world: &World, key: &str) -> Result<Vec<u8>, SignError> {
         id: id(key),
         algorithm: KeyAlgorithm::Ed,
         public: Some(Arc::new(public.clone())),
+        public_only: false,
     };
     let signature = world.signer.sign(world.replicas.as_ref(), &usable, job).await?;
     assert_eq!(public.verify(SignatureAlgorithm::EdDsa, b"x", &signature), Ok(true), "a wrong one is out");

@@ -36,6 +36,20 @@ impl Chain {
         Self::new(vec![der], key)
     }
 
+    /// The public key that a certificate is of.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`] where it is no certificate, or of a key that is none.
+    pub fn key_of(der: &[u8]) -> Result<PublicKey, Error> {
+        let unreadable = |error: &dyn std::fmt::Display| {
+            Error::Unreadable(format!("it is not the DER of an X.509 certificate: {error}"))
+        };
+        let certificate = Certificate::from_der(der).map_err(|error| unreadable(&error))?;
+        let spki = certificate.tbs_certificate().subject_public_key_info().to_der()?;
+        PublicKey::from_spki(&spki)
+            .map_err(|error| Error::Unreadable(format!("the public key of the certificate: {error}")))
+    }
+
     fn new(der: Vec<Vec<u8>>, key: &PublicKey) -> Result<Self, Error> {
         if der.len() > LENGTH_MAX {
             return Err(Error::Unfit(format!(

@@ -71,6 +71,40 @@ impl Session {
         value
     }
 
+    /// Makes the master of a tree from a seed, which is the parameter of the mechanism; the result is its public and its
+    /// private half.
+    pub fn pair_of_seed(
+        &self,
+        kind: CK_MECHANISM_TYPE,
+        seed: &[u8],
+        public: &[Attribute],
+        private: &[Attribute],
+    ) -> Result<(Object, Object), Failure> {
+        let (mut public, mut private) = (template(public), template(private));
+        let (mut public_handle, mut private_handle): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE) = (0, 0);
+        let (publics, privates) = (public.len() as CK_ULONG, private.len() as CK_ULONG);
+        let mut mechanism = CK_MECHANISM {
+            mechanism: kind,
+            pParameter: seed.as_ptr().cast_mut().cast(),
+            ulParameterLen: seed.len() as CK_ULONG,
+        };
+        call!(
+            inside::Call::to_make_a_key(kind),
+            self.module,
+            C_GenerateKeyPair(
+                self.handle,
+                &raw mut mechanism,
+                public.as_mut_ptr(),
+                publics,
+                private.as_mut_ptr(),
+                privates,
+                &raw mut public_handle,
+                &raw mut private_handle,
+            )
+        )?;
+        Ok((Object(public_handle), Object(private_handle)))
+    }
+
     /// Derives a key pair along a path; the result is its public and its private half.
     pub fn derive_pair(
         &self,
