@@ -9,6 +9,8 @@ mod callers;
 mod certificates;
 #[path = "gateway/ciphers.rs"]
 mod ciphers;
+#[path = "gateway/cluster.rs"]
+mod cluster;
 mod common;
 #[path = "gateway/contract.rs"]
 mod contract;
@@ -26,6 +28,8 @@ mod labels;
 mod lifecycle;
 #[path = "gateway/listener.rs"]
 mod listener;
+#[path = "gateway/model/mod.rs"]
+mod model;
 #[path = "gateway/operations.rs"]
 mod operations;
 #[path = "gateway/passwords.rs"]
@@ -34,6 +38,8 @@ mod passwords;
 mod policies;
 #[path = "gateway/real.rs"]
 mod real;
+#[path = "gateway/routes.rs"]
+mod routes;
 #[path = "gateway/timestamps.rs"]
 mod timestamps;
 #[path = "gateway/wire.rs"]
