@@ -64,7 +64,7 @@ const fn of_ecdsa(hash: Hash) -> Option<A> {
 /// Curves that the contract does not have.
 const fn is_other(curve: EllipticCurve) -> bool {
     use EllipticCurve as C;
-    matches!(curve, C::Secp160r1 | C::Secp160r2 | C::Secp160k1 | C::Secp192r1 | C::Secp192k1 | C::Secp224k1)
+    matches!(curve, C::Secp160r1 | C::Secp160r2 | C::Secp160k1 | C::Secp192r1 | C::Secp192k1)
 }
 
 fn ecdsa_on(mine: impl Fn(EllipticCurve) -> bool, valid: usize, refused: usize) {

@@ -18,7 +18,7 @@ use hsm_operator::{
     hsm::{
         Hsm,
         fake::Fake,
-        protocol::{KeyTemplate, Reply, Request},
+        protocol::{Find, KeyTemplate, Reply, Request},
     },
     model::{KeyId, KeyLabel},
     service::{directory::Directory, password::Known as Passwords},
@@ -115,6 +115,23 @@ impl Cluster {
         }
     }
 
+    /// What the controller does with an object that is deleted.
+    async fn destroyed(self: Arc<Self>, name: Name, key: HsmKey) {
+        if let Err(error) = self.hsm.call(Request::Destroy(id(&key))).await {
+            // Its object stays, and whoever waits for its end is told so.
+            eprintln!("{} is not destroyed: {error}", key.name_any());
+            return;
+        }
+        let mut all = self.all();
+        all.keys.remove(&name);
+        if let Some(password) = &key.spec.password {
+            all.secrets.remove(&password.secret_name);
+            self.passwords.get().expect("it is whole").gone(&password.secret_name);
+        }
+        drop(all);
+        self.directory.remove(&name.0, &name.1);
+    }
+
     /// What the controller does with an object that is new, or whose key was brought.
     fn look(self: &Arc<Self>, key: HsmKey) {
         self.directory.put(Arc::new(key.clone()));
@@ -124,9 +141,15 @@ impl Cluster {
         }
         let cluster = self.clone();
         tokio::spawn(async move {
-            let asked = cluster.hsm.call(Request::Generate(template(&key))).await;
-            let seen = match asked {
-                Ok(Reply::Key(_)) => Maker(cluster.hsm.clone()).ready(key).await,
+            // A key that was brought is looked for, and never made.
+            let request = match key.spec.source {
+                Source::Imported => Request::Find(Find::Id(id(&key))),
+                Source::Generated => Request::Generate(template(&key)),
+            };
+            let maker = Maker(cluster.hsm.clone());
+            let seen = match cluster.hsm.call(request).await {
+                Ok(Reply::Key(facts)) => maker.told(key, &facts).await,
+                Ok(Reply::Keys(keys)) if keys.len() == 1 => maker.told(key, &keys[0]).await,
                 other => unready(key, true, "Unsupported", &format!("{other:?}")),
             };
             let mut all = cluster.all();
@@ -261,22 +284,13 @@ async fn delete_key(State(cluster): State<Shared>, Path(name): Path<Name>, body:
     if options["preconditions"]["uid"].as_str() != key.uid().as_deref() {
         return status(409);
     }
-    let (controller, gone) = (cluster.clone(), key.clone());
-    tokio::spawn(async move {
-        if let Err(error) = controller.hsm.call(Request::Destroy(id(&gone))).await {
-            // Its object stays, and whoever waits for its end is told so.
-            eprintln!("{} is not destroyed: {error}", gone.name_any());
-            return;
-        }
-        let mut all = controller.all();
-        all.keys.remove(&name);
-        if let Some(password) = &gone.spec.password {
-            all.secrets.remove(&password.secret_name);
-            controller.passwords.get().expect("it is whole").gone(&password.secret_name);
-        }
-        drop(all);
-        controller.directory.remove(&name.0, &name.1);
-    });
+    let gone = cluster.clone().destroyed(name, key.clone());
+    if key.status.is_some() {
+        tokio::spawn(gone);
+    } else {
+        // Nobody waits for the end of one whose key was never there, and it is the next call that would see it.
+        gone.await;
+    }
     Json(key).into_response()
 }
 

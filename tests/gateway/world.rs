@@ -136,8 +136,7 @@ pub async fn office() -> &'static Office {
 pub struct Maker(pub Arc<dyn Hsm>);
 
 impl Maker {
-    pub async fn ready(&self, mut key: HsmKey) -> HsmKey {
-        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+    pub async fn ready(&self, key: HsmKey) -> HsmKey {
         let uid = key.uid().unwrap().parse().unwrap();
         let namespace = key.namespace().unwrap();
         let template = KeyTemplate {
@@ -152,16 +151,21 @@ impl Maker {
             None => Request::Generate(template),
             Some(_) => self.derive(&key, template).await,
         };
-        let facts = match self.0.call(request).await {
-            Ok(Reply::Key(facts)) => facts,
+        match self.0.call(request).await {
+            Ok(Reply::Key(facts)) => self.told(key, &facts).await,
             other => panic!("the token makes keys: {other:?}"),
-        };
+        }
+    }
+
+    /// What is said of a key that is on the token.
+    pub async fn told(&self, mut key: HsmKey, facts: &KeyFacts) -> HsmKey {
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
         let KeyFacts { id, label, key_size, curve_oid, public_key, attributes, chain_code, .. } =
-            *facts.clone();
+            facts.clone();
         let office = office().await;
         let attestation = office
             .attestor
-            .attest(&office.token, &office.partition, &facts, &key.spec, &now.to_string(), now)
+            .attest(&office.token, &office.partition, facts, &key.spec, &now.to_string(), now)
             .await
             .unwrap();
         let ready = [Report::new(condition::READY, Some(true), "Ready", "the key can be used")];

@@ -10,9 +10,9 @@ mod state;
 
 use std::{
     cell::Cell,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     process::Command,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -41,6 +41,29 @@ const CASES: u32 = 8;
 const CALLS: usize = 60;
 /// How often a sequence that fails is tried with something left out.
 const SHORTER: u32 = 40;
+
+/// What some call has to have done, and in how many ways calls have to have been refused.
+const DONE: &[&str] = &[
+    "Create",
+    "Import",
+    "List",
+    "Describe",
+    "Sign",
+    "Verify",
+    "Encrypt",
+    "Decrypt",
+    "Mac",
+    "Export",
+    "Wrap",
+    "Change",
+    "Delete",
+    "SelfSign",
+    "Certificate",
+    "Keep",
+    "Read",
+    "Forget",
+];
+const REFUSALS: usize = 60;
 
 /// A token and keys for it.
 struct Place {
@@ -87,13 +110,9 @@ impl Place {
     }
 
     /// Everything that the token lists.
-    async fn inventory(&self) -> Vec<String> {
+    async fn inventory(&self) -> BTreeSet<String> {
         match self.hsm.call(Request::Inventory).await {
-            Ok(Reply::Inventory(entries)) => {
-                let mut lines: Vec<_> = entries.iter().map(|entry| format!("{entry:?}")).collect();
-                lines.sort();
-                lines
-            }
+            Ok(Reply::Inventory(entries)) => entries.iter().map(|entry| format!("{entry:?}")).collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -117,22 +136,23 @@ async fn send(world: &World, who: Who, method: &str, path: &str, body: Option<Ve
 }
 
 /// What is there: in the cluster, and on the token.
-type There = (BTreeSet<String>, Vec<String>);
+type There = (BTreeSet<String>, BTreeSet<String>);
 
 /// One sequence in a cluster of its own.
 struct Course<'a> {
     place: &'a Place,
+    outcomes: &'a Mutex<BTreeMap<String, usize>>,
     world: World,
     cluster: Arc<Cluster>,
     model: Model,
 }
 
 impl<'a> Course<'a> {
-    async fn new(place: &'a Place, number: usize) -> Self {
+    async fn new(place: &'a Place, outcomes: &'a Mutex<BTreeMap<String, usize>>, number: usize) -> Self {
         let (world, cluster) = Cluster::before(place.hsm.clone(), Arc::default(), &[]).await;
         world.partitions.namespace("elsewhere", Some([("hsm".to_owned(), "yes".to_owned())].into()));
         let model = Model::new(place.token.module, number, place.supplies.clone());
-        Self { place, world, cluster, model }
+        Self { place, outcomes, world, cluster, model }
     }
 
     async fn there(&self) -> There {
@@ -142,6 +162,13 @@ impl<'a> Course<'a> {
     /// One call; `before` is what was there. What is wrong with the answer, or what is there then.
     async fn step(&mut self, call: Call, before: &There) -> Result<There, String> {
         let plan = self.model.plan(call);
+        let what = format!("{:?}", call.what);
+        let (what, _) = what.split_once(' ').unwrap_or((&what, ""));
+        let outcome = match &plan.expected {
+            Expected::Refused(status, code) => format!("{what} {status} {code}"),
+            Expected::Done(..) => format!("{what} done"),
+        };
+        *self.outcomes.lock().unwrap().entry(outcome).or_default() += 1;
         let answer = send(&self.world, call.who, plan.method, &plan.path, plan.body.clone()).await;
         let there = self.there().await;
         let shown = || {
@@ -157,7 +184,9 @@ impl<'a> Course<'a> {
                     return wrong(format!("{status} with {code} was expected"));
                 }
                 if there != *before {
-                    return wrong(format!("it was refused, and changed what is there: {before:?} {there:?}"));
+                    let changed =
+                        (there.0.symmetric_difference(&before.0), there.1.symmetric_difference(&before.1));
+                    return wrong(format!("it was refused, and changed what is there: {changed:?}"));
                 }
             }
             Expected::Done(..) if answer.status == 204 => return wrong("204 is never answered".into()),
@@ -223,8 +252,13 @@ impl<'a> Course<'a> {
     }
 }
 
-async fn sequence(place: &Place, number: usize, calls: &[Call]) -> Result<(), String> {
-    let mut course = Course::new(place, number).await;
+async fn sequence(
+    place: &Place,
+    outcomes: &Mutex<BTreeMap<String, usize>>,
+    number: usize,
+    calls: &[Call],
+) -> Result<(), String> {
+    let mut course = Course::new(place, outcomes, number).await;
     let mut outcome = Ok(());
     let mut there = course.there().await;
     for (at, call) in calls.iter().enumerate() {
@@ -256,13 +290,14 @@ fn as_the_model_has_it(module: Module) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let place = runtime.block_on(Place::new(module));
     let (runs, sent, begun) = (Cell::new(0_usize), Cell::new(0_usize), Instant::now());
+    let outcomes = Mutex::default();
     let sequences = proptest::collection::vec(call(), CALLS / 2..=CALLS);
     let outcome = TestRunner::new(config).run(&sequences, |calls| {
         runs.set(runs.get() + 1);
         sent.set(sent.get() + calls.len());
         // Every sequence ends: nothing in it takes longer than a key of RSA.
         let outcome = runtime.block_on(async {
-            let course = sequence(&place, runs.get(), &calls);
+            let course = sequence(&place, &outcomes, runs.get(), &calls);
             tokio::time::timeout(Duration::from_secs(300), course).await
         });
         let outcome = outcome.unwrap_or_else(|_| Err("it does not end".into()));
@@ -277,6 +312,14 @@ fn as_the_model_has_it(module: Module) {
     if let Err(error) = outcome {
         panic!("seed {seed}: {error}");
     }
+    // Sequences of which nothing comes prove nothing.
+    let outcomes = outcomes.into_inner().unwrap();
+    println!("model {module:?}: {outcomes:?}");
+    let missing: Vec<_> =
+        DONE.iter().filter(|what| !outcomes.contains_key(&format!("{what} done"))).collect();
+    assert!(missing.is_empty(), "no call did these: {missing:?}");
+    let refusals = outcomes.keys().filter(|outcome| !outcome.ends_with(" done")).count();
+    assert!(refusals >= REFUSALS, "only {refusals} ways to be refused");
 }
 
 #[test]
