@@ -3,12 +3,13 @@
 //! What they say depends on what is there, so that most of them make sense: they are numbers, and `Model` makes words of them.
 
 use proptest::{
+    collection::vec,
     prelude::{Just, Strategy, any, prop_oneof},
     sample::select,
 };
 
 /// Names that keys and data objects have, by number: few, so that they are taken, missing and taken again.
-pub const NAMES: [&str; 4] = ["a", "B b \u{e9}", "c", "d@x"];
+pub const NAMES: [&str; 8] = ["a", "B b \u{e9}", "c", "d@x", "e.f", "G-%2F", "attributes", "h"];
 /// Passwords, by number. The first is none.
 pub const WORDS: [&str; 3] = ["", "one", "zw\u{f6}lf \"2\""];
 
@@ -273,31 +274,31 @@ pub struct Call {
 
 fn who() -> impl Strategy<Value = Who> {
     prop_oneof![
-        30 => Just(Who::App),
-        4 => Just(Who::Neighbour),
-        1 => Just(Who::Reader),
-        1 => Just(Who::User),
+        40 => Just(Who::App),
+        5 => Just(Who::Neighbour),
+        2 => Just(Who::Reader),
+        2 => Just(Who::User),
         1 => Just(Who::Nobody),
-        1 => select(vec![Who::Unknown, Who::Silent]),
+        1 => select(&[Who::Unknown, Who::Silent][..]),
     ]
 }
 
 fn twist() -> impl Strategy<Value = Twist> {
     prop_oneof![
-        20 => Just(Twist::Straight),
+        40 => Just(Twist::Straight),
         4 => Just(Twist::More),
         4 => Just(Twist::Nulls),
         1 => any::<u8>().prop_map(Twist::Wrong),
         1 => any::<u8>().prop_map(Twist::Without),
         1 => any::<u8>().prop_map(Twist::Null),
-        1 => select(vec![Twist::Twice, Twist::Cut, Twist::Bytes]),
+        1 => select(&[Twist::Twice, Twist::Cut, Twist::Bytes][..]),
     ]
 }
 
 fn has() -> impl Strategy<Value = Has> {
     let mostly = |usual: bool| prop_oneof![4 => Just(Some(usual)), 1 => Just(Some(!usual)), 1 => Just(None)];
     let uses = prop_oneof![9 => Just(true), 1 => Just(false)];
-    let extractable = any::<Option<bool>>();
+    let extractable = prop_oneof![2 => Just(Some(true)), 1 => Just(Some(false)), 1 => Just(None)];
     let sensitive = any::<Option<bool>>();
     (uses, extractable, sensitive, mostly(true), mostly(true)).prop_map(
         |(uses, extractable, sensitive, modifiable, destroyable)| Has {
@@ -310,8 +311,9 @@ fn has() -> impl Strategy<Value = Has> {
     )
 }
 
+/// A number below 160 is a name that makes sense for the call, one below 224 of any key, and others are any name.
 fn label() -> impl Strategy<Value = u8> {
-    0..u8::try_from(NAMES.len()).unwrap()
+    any::<u8>()
 }
 
 /// 0 is the right password of the key, whatever that is, and others are one of [`WORDS`].
@@ -329,16 +331,18 @@ fn seldom() -> impl Strategy<Value = bool> {
 }
 
 fn makes() -> impl Strategy<Value = What> {
+    // More of them have a password than not: what it guards is seen with one only.
+    let first = select(&[1_u8, 2, 2, 3][..]);
     // RSA keys take a token a second; those that are imported do not.
     let kind = prop_oneof![
-        6 => Just(Kind::Ec),
-        4 => Just(Kind::Ed),
+        5 => Just(Kind::Ec),
+        3 => Just(Kind::Ed),
         1 => Just(Kind::Rsa),
-        6 => Just(Kind::Aes),
-        4 => Just(Kind::Mac),
+        7 => Just(Kind::Aes),
+        6 => Just(Kind::Mac),
     ];
     prop_oneof![
-        4 => (label(), kind, has(), word(), seldom())
+        4 => (label(), kind, has(), first, seldom())
             .prop_map(|(label, kind, has, word, policy)| What::Create { label, kind, has, word, policy }),
         3 => (label(), any::<u8>(), has(), seldom())
             .prop_map(|(label, which, has, policy)| What::Import { label, which, has, policy }),
@@ -349,7 +353,7 @@ fn makes() -> impl Strategy<Value = What> {
 
 fn uses() -> impl Strategy<Value = What> {
     let algorithm = fitting;
-    let form = select(vec![None, Some("DER"), Some("RAW")]);
+    let form = select(&[None, Some("DER"), Some("RAW")][..]);
     let (cipher, method) = (fitting, fitting);
     prop_oneof![
         4 => (label(), algorithm(), form, word())
@@ -392,8 +396,24 @@ fn changes() -> impl Strategy<Value = What> {
     ]
 }
 
-pub fn call() -> impl Strategy<Value = Call> {
+fn one() -> impl Strategy<Value = Call> {
     let odd = any::<u8>().prop_map(|which| What::Odd { which });
-    let what = prop_oneof![6 => makes(), 10 => uses(), 4 => looks(), 6 => changes(), 1 => odd];
+    let what = prop_oneof![4 => makes(), 12 => uses(), 3 => looks(), 6 => changes(), 1 => odd];
     (who(), twist(), any::<u8>(), what).prop_map(|(who, twist, form, what)| Call { who, twist, form, what })
 }
+
+/// A sequence of at most so many calls, of which the first make keys.
+pub fn sequence(most: usize) -> impl Strategy<Value = Vec<Call>> {
+    let who = prop_oneof![6 => Just(Who::App), 1 => Just(Who::Neighbour)];
+    let first = (who, any::<u8>(), makes()).prop_map(|(who, form, what)| Call {
+        who,
+        twist: Twist::Straight,
+        form,
+        what,
+    });
+    let rest = vec(one(), most / 2..=most - FIRST);
+    (vec(first, FIRST), rest).prop_map(|(first, rest)| [first, rest].concat())
+}
+
+/// How many calls make keys at first, or try to.
+const FIRST: usize = 8;

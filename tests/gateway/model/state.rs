@@ -149,6 +149,22 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// Whether anything is there, or not there, for it in the cluster or on the token.
+    pub const fn changes(&self) -> bool {
+        matches!(
+            self,
+            Self::Made(..)
+                | Self::Password(..)
+                | Self::Gone(_)
+                | Self::Certified(_)
+                | Self::Uncertified(_)
+                | Self::Kept { .. }
+                | Self::Forgotten { .. }
+        )
+    }
+}
+
 /// A call as it is sent, and what has to be answered.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -298,6 +314,87 @@ impl Model {
         labels
     }
 
+    /// The name that is meant: of a key of the caller's that is fit for the call, of any key, or any.
+    fn named(&self, who: Who, number: u8, fit: impl Fn(&Key) -> bool) -> u8 {
+        let own = |key: &Key| key.neighbours == (who == Who::Neighbour);
+        let fitting: Vec<_> =
+            self.keys.iter().filter(|(_, key)| own(key) && fit(key)).map(|(name, _)| *name).collect();
+        let all: Vec<_> = self.keys.keys().copied().collect();
+        let at = usize::from(number);
+        match number {
+            0..160 if !fitting.is_empty() => fitting[at % fitting.len()],
+            0..224 if !all.is_empty() => all[at % all.len()],
+            _ => number % u8::try_from(NAMES.len()).unwrap(),
+        }
+    }
+
+    /// A name for a new key or data object: most of the time one that `is_taken` says is free.
+    fn fresh(number: u8, is_taken: impl Fn(u8) -> bool) -> u8 {
+        let count = u8::try_from(NAMES.len()).unwrap();
+        let free: Vec<_> = (0..count).filter(|name| !is_taken(*name)).collect();
+        match number {
+            0..224 if !free.is_empty() => free[usize::from(number) % free.len()],
+            _ => number % count,
+        }
+    }
+
+    /// What is asked for, with the names that are meant.
+    fn meant(&self, who: Who, what: What) -> What {
+        let neighbours = who == Who::Neighbour;
+        let any = |number: u8| self.named(who, number, |_| true);
+        let of = |number: u8, kinds: &[Kind]| self.named(who, number, |key| kinds.contains(&key.kind));
+        let free = |number: u8| Self::fresh(number, |name| self.keys.contains_key(&name));
+        let pairs = [Kind::Ec, Kind::Ed, Kind::Rsa];
+        let mut what = what;
+        match &mut what {
+            What::Create { label, .. } | What::Import { label, .. } => *label = free(*label),
+            What::Unwrap { by, label, .. } => {
+                (*by, *label) = (of(*by, &[Kind::Aes, Kind::Rsa]), free(*label))
+            }
+            What::Describe { label, .. }
+            | What::Attest { label, .. }
+            | What::Address { label, .. }
+            | What::Change { label, .. }
+            | What::Delete { label, .. } => *label = any(*label),
+            What::Sign { label, .. } | What::Verify { label, .. } | What::SelfSign { label, .. } => {
+                *label = of(*label, &pairs);
+            }
+            What::Encrypt { label, .. } | What::Decrypt { label, .. } => {
+                *label = of(*label, &[Kind::Aes, Kind::Rsa])
+            }
+            What::Mac { label, .. } | What::VerifyMac { label, .. } => *label = of(*label, &[Kind::Mac]),
+            What::Export { label, .. } => *label = self.named(who, *label, Key::leaves),
+            What::Wrap { by, of: other, .. } => {
+                *by = of(*by, &[Kind::Aes, Kind::Rsa]);
+                let wraps = |kind: Kind| {
+                    let by = self.keys.get(by).map(|key| key.kind);
+                    METHODS.iter().any(|method| Some(method.by()) == by && method.of() == kind)
+                };
+                *other = self.named(who, *other, |key| key.extractable && wraps(key.kind));
+            }
+            What::Certificate { label } | What::Uncertify { label } => {
+                *label = self.named(who, *label, |key| key.certificate.is_some());
+            }
+            What::Keep { name, .. } => {
+                *name = Self::fresh(*name, |name| self.data.contains_key(&(neighbours, name)))
+            }
+            What::Read { name } | What::Forget { name } => {
+                let kept: Vec<_> = self
+                    .data
+                    .keys()
+                    .filter(|(whose, _)| *whose == neighbours)
+                    .map(|(_, name)| *name)
+                    .collect();
+                *name = match *name {
+                    number @ 0..200 if !kept.is_empty() => kept[usize::from(number) % kept.len()],
+                    number => number % u8::try_from(NAMES.len()).unwrap(),
+                };
+            }
+            What::List | What::Odd { .. } => {}
+        }
+        what
+    }
+
     fn seen(&self, who: Who, label: u8) -> Option<&Key> {
         self.keys.get(&label).filter(|key| key.neighbours == (who == Who::Neighbour))
     }
@@ -329,7 +426,8 @@ impl Model {
 
     #[expect(clippy::too_many_lines, reason = "one arm for each call, and nothing else")]
     fn asked(&self, call: Call) -> (&'static str, String, Option<Draft>, Result<(u16, Effect), Refusal>) {
-        let Call { who, form, what, .. } = call;
+        let Call { who, form, .. } = call;
+        let what = self.meant(who, call.what);
         let neighbours = who == Who::Neighbour;
         let post = |path: &str, draft: Draft| ("POST", path.to_owned(), Some(draft));
         let named = |label: u8, word: &str| {
@@ -909,8 +1007,7 @@ impl Model {
 
     fn method(&self, by: u8, of: u8, number: u8) -> Method {
         let is = |label: u8, kind: Kind| self.keys.get(&label).is_some_and(|key| key.kind == kind);
-        let all = [Method::Aes, Method::PadEc, Method::PadRsa, Method::Oaep];
-        one_of(&all, |one| is(by, one.by()) && is(of, one.of()), number)
+        one_of(&METHODS, |one| is(by, one.by()) && is(of, one.of()), number)
     }
 
     /// A name in a path: all of it encoded, or what has to be.
@@ -922,6 +1019,7 @@ impl Model {
     }
 }
 
+const METHODS: [Method; 4] = [Method::Aes, Method::PadEc, Method::PadRsa, Method::Oaep];
 const AAD: &[u8] = b"beside it";
 
 fn one_of<T: Copy>(all: &[T], fits: impl Fn(&T) -> bool, number: u8) -> T {
