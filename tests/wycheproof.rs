@@ -2,7 +2,7 @@
 //! `tests/token/wycheproof.rs`.
 //!
 //! What is valid has to be taken and what is invalid refused, also by refusing the key. What Wycheproof leaves open
-//! (`acceptable`) is refused here, all of it: each of its flags names an encoding that another program writes by mistake.
+//! (`acceptable`) is refused: in these sets that is a DigestInfo without its NULL (`MissingNull`), which others write by mistake.
 #![allow(missing_docs, reason = "tests")]
 
 use hsm_operator::{

@@ -1,7 +1,9 @@
 //! The vectors of Wycheproof with keys that are brought to a token: what is valid has to come out right, and of what is
 //! invalid nothing may come out. Those that need no token are in `tests/wycheproof.rs`.
 //!
-//! Ciphers are asked for as the gateway does it, so that what it refuses before a token sees it counts as refused.
+//! Ciphers are asked for as the gateway does it, so that what it refuses before a token sees it counts as refused. What
+//! Wycheproof leaves open (`acceptable`) is refused, because the contract has no place for it: OAEP with a label
+//! (`EncryptionWithLabel`), and wrapped keys of eight bytes (`ShortKey`), which are no AES keys.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
