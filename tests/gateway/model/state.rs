@@ -24,6 +24,7 @@ pub struct Key {
     pub modifiable: bool,
     pub destroyable: bool,
     pub imported: bool,
+    pub unwrapped: bool,
     pub size: Option<u32>,
     /// Empty for none.
     pub password: &'static str,
@@ -774,7 +775,8 @@ impl Model {
                         return Err(UNSUPPORTED);
                     }
                     let key = self.made(kind, has, false, neighbours)?;
-                    let key = Key { material: one.of, imported: true, size: one.size, ..key };
+                    let key =
+                        Key { material: one.of, imported: true, unwrapped: true, size: one.size, ..key };
                     Ok((201, Effect::Made(label, Box::new(key))))
                 };
                 (post("/v1/synchronousUnwrap", draft), wanted())
@@ -965,6 +967,7 @@ impl Model {
             modifiable: has.modifiable.unwrap_or(true),
             destroyable: has.destroyable.unwrap_or(false),
             imported: false,
+            unwrapped: false,
             size: None,
             password: "",
             policy,
