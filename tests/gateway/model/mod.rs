@@ -298,7 +298,7 @@ fn as_the_model_has_it(module: Module) {
     }
     let outcomes = outcomes.into_inner().unwrap();
     println!("model {module:?}: {outcomes:?}");
-    if seed != SEED {
+    if seed != SEED || cases.is_some() {
         return;
     }
     // Sequences of which nothing comes prove nothing.
