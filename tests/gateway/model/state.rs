@@ -425,7 +425,6 @@ impl Model {
         Plan { method, path, body, expected }
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each call, and nothing else")]
     fn asked(&self, call: Call) -> (&'static str, String, Option<Draft>, Result<(u16, Effect), Refusal>) {
         let Call { who, form, .. } = call;
         let what = self.meant(who, call.what);
