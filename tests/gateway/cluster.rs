@@ -1,4 +1,5 @@
-//! An API server with HsmKeys and the Secrets of their passwords, and a controller that does on a token what the objects say. Every change is in the gateway's view at once.
+//! An API server with HsmKeys and the Secrets of their passwords, and a controller that does on a token what the objects say.
+//! Every change is in the gateway's view at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
