@@ -1,11 +1,12 @@
 //! Requests and answers as files: `tests/contract/*.json`.
 //!
-//! A file has `keys` (see `World::make`) and `cases`; `cluster` is true where there is an API server. A case has `name`, `request` and `answer`; `as` names the
-//! caller, `app` unless said otherwise, and `fault` what goes wrong on the token. A request has `method`,
-//! `path`, and `body` (JSON), `text` (a body that need not be JSON) or `bytes` (a body of that length);
-//! `headers` are sent instead of the usual ones. An answer has `status`, and `body` or `error`: code, reason
-//! and message, the last of which may be left out, or `raw` for how a body begins that is no JSON. Texts that begin with `$` stand for many: `$text`,
-//! `$base64`, `$base64 32` with a length in bytes, `$time`, `$spki key`, `$contains text`, `$begins text`.
+//! A file has `keys` (see `World::make`) and `cases`; `cluster` is true where there is an API server. A case has `name`,
+//! `request` and `answer`; `as` names the caller, `app` unless said otherwise, and `fault` what goes wrong on the token. A
+//! request has `method`, `path`, and `body` (JSON), `text` (a body that need not be JSON) or `bytes` (a body of that
+//! length); `headers` are sent instead of the usual ones. An answer has `status`, and `body`, or `error`: code, reason and
+//! message, the last of which may be left out, or `raw` for how a body begins that is no JSON. Texts that begin with `$`
+//! stand for many: `$text`, `$base64`, `$base64 32` with a length in bytes, `$time`, `$spki key`, `$contains text`,
+//! `$begins text`.
 
 use std::sync::Arc;
 
