@@ -36,8 +36,10 @@ macro_rules! files {
     )+ };
 }
 
-files! { service authentication keys create delete sign verify encrypt decrypt hmac timestamp errors paths passwords policies wrap export
-made change_password import unwrap data_objects certificates files }
+files! {
+    service authentication keys create delete sign verify encrypt decrypt hmac timestamp errors paths passwords policies
+    wrap export made change_password import unwrap data_objects certificates files
+}
 
 async fn run(file: &str, text: &str) {
     let content: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{file}.json: {error}"));
