@@ -190,7 +190,7 @@ impl All {
     }
 
     /// A merge patch (RFC 7386), or why it is not made.
-    fn patched<T>(&mut self, object: &T, body: &[u8]) -> Result<T, Response>
+    fn patched<T>(&mut self, object: &T, body: &[u8]) -> Result<T, Box<Response>>
     where
         T: Resource + Serialize + DeserializeOwned,
     {
@@ -200,7 +200,7 @@ impl All {
             wanted.is_some_and(|wanted| Some(wanted) != has.as_deref())
         };
         if differs("uid", object.uid()) || differs("resourceVersion", object.resource_version()) {
-            return Err(status(409));
+            return Err(Box::new(status(409)));
         }
         let mut whole = serde_json::to_value(object).unwrap();
         merge(&mut whole, &patch);
@@ -270,7 +270,7 @@ async fn patch_key(State(cluster): State<Shared>, Path(name): Path<Name>, body: 
     let Some(key) = all.keys.get(&name).cloned() else { return status(404) };
     let patched = match all.patched(&key, &body) {
         Ok(patched) => patched,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     all.keys.insert(name, patched.clone());
     drop(all);
@@ -315,7 +315,7 @@ async fn patch_secret(State(cluster): State<Shared>, Path(name): Path<String>, b
             all.secrets.insert(name, patched.clone());
             Json(patched).into_response()
         }
-        Err(refused) => refused,
+        Err(refused) => *refused,
     }
 }
 

@@ -219,7 +219,7 @@ impl<'a> Course<'a> {
             let name = self.model.label(*name);
             let name = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
             let read = send(&self.world, who, "GET", &format!("/v1/dataObject/{name}"), None).await.ok();
-            if read["value"] != Value::from(STANDARD.encode(value)) {
+            if read["value"] != STANDARD.encode(value) {
                 return Err(format!("in the end the data object {name} is {read}"));
             }
         }

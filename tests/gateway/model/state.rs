@@ -191,6 +191,8 @@ pub struct Model {
 }
 
 type Refusal = (u16, u64);
+/// Status and what comes of it, or why nothing does.
+type Wanted = Result<(u16, Effect), Refusal>;
 
 const NO_KEY: Refusal = (404, 650);
 const NOT_ALLOWED: Refusal = (403, 400);
@@ -425,7 +427,7 @@ impl Model {
         Plan { method, path, body, expected }
     }
 
-    fn asked(&self, call: Call) -> (&'static str, String, Option<Draft>, Result<(u16, Effect), Refusal>) {
+    fn asked(&self, call: Call) -> (&'static str, String, Option<Draft>, Wanted) {
         let Call { who, form, .. } = call;
         let what = self.meant(who, call.what);
         let neighbours = who == Who::Neighbour;
@@ -984,7 +986,7 @@ impl Model {
         of: u8,
     ) -> Option<&'a T> {
         let at = usize::from(of / 2);
-        if of % 2 == 0
+        if of.is_multiple_of(2)
             && let Some(key) = self.keys.get(&label)
         {
             let own: Vec<_> = all.iter().filter(|one| material(one) == key.material).collect();
@@ -1016,7 +1018,7 @@ impl Model {
     fn in_path(&self, label: u8, form: u8) -> String {
         use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
         const NEEDED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%').add(b'?').add(b'#');
-        let set = if form % 2 == 0 { NEEDED } else { NON_ALPHANUMERIC };
+        let set = if form.is_multiple_of(2) { NEEDED } else { NON_ALPHANUMERIC };
         utf8_percent_encode(&self.label(label), set).to_string()
     }
 }
