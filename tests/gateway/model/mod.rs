@@ -23,7 +23,6 @@ use hsm_operator::hsm::{
     protocol::{Reply, Request},
 };
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
-use serde_json::Value;
 
 use self::{
     calls::{Call, Kind, Who},
