@@ -1077,7 +1077,7 @@ fn attributes(kind: Kind, has: Has) -> Value {
         ("destroyable", has.destroyable),
     ] {
         // Left out or null, by turns.
-        if value.is_some() || name.len() % 2 == 0 {
+        if value.is_some() || name.len().is_multiple_of(2) {
             attributes.insert(name.into(), json!(value));
         }
     }
