@@ -13,6 +13,8 @@ mod callers;
 mod certificates;
 #[path = "gateway/ciphers.rs"]
 mod ciphers;
+#[path = "gateway/cluster.rs"]
+mod cluster;
 mod common;
 #[path = "gateway/contract.rs"]
 mod contract;
@@ -34,6 +36,8 @@ mod lifecycle;
 mod listener;
 #[path = "gateway/lone.rs"]
 mod lone;
+#[path = "gateway/model/mod.rs"]
+mod model;
 #[path = "gateway/openapi.rs"]
 mod openapi;
 #[path = "gateway/operations.rs"]
@@ -44,6 +48,8 @@ mod passwords;
 mod policies;
 #[path = "gateway/real.rs"]
 mod real;
+#[path = "gateway/routes.rs"]
+mod routes;
 #[path = "gateway/secrets.rs"]
 mod secrets;
 #[path = "gateway/seeds.rs"]

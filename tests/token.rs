@@ -64,6 +64,8 @@ mod stage;
 mod vendor_module;
 #[path = "token/wraps.rs"]
 mod wraps;
+#[path = "token/wycheproof.rs"]
+mod wycheproof;
 
 use bytes::Bytes;
 use hsm_operator::{

@@ -36,8 +36,23 @@ pub(super) fn is_sound_point_of_448(bytes: &[u8]) -> bool {
     key_of_448(bytes).is_some_and(|key| bool::from(key.to_edwards().is_torsion_free()))
 }
 
+/// Bytes of a point of Ed448.
+const POINT_448: usize = 57;
+
+/// The one way to write a point of Ed448 (RFC 8032, 5.2.2): y below p, and no bit beside it but the sign of x. The library
+/// reads others as well, so that a key or a signature would have several forms.
+fn is_canonical_448(point: &[u8]) -> bool {
+    let Some((last, y)) = point.split_last().filter(|_| point.len() == POINT_448) else { return false };
+    let one = BigUint::from(1_u8);
+    let p = (&one << 448_u32) - (&one << 224_u32) - one;
+    last & 0x7f == 0 && BigUint::from_bytes_le(y) < p
+}
+
 /// Whether a signature of pure Ed448 with an empty context fits.
 pub(super) fn verify_448(public: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    if !signature.get(..POINT_448).is_some_and(is_canonical_448) {
+        return false;
+    }
     let signature = ed448_goldilocks::Signature::try_from(signature);
     match (key_of_448(public), signature) {
         (Some(key), Ok(signature)) => key.verify_raw(&signature, message).is_ok(),
@@ -46,7 +61,7 @@ pub(super) fn verify_448(public: &[u8], message: &[u8], signature: &[u8]) -> boo
 }
 
 fn key_of_448(bytes: &[u8]) -> Option<VerifyingKey> {
-    let bytes = <[u8; 57]>::try_from(bytes).ok()?;
+    let bytes = <[u8; POINT_448]>::try_from(bytes).ok().filter(|bytes| is_canonical_448(bytes))?;
     VerifyingKey::from_bytes(&bytes).ok()
 }
 
@@ -98,6 +113,18 @@ mod tests {
         assert!(verify_448(&key, &[3], &signature));
         assert!(!verify_448(&key, &[4], &signature));
         assert!(!verify_448(&key, &[3], &signature[..113]));
+        for at in [56, 113] {
+            for bit in 0..8 {
+                let mut other = signature.clone();
+                other[at] ^= 1 << bit;
+                assert!(!verify_448(&key, &[3], &other), "bit {bit} of byte {at}");
+            }
+        }
+        for bit in 0..7 {
+            let mut other = key.clone();
+            other[56] ^= 1 << bit;
+            assert!(!is_sound_point_of_448(&other), "bit {bit}");
+        }
         // The neutral element, and a point of order two.
         let halves = format!("fe{0}fe{0}", "ff".repeat(27));
         for low in ["01", &halves] {

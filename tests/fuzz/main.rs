@@ -172,6 +172,6 @@ macro_rules! targets {
 }
 
 targets! {
-    public_key_der public_key_pem certificates derivation label signature payload attestation sealed_file frames
-    rest_body rest_path rest_form
+    public_key_der public_key_pem certificates derivation label password private_key signature payload attestation
+    sealed_file frames rest_body rest_path rest_form
 }

@@ -10,9 +10,11 @@ use hsm_operator::{
         frame::Frames,
         protocol::{HsmError, Reply, Request},
     },
+    key_material,
     model::{
-        KeyId, KeyLabel,
+        KeyAlgorithm, KeyId, KeyLabel, Password,
         derivation::{DerivationPath, DerivedName},
+        password::PASSWORD_MAX,
         payload::PayloadType,
     },
     public_key::{self, PublicKey},
@@ -37,6 +39,8 @@ pub const ALL: &[(&str, Target)] = &[
     ("certificates", certificates),
     ("derivation", derivation),
     ("label", label),
+    ("password", password),
+    ("private_key", private_key),
     ("signature", signature),
     ("payload", payload),
     ("attestation", attested),
@@ -113,6 +117,37 @@ pub fn label(data: &[u8]) {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     assert!((1..=253).contains(&name.len()) && name.bytes().all(plain), "{name}");
     assert!(!name.starts_with(['-', '.']) && !name.ends_with(['-', '.']), "{name}");
+}
+
+/// A password is the same in each form in which clients send it.
+pub fn password(data: &[u8]) {
+    let Ok(password) = serde_json::from_slice::<Password>(data) else { return };
+    let bytes = password.expose();
+    assert!(bytes.len() <= PASSWORD_MAX);
+    assert_eq!(format!("{password:?}"), "Password(…)");
+    let text = std::str::from_utf8(bytes).expect("it was a text");
+    let characters: Vec<_> = text.chars().map(String::from).collect();
+    let entries: Vec<_> = bytes.iter().map(|byte| char::from(*byte).to_string()).collect();
+    for form in [serde_json::json!(text), serde_json::json!(characters), serde_json::json!(entries)] {
+        let again: Password = serde_json::from_value(form).expect("what was read once is read again");
+        assert_eq!(again.expose(), bytes);
+    }
+}
+
+/// A private key that is taken is whole, and is the one that is written.
+pub fn private_key(data: &[u8]) {
+    if let Ok(key) = key_material::private_key(data)
+        && let Some(public) = &key.public
+    {
+        let written = key_material::pkcs8(public, &key.material).expect("a whole key is written");
+        let again = key_material::private_key(&written).expect("what was written is read");
+        assert_eq!((again.public, again.material), (key.public, key.material));
+    }
+    for algorithm in KeyAlgorithm::ALL {
+        if let Ok(key) = key_material::secret_key(*algorithm, data.to_vec().into()) {
+            assert_eq!((key.algorithm, key.public), (*algorithm, None));
+        }
+    }
 }
 
 /// The two forms of an ECDSA signature tell the same two numbers.
@@ -242,6 +277,7 @@ const BODIES: &[&str] = &[
     "/v1/key/address",
     "/v1/key/changePassword",
     "/v1/key/export/plain",
+    "/v1/key/import/plain",
     "/v1/derivedKey",
     "/v1/importedKey",
     "/v1/dataObject",
@@ -250,6 +286,8 @@ const BODIES: &[&str] = &[
     "/v1/synchronousHmac",
     "/v1/encrypt",
     "/v1/synchronousDecrypt",
+    "/v1/wrap",
+    "/v1/synchronousUnwrap",
     "/v1/createRfcTimestamp",
     "/v1/certificate/synchronous/request",
     "/v1/certificate/synchronous/request/download",

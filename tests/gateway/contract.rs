@@ -1,21 +1,34 @@
 //! Requests and answers as files: `tests/contract/*.json`.
 //!
-//! A file has `keys` (see `World::make`) and `cases`. A case has `name`, `request` and `answer`; `as` names the
-//! caller, `app` unless said otherwise, and `fault` what goes wrong on the token. A request has `method`,
-//! `path`, and `body` (JSON), `text` (a body that need not be JSON) or `bytes` (a body of that length);
-//! `headers` are sent instead of the usual ones. An answer has `status`, and `body` or `error`: code, reason
-//! and message, the last of which may be left out. Texts that begin with `$` stand for many: `$text`,
-//! `$base64`, `$base64 32` with a length in bytes, `$time`, `$spki key`.
+//! A file has `keys` (see `World::make`) and `cases`; `cluster` is true where there is an API server. A case has `name`,
+//! `request` and `answer`; `as` names the caller, `app` unless said otherwise, and `fault` what goes wrong on the token. A
+//! request has `method`, `path`, and `body` (JSON), `text` (a body that need not be JSON) or `bytes` (a body of that
+//! length); `headers` are sent instead of the usual ones. An answer has `status`, and `body`, or `error`: code, reason and
+//! message, the last of which may be left out, or `raw` for how a body begins that is no JSON. Texts that begin with `$`
+//! stand for many: `$text`, `$base64`, `$base64 32` with a length in bytes, `$time`, `$spki key`, `$contains text`,
+//! `$begins text`.
+
+use std::sync::Arc;
 
 use axum::body::Body;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hsm_operator::hsm::{Kind, fake::Fault};
+use hsm_operator::hsm::{
+    Kind,
+    fake::{Fake, Fault},
+};
 use serde_json::Value;
 
-use crate::world::{Answer, World};
+use crate::{
+    cluster::Cluster,
+    world::{Answer, World},
+};
 
 macro_rules! files {
-    ($($name:ident)+) => { $(
+    ($($name:ident)+) => {
+        /// What is in the files, by their names.
+        pub const FILES: &[(&str, &str)] =
+            &[$((stringify!($name), include_str!(concat!("../contract/", stringify!($name), ".json")))),+];
+        $(
         #[tokio::test]
         async fn $name() {
             run(stringify!($name), include_str!(concat!("../contract/", stringify!($name), ".json"))).await;
@@ -23,12 +36,20 @@ macro_rules! files {
     )+ };
 }
 
-files! { service authentication keys create delete sign verify encrypt decrypt hmac timestamp errors paths passwords policies addresses wrap export }
+files! {
+    service authentication keys create delete sign verify encrypt decrypt hmac timestamp errors paths passwords policies
+    addresses wrap export made change_password import unwrap data_objects certificates files
+}
 
 async fn run(file: &str, text: &str) {
     let content: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{file}.json: {error}"));
     let keys: Vec<_> = content["keys"].as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
-    let world = World::new(&keys).await;
+    let world = if content["cluster"] == true {
+        let fake = Arc::new(Fake::default());
+        Cluster::before(fake.clone(), fake, &keys).await.0
+    } else {
+        World::new(&keys).await
+    };
     let mut wrong = Vec::new();
     for case in content["cases"].as_array().unwrap() {
         for fault in case["fault"].as_str().iter().flat_map(|all| all.split(", ")) {
@@ -128,6 +149,10 @@ fn compare(world: &World, expected: &Value, answer: &Answer) -> Result<(), Strin
         }
         return error.get(2).map_or(Ok(()), |message| matches(world, message, &body["message"]));
     }
+    if let Some(begins) = expected["raw"].as_str() {
+        let good = answer.body.starts_with(begins.as_bytes());
+        return if good { Ok(()) } else { Err(format!("a body expected that begins with {begins}")) };
+    }
     match &expected["body"] {
         Value::Null => Err("the case expects no body")
             .or_else(|why| if answer.body.is_empty() { Ok(()) } else { Err(why.to_owned()) }),
@@ -166,6 +191,7 @@ fn matches(world: &World, expected: &Value, given: &Value) -> Result<(), String>
                 "$spki" => decoded()? == world.spki(rest),
                 "$time" => text.len() == 20 && text.ends_with('Z') && text.parse::<jiff::Timestamp>().is_ok(),
                 "$contains" => text.contains(rest),
+                "$begins" => text.starts_with(rest),
                 other => return Err(format!("the case has an unknown word {other}")),
             };
             if good { Ok(()) } else { Err(format!("{pattern} expected, not {text}")) }

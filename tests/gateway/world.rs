@@ -143,8 +143,7 @@ impl Maker {
     }
 
     /// Fails where the token does.
-    pub async fn try_ready(&self, mut key: HsmKey) -> Result<HsmKey, HsmError> {
-        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+    pub async fn try_ready(&self, key: HsmKey) -> Result<HsmKey, HsmError> {
         let uid = key.uid().unwrap().parse().unwrap();
         let namespace = key.namespace().unwrap();
         let template = KeyTemplate {
@@ -160,17 +159,22 @@ impl Maker {
             None => Request::Generate(template),
             Some(_) => self.derive(&key, template).await,
         };
-        let facts = match self.0.call(request).await? {
-            Reply::Key(facts) => facts,
-            Reply::Keys(mut keys) if key.is_public_only() => Box::new(keys.remove(0)),
+        match self.0.call(request).await? {
+            Reply::Key(facts) => Ok(self.told(key, &facts).await),
+            Reply::Keys(keys) if key.is_public_only() => Ok(self.told(key, &keys[0]).await),
             other => panic!("the token makes keys: {other:?}"),
-        };
+        }
+    }
+
+    /// What is said of a key that is on the token.
+    pub async fn told(&self, mut key: HsmKey, facts: &KeyFacts) -> HsmKey {
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
         let KeyFacts { id, label, key_size, curve_oid, public_key, attributes, chain_code, .. } =
-            *facts.clone();
+            facts.clone();
         let office = office().await;
         let attestation = office
             .attestor
-            .attest(&office.token, &office.partition, &facts, &key.spec, &now.to_string(), now)
+            .attest(&office.token, &office.partition, facts, &key.spec, &now.to_string(), now)
             .await
             .unwrap();
         let ready = [Report::new(condition::READY, Some(true), "Ready", "the key can be used")];
@@ -190,7 +194,7 @@ impl Maker {
             attestation: Some(attestation),
             ..HsmKeyStatus::default()
         });
-        Ok(key)
+        key
     }
 }
 

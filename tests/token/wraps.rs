@@ -67,7 +67,7 @@ fn unwrapping(name: &str, by: &str, method: WrapMethod, data: &[u8]) -> Import {
     Import { template, public_key: None, origin: Origin::Wrapped(wrapped) }
 }
 
-async fn unwrap(
+pub async fn unwrap(
     hsm: &Supervisor,
     name: &str,
     by: &str,
