@@ -128,8 +128,7 @@ impl Gateway {
 
     /// Most memory that it ever had, in MiB.
     pub fn peak(&self) -> f64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says so");
         line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0
     }
@@ -276,7 +275,7 @@ fn api_server() -> Router {
 fn access_token() -> String {
     let end = jiff::Timestamp::now().as_second() + 24 * 3600;
     let claims = json!({"exp": end, "aud": [AUDIENCE], "pad": "x".repeat(400)}).to_string();
-    let [head, claims, signature] =
-        [&br#"{"alg":"RS256","kid":"x"}"#[..], claims.as_bytes(), &[7; 256]].map(|part| URL_SAFE_NO_PAD.encode(part));
+    let [head, claims, signature] = [&br#"{"alg":"RS256","kid":"x"}"#[..], claims.as_bytes(), &[7; 256]]
+        .map(|part| URL_SAFE_NO_PAD.encode(part));
     format!("{head}.{claims}.{signature}")
 }
