@@ -9,7 +9,7 @@ use std::{
 
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
-    mechanism::Mechanism,
+    mechanism::{Mechanism, aead::GcmParams},
     object::{Attribute, AttributeType, ObjectClass, ObjectHandle},
     session::{Session, UserType},
     slot::Slot,
@@ -58,27 +58,21 @@ impl Raw {
         Signer { session, key, rsa }
     }
 
+    /// A session with the secret key of an id.
+    pub fn secret(&self, id: &[u8]) -> Secret {
+        let session = self.context.open_ro_session(self.slot).expect("a session");
+        let template = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Id(id.to_vec())];
+        let key = *session.find_objects(&template).expect("a search").first().expect("the key is there");
+        Secret { session, key, counter: 0 }
+    }
+
     /// Signatures per second of threads that do nothing else.
     pub fn loops(&self, id: &[u8], rsa: bool, threads: usize, time: Duration) -> f64 {
-        let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
-        let started = Instant::now();
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                let signer = self.signer(id, rsa);
-                let (stop, count) = (&stop, &count);
-                scope.spawn(move || {
-                    while !stop.load(Ordering::Relaxed) {
-                        signer.sign(b"Payload");
-                        count.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-            }
-            std::thread::sleep(time);
-            stop.store(true, Ordering::Relaxed);
-        });
-        #[expect(clippy::cast_precision_loss, reason = "a few million at most")]
-        let signatures = count.load(Ordering::Relaxed) as f64;
-        signatures / started.elapsed().as_secs_f64()
+        let sign = || {
+            let signer = self.signer(id, rsa);
+            move || drop(signer.sign(b"Payload"))
+        };
+        rate(threads, time, sign)
     }
 
     /// Makes a P-256 key for signing.
@@ -129,6 +123,29 @@ impl Raw {
     }
 }
 
+/// How often a second threads do what `worker` makes for each of them, and nothing else.
+pub fn rate<F: FnMut() + Send>(threads: usize, time: Duration, worker: impl Fn() -> F) -> f64 {
+    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let mut work = worker();
+            let (stop, count) = (&stop, &count);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    work();
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        std::thread::sleep(time);
+        stop.store(true, Ordering::Relaxed);
+    });
+    #[expect(clippy::cast_precision_loss, reason = "a few million at most")]
+    let done = count.load(Ordering::Relaxed) as f64;
+    done / started.elapsed().as_secs_f64()
+}
+
 /// A session with a key.
 pub struct Signer {
     session: Session,
@@ -146,5 +163,28 @@ impl Signer {
             self.session.sign(&Mechanism::Ecdsa, self.key, &digest)
         };
         signature.expect("a signature")
+    }
+}
+
+/// A session with a secret key.
+pub struct Secret {
+    session: Session,
+    key: ObjectHandle,
+    counter: u64,
+}
+
+impl Secret {
+    /// Encrypts with AES-GCM, each time with another initialization vector.
+    pub fn encrypt(&mut self, payload: &[u8]) -> Vec<u8> {
+        self.counter += 1;
+        let mut iv = [0; 12];
+        iv[4..].copy_from_slice(&self.counter.to_be_bytes());
+        let parameters = GcmParams::new(&mut iv, &[], 128_u64.into()).expect("lengths that fit");
+        self.session.encrypt(&Mechanism::AesGcm(parameters), self.key, payload).expect("a ciphertext")
+    }
+
+    /// An HMAC-SHA-256.
+    pub fn hmac(&self, payload: &[u8]) -> Vec<u8> {
+        self.session.sign(&Mechanism::Sha256Hmac, self.key, payload).expect("an HMAC")
     }
 }

@@ -70,13 +70,13 @@ fn spread(values: &[f64]) -> f64 {
 }
 
 impl Row {
-    /// Operations per second, and the same from the baseline.
+    /// Operations per second, and the same from the baseline, if there is one.
     pub fn rate(name: String, ours: &[f64], baseline: &[f64]) -> Self {
         Self {
             name,
             unit: "1/s",
             ours: median(ours),
-            baseline: Some(median(baseline)),
+            baseline: (!baseline.is_empty()).then(|| median(baseline)),
             must: None,
             repeats: ours.len(),
             spread: spread(ours),
@@ -90,15 +90,7 @@ impl Row {
 
     /// A figure of which less is better, and the same from the baseline, if there is one.
     pub fn less(name: &str, unit: &'static str, ours: &[f64], baseline: &[f64]) -> Self {
-        Self {
-            name: name.into(),
-            unit,
-            ours: median(ours),
-            baseline: (!baseline.is_empty()).then(|| median(baseline)),
-            must: None,
-            repeats: ours.len(),
-            spread: spread(ours),
-        }
+        Self { unit, ..Self::rate(name.into(), ours, baseline) }
     }
 
     /// With what it has to be.
@@ -120,7 +112,7 @@ pub fn chosen(group: &str) -> bool {
 /// Prints the table.
 pub fn print(rows: &[Row]) {
     println!(
-        "{:<26} {:>5} {:>10} {:>10} {:>7} {:>8} {:>7}  {:<14} met",
+        "{:<32} {:>5} {:>10} {:>10} {:>7} {:>8} {:>7}  {:<14} met",
         "figure", "unit", "ours", "baseline", "ratio", "repeats", "spread", "must be"
     );
     for row in rows {
@@ -128,7 +120,7 @@ pub fn print(rows: &[Row]) {
             value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
         };
         println!(
-            "{:<26} {:>5} {:>10} {:>10} {:>7} {:>8} {:>6.0}%  {:<14} {}",
+            "{:<32} {:>5} {:>10} {:>10} {:>7} {:>8} {:>6.0}%  {:<14} {}",
             row.name,
             row.unit,
             number(Some(row.ours), 1),

@@ -1,17 +1,21 @@
 //! What the process boundary costs: token-hosts beside the same library in this process, on a SoftHSM token of their
 //! own. No cluster. Both sides of a figure are measured in turn, several times, in one run.
 
+mod calls;
 mod calm;
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod crowd;
 mod files;
 mod floor;
+mod gateway;
 mod pool;
 #[path = "../raw.rs"]
 mod raw;
 #[path = "../table.rs"]
 mod table;
+#[path = "../wrk.rs"]
+mod wrk;
 
 use std::{
     sync::{
@@ -103,7 +107,7 @@ impl Side {
 }
 
 fn main() {
-    if floor::be_child() || crowd::be_child() || files::be_child() {
+    if floor::be_child() || crowd::be_child() || gateway::be_child() {
         return;
     }
     // `cargo bench` passes flags of its own; `FIGURES` chooses.
@@ -112,6 +116,9 @@ fn main() {
     let mut rows = Vec::new();
     if table::chosen("hosts") {
         rows.append(&mut hosts(&runtime));
+    }
+    if table::chosen("kill") {
+        rows.append(&mut kills(&runtime));
     }
     if table::chosen("calm") {
         rows.extend([Module::SoftHsm, Module::Kryoptic].map(|module| runtime.block_on(calm::row(module))));
@@ -122,13 +129,35 @@ fn main() {
     if table::chosen("files") {
         rows.append(&mut files::rows());
     }
+    if table::chosen("calls") {
+        rows.append(&mut calls::rows());
+    }
     table::print(&rows);
     table::write("boundary", &rows);
     // Threads in a library of C are not to be torn down while they wait.
     std::process::exit(0);
 }
 
-/// Signatures beside the same in this process; and token-hosts that are killed.
+/// A token-host that is killed while others wait for it.
+fn kills(runtime: &tokio::runtime::Runtime) -> Vec<Row> {
+    let (token, key) = (Token::new(Module::SoftHsm), KeyId::for_purpose("p256"));
+    let request = Request::Sign {
+        key: key.clone(),
+        algorithm: SignatureAlgorithm::Sha256WithEcdsa,
+        payload: Bytes::from_static(b"Payload"),
+    };
+    let (failed, stalls) = runtime.block_on(async {
+        make(&token, &key, KeyAlgorithm::Ec).await;
+        let hosts = Arc::new(Hosts::start(token.config(), 1));
+        killed(&Side::Hosts(hosts, request)).await
+    });
+    vec![
+        Row::less("kill/failed requests", "", &[failed], &[]).must(Some(Must::AtMost(0.0))),
+        Row::less("kill/longest stall", "ms", &stalls, &[]).must(Some(Must::AtMost(50.0))),
+    ]
+}
+
+/// Signatures beside the same in this process.
 fn hosts(runtime: &tokio::runtime::Runtime) -> Vec<Row> {
     let token = Token::new(Module::SoftHsm);
     let (rsa, p256) = (KeyId::for_purpose("rsa"), KeyId::for_purpose("p256"));
@@ -174,9 +203,6 @@ fn hosts(runtime: &tokio::runtime::Runtime) -> Vec<Row> {
         }
         let must = Some(Must::RatioAtLeast(1.0));
         rows.push(Row::rate("two hosts/p256/64".into(), &ours, &theirs).must(must));
-        let (failed, stalls) = runtime.block_on(killed(&one));
-        rows.push(Row::less("kill/failed requests", "", &[failed], &[]).must(Some(Must::AtMost(0.0))));
-        rows.push(Row::less("kill/longest stall", "ms", &stalls, &[]).must(Some(Must::AtMost(50.0))));
     }
     rows
 }
@@ -241,7 +267,7 @@ async fn killed(side: &Side) -> (f64, Vec<f64>) {
         })
         .collect();
     let mut stalls = Vec::new();
-    for _ in 0..REPEATS {
+    for round in 1..=REPEATS {
         tokio::time::sleep(Duration::from_secs(1)).await;
         answers.lock().expect("no panic while it is held").clear();
         signal("KILL", hosts.counters()[0].pid.expect("it runs"));
@@ -249,6 +275,7 @@ async fn killed(side: &Side) -> (f64, Vec<f64>) {
         let answers = std::mem::take(&mut *answers.lock().expect("no panic while it is held"));
         let longest = answers.windows(2).map(|pair| pair[1] - pair[0]).max().expect("answers");
         stalls.push(longest.as_secs_f64() * 1e3);
+        eprintln!("  kill {round}/{REPEATS}: {:.0} ms without an answer", longest.as_secs_f64() * 1e3);
     }
     stop.store(true, Ordering::Relaxed);
     for caller in callers {

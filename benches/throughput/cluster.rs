@@ -83,7 +83,7 @@ impl Cluster {
         Target {
             url: format!("{}/v1/synchronousSign", self.gateway),
             token: Some(self.token.clone()),
-            body: body(key, algorithm),
+            body: Some(body(key, algorithm)),
         }
     }
 
@@ -173,7 +173,7 @@ impl Sidecar {
         Target {
             url: "http://127.0.0.1:18081/v1/synchronousSign".into(),
             token: None,
-            body: body(key, algorithm),
+            body: Some(body(key, algorithm)),
         }
     }
 }

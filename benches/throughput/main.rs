@@ -8,6 +8,7 @@ mod keys;
 mod raw;
 #[path = "../table.rs"]
 mod table;
+#[path = "../wrk.rs"]
 mod wrk;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -62,15 +63,15 @@ fn sign(cluster: &Cluster) -> Vec<Row> {
         for round in 0..=REPEATS {
             let directly = raw.loops(&id, is_rsa, THREADS, Duration::from_secs(SECONDS));
             let through_gateway =
-                wrk::signatures_per_second(&cluster.gateway_target(key, algorithm), CONNECTIONS, SECONDS);
+                wrk::answers_per_second(&cluster.gateway_target(key, algorithm), CONNECTIONS, SECONDS);
             let through_sidecar =
-                wrk::signatures_per_second(&sidecar.target(key, algorithm), CONNECTIONS, SECONDS);
+                wrk::answers_per_second(&sidecar.target(key, algorithm), CONNECTIONS, SECONDS);
             eprintln!(
                 "  {name} {round}/{REPEATS}: token {directly:.0}/s, gateway {through_gateway:.0}/s, sidecar {through_sidecar:.0}/s"
             );
             let [first, always] = ["First", "Always"].map(|which| {
                 cluster.verify_signatures(which);
-                wrk::signatures_per_second(&cluster.gateway_target(key, algorithm), CONNECTIONS, SECONDS)
+                wrk::answers_per_second(&cluster.gateway_target(key, algorithm), CONNECTIONS, SECONDS)
             });
             cluster.verify_signatures("Auto");
             if round > 0 && name == "p256" {

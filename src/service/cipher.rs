@@ -244,7 +244,7 @@ fn served(
     known: Known<'_>,
 ) -> Result<(), CipherError> {
     let Some(token) = hsm.and_then(Hsm::token) else { return Ok(()) };
-    let listed: Vec<_> = token.capabilities.cipher_algorithms.clone();
+    let listed = &token.capabilities.cipher_algorithms;
     let has =
         |one: &CipherAlgorithm| known.tried.is_none_or(|tried| tried.iter().any(|name| name == one.name()));
     if listed.contains(&cipher) && has(&cipher) {

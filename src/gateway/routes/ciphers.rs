@@ -111,7 +111,7 @@ pub async fn encrypt(
         Some(_) => hsm.ok(),
         None => Some(hsm?),
     };
-    let tried = state.partitions.ciphers(&key.partition);
+    let tried = key.public.as_ref().and_then(|_| state.partitions.ciphers(&key.partition));
     if key.public.is_none() {
         password::unlock(&state, &entry, request.key_password.as_ref(), &record).await?;
     }
