@@ -90,6 +90,7 @@ async fn a_wrong_pin_is_tried_once_and_the_right_one_heals_without_a_restart() {
             logs.lines().filter(|line| line.contains("CKR_PIN_INCORRECT") && line.contains(&name)).count()
         };
         assert_eq!((tried("controller"), tried("gateway")), (1, 0), "{token:?}");
+        world.event("", &name, "PinRejected").await;
         assert_eq!(events(&name, "PinRejected"), 1);
         let status = partitions(&world).get(&name).await.unwrap().status.unwrap();
         assert!(status.rejected_pin.is_some() && status.accepted_pin.is_none());
@@ -163,6 +164,8 @@ async fn a_library_that_is_missing_or_no_pkcs11_module_is_named_and_heals() {
             make_partition(&world, &name, spec).await;
             let said = reason(&world, &name, "LibraryNotLoaded").await;
             assert!(said.contains(&format!("/hsm/{name}/module.so")), "{token:?} {what}: {said}");
+            // It comes after the condition.
+            world.event("", &name, "LibraryNotLoaded").await;
             assert_eq!(events(&name, "LibraryNotLoaded"), 1, "{token:?} {what}");
             // Nobody tells the operator that the file is there now.
             let real = world.volume.join(place.library().trim_start_matches("/hsm/"));
@@ -250,6 +253,7 @@ async fn a_partition_stays_as_long_as_keys_refer_to_it() {
         let said = &condition::find(&conditions, "Deletable").unwrap().message;
         assert!(said.contains(&format!("{name}/k")), "{said}");
         assert!(condition::is_true(&conditions, condition::READY), "its keys go on");
+        world.event("", &name, "InUse").await;
         assert_eq!(events(&name, "InUse"), 1);
         // The key is destroyed on the token that is about to be forgotten.
         let begun = std::time::Instant::now();

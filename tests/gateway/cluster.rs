@@ -136,7 +136,7 @@ impl Cluster {
     /// What the controller does with an object that is new, or whose key was brought.
     fn look(self: &Arc<Self>, key: HsmKey) {
         self.directory.put(Arc::new(key.clone()));
-        let awaited = key.spec.source == Source::Imported && key.annotations().contains_key(IMPORTING);
+        let awaited = key.spec.source != Source::Generated && key.annotations().contains_key(IMPORTING);
         if awaited || key.status.is_some() {
             return;
         }
@@ -145,6 +145,7 @@ impl Cluster {
             // A key that was brought is looked for, and never made.
             let request = match key.spec.source {
                 Source::Imported => Request::Find(Find::Id(id(&key))),
+                Source::ImportedPublic => Request::Find(Find::Public(id(&key))),
                 Source::Generated => Request::Generate(template(&key)),
             };
             let maker = Maker(cluster.hsm.clone());

@@ -52,8 +52,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("POST", "/v1/certificate/synchronous/create/selfSigned"),
     ("POST", "/v1/certificate/synchronous/sign"),
     ("POST", "/v1/certificate/import/plain"),
-    ("GET", "/v1/certificate/?"),
-    ("DELETE", "/v1/certificate/?"),
+    ("GET", "/v1/certificate/*"),
+    ("DELETE", "/v1/certificate/*"),
 ];
 
 /// Whose endpoint a request goes to: the most particular one.

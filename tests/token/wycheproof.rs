@@ -101,7 +101,7 @@ impl Secrets {
 async fn bring_key(hsm: &Supervisor, name: &str, key: &Key, may: RequestedAttributes) -> Usable {
     import(hsm, name, key, may).await;
     let public = key.public.clone().map(Arc::new);
-    Usable { partition: "main".into(), id: id(name), algorithm: key.algorithm, public }
+    Usable { partition: "main".into(), id: id(name), algorithm: key.algorithm, public, public_only: false }
 }
 
 async fn decrypt(hsm: &Supervisor, key: &Usable, job: ToDecrypt) -> Result<Vec<u8>, CipherError> {
