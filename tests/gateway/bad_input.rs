@@ -679,7 +679,7 @@ const PATHS: &[(&str, &str, (u16, u64))] = &[
     ("GET", "/v1/certificate/%00", (404, 650)),
     ("GET", "/v1/certificate/p256", (404, 653)),
     ("GET", "/v1/certificate/aes-cipher", (400, 613)),
-    ("GET", "/v1/certificate/p256/0", (404, 611)),
+    ("GET", "/v1/certificate/p256/0", (400, 611)),
     ("GET", "/v1/certificate/", (404, 611)),
     ("DELETE", "/v1/certificate/P256", (404, 650)),
     ("DELETE", "/v1/certificate/p256", (404, 653)),

@@ -182,7 +182,7 @@ async fn schemas_are_those_of_the_bodies() {
         assert_eq!(schema(of)["properties"][member]["anyOf"], optional, "{of} {member}");
     }
     let import = schema("KeyImport");
-    assert_eq!(import["required"], json!(["label", "algorithm", "attributes"]));
+    assert_eq!(import["required"], json!(["label", "algorithm"]));
     assert_eq!(import["properties"]["privateKey"]["contentEncoding"], "base64");
     let form = &document["paths"]["/v1/fileEncrypt"]["post"]["requestBody"]["content"];
     let form = &form["multipart/form-data"];

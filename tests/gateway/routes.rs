@@ -58,12 +58,14 @@ pub const ROUTES: &[(&str, &str)] = &[
 
 /// Whose endpoint a request goes to: the most particular one.
 pub fn route_of(method: &str, path: &str) -> Option<(&'static str, &'static str)> {
+    // What has a path of its own there is no key's name.
+    let own = path.starts_with("/v1/certificate/") && ROUTES.iter().any(|(_, pattern)| *pattern == path);
     let fits = |pattern: &str| match pattern.split_once(['*', '?']) {
         None => path == pattern,
         Some((before, after)) => {
             let between = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
             let several = pattern.contains('*');
-            between.is_some_and(|name| !name.is_empty() && (several || !name.contains('/')))
+            !own && between.is_some_and(|name| !name.is_empty() && (several || !name.contains('/')))
         }
     };
     let of_method = ROUTES.iter().filter(|(verb, pattern)| *verb == method && fits(pattern));

@@ -112,7 +112,8 @@ def fitting(operation, body):
         more = {"payloadType": None, "signedApprovals": []}
         body["signRequest"] = paired(sign, "signKeyName", "signatureAlgorithm", SIGNS, **more)
     if isinstance(verify, dict):
-        body["verifySignatureRequest"] = paired(verify, "signKeyName", "signatureAlgorithm", SIGNS)
+        more = {"payloadType": None, "masterKeyPassword": None, "payload": "YQ==", "signature": "YQ=="}
+        body["verifySignatureRequest"] = paired(verify, "signKeyName", "signatureAlgorithm", SIGNS, **more)
     if isinstance(encrypt, dict):
         more = {"tagLength": 0, "additionalAuthenticationData": None}
         body["encryptRequest"] = paired(encrypt, "encryptKeyName", "cipherAlgorithm", ENCRYPTS, **more)

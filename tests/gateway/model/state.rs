@@ -543,7 +543,8 @@ impl Model {
                 let wanted = || {
                     let key = the(label, "get")?;
                     right_if_given(key, given)?;
-                    Err(if key.policy { UNSUPPORTED } else { ADDRESS })
+                    // None is made with an addressFormat here.
+                    Err(ADDRESS)
                 };
                 let call = if old {
                     ("GET", format!("/v1/key/{}/address", self.in_path(label, form)), None)
@@ -597,7 +598,7 @@ impl Model {
                 let wanted = || {
                     let key = the(label, "use")?;
                     if !key.kind.is_pair() {
-                        return Err(KEY_TYPE);
+                        return Err(MISMATCH);
                     }
                     fits(key, signs(one.algorithm))?;
                     Ok((200, Effect::Valid(key.material == one.material && !flipped)))
