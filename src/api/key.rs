@@ -12,7 +12,7 @@ use super::{
     password::PasswordRef,
 };
 use crate::model::{
-    KeyAlgorithm, KeyAttributes, KeyPolicy, RequestedAttributes, address::AddressFormat,
+    KeyAlgorithm, KeyAttributes, KeyPolicy, RequestedAttributes, address::AddressFormat, curve,
     vocabulary_enum as vocabulary,
 };
 
@@ -284,6 +284,14 @@ pub struct Attestation {
     pub attest_time: String,
     /// `Software`: the operator states what the token reported. `Vendor`: the HSM states it.
     pub mode: String,
+}
+
+impl HsmKeySpec {
+    /// Identifier of the curve that is meant: the contract has others for some.
+    #[must_use]
+    pub fn curve(&self) -> Option<&str> {
+        self.curve_oid.as_deref().map(curve::meant)
+    }
 }
 
 impl HsmKey {

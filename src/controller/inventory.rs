@@ -165,7 +165,15 @@ impl Inventory {
         }
         let alone = |half: &Ghost| half.id.as_ref().is_none_or(|id| !content.ids.contains_key(id));
         let lone: Vec<_> = halves.into_iter().filter(alone).collect();
-        content.lone.extend(lone.iter().filter_map(|half| half.id.clone()));
+        let mut seen = HashSet::new();
+        for id in lone.iter().filter_map(|half| half.id.clone()) {
+            // Of several, none is known to be the one.
+            if seen.insert(id.clone()) {
+                content.lone.insert(id);
+            } else {
+                content.lone.remove(&id);
+            }
+        }
         content.ghosts.extend(lone);
         // A status has whole seconds.
         let taken = Timestamp::from_second(taken.as_second()).unwrap_or(taken);

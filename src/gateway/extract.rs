@@ -13,6 +13,7 @@ use super::{
     BODY_MAX, Shared,
     error::{ApiError, Code},
     json,
+    unread::Known,
 };
 use crate::auth::Refused;
 
@@ -49,7 +50,11 @@ impl FromRequestParts<Shared> for Caller {
             }
             _ => return Err(Refused::Missing.into()),
         };
-        Ok(Self(state.authenticate.authenticate(token).await?))
+        let caller = state.authenticate.authenticate(token).await?;
+        if let Some(known) = parts.extensions.get::<Known>() {
+            known.tell();
+        }
+        Ok(Self(caller))
     }
 }
 

@@ -7,7 +7,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,7 +18,7 @@ use std::{
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::Request,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, header},
     middleware::Next,
     response::Response,
 };
@@ -23,24 +26,36 @@ use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{sleep, timeout};
 
-/// How many bytes are taken of somebody who may not call.
+/// How many bytes are taken of somebody who is not known.
 const OF_STRANGERS: usize = 8 * 1024 * 1024;
 /// How long it may take, and how long the next bytes.
-const ALL: Duration = Duration::from_secs(30);
+const ALL: Duration = Duration::from_secs(10);
 const NEXT: Duration = Duration::from_millis(200);
 
+/// Whether it is known who sent a request.
+#[derive(Clone, Default)]
+pub struct Known(Arc<AtomicBool>);
+
+impl Known {
+    /// It is, from now on.
+    pub fn tell(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The end of every request: takes what its handler left of the body.
-pub async fn take(request: Request, next: Next) -> Response {
+pub async fn take(mut request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
     let asks = request.headers().contains_key(header::EXPECT);
-    let left = Left::default();
+    let (left, known) = (Left::default(), Known::default());
+    request.extensions_mut().insert(known.clone());
     let lend = |body| Body::new(Lent { body: Some(body), begun: false, left: Arc::clone(&left) });
     let mut response = next.run(request.map(lend)).await;
     let rest = left.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some((body, begun)) = rest {
-        let most = if response.status() == StatusCode::UNAUTHORIZED { OF_STRANGERS } else { usize::MAX };
+        let most = if known.0.load(Ordering::Relaxed) { usize::MAX } else { OF_STRANGERS };
         // A client that asks before it sends has nothing on its way as long as nobody read.
         let taken = (begun || !asks) && drain(body, most).await;
         if !taken {

@@ -63,6 +63,8 @@ pub struct Wrap {
     pub key: KeyId,
     /// How.
     pub method: WrapMethod,
+    /// Of a public key that is there alone, what is on record of it (SubjectPublicKeyInfo, DER): no other one wraps.
+    pub alone: Option<Bytes>,
 }
 
 /// A key in plain, as its token gave it out.

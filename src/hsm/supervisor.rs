@@ -366,7 +366,7 @@ impl Driver {
                     self.shared.calls.disconnect();
                     let (served, useful) = (open.elapsed(), self.shared.calls.answered() > answered);
                     host.end(&self.shared).await;
-                    if begun.elapsed() > STEADY || useful && served > opening * WORTH {
+                    if served > STEADY || useful && served > opening * WORTH {
                         failures = 0;
                     } else if useful {
                         failures = failures.min(USEFUL_FAILURES);

@@ -59,8 +59,8 @@ pub fn by_oid(oid: &str) -> Option<Curve> {
 
 /// The identifier of the curve that a request means by `oid`; one that means none stays as it is.
 #[must_use]
-pub fn meant(oid: String) -> String {
-    CURVES.iter().find(|row| row.alias == Some(&oid)).map_or(oid, |row| row.oid.to_owned())
+pub fn meant(oid: &str) -> &str {
+    CURVES.iter().find(|row| row.alias == Some(oid)).map_or(oid, |row| row.oid)
 }
 
 /// Every curve of the contract.
@@ -272,9 +272,9 @@ mod tests {
 
     #[test]
     fn a_printed_identifier_finds_the_standard_curve() {
-        assert_eq!(meant("1.3.36.3.3.2.8.1.1.1".into()), "1.3.36.3.3.2.8.1.1.5");
-        assert_eq!(meant("1.3.6.1.4.1.11591.15.1".into()), ED25519_OID);
-        assert_eq!(meant("1.2.3".into()), "1.2.3");
+        assert_eq!(meant("1.3.36.3.3.2.8.1.1.1"), "1.3.36.3.3.2.8.1.1.5");
+        assert_eq!(meant("1.3.6.1.4.1.11591.15.1"), ED25519_OID);
+        assert_eq!(meant("1.2.3"), "1.2.3");
     }
 
     /// In a key, the identifiers that the contract prints for others are those of brainpoolP160r1 and prime192v1.

@@ -217,7 +217,8 @@ async fn statement(
         derivation: facts.chain_code.as_deref().map(|code| (SLIP10, code)),
         address: address.as_ref().map(|address| (address.format.name(), address.value.as_str())),
         public_only: spec.source == Source::ImportedPublic,
-        local: facts.local,
+        // What was brought was elsewhere before, also where the token says that it made it: from a seed that it was given.
+        local: facts.local.filter(|_| spec.source == Source::Generated),
         // A key is attested when it is made, and made unblocked.
         policy: spec.policy.as_ref().map(|policy| (policy, false)),
     }

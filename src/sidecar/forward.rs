@@ -301,11 +301,12 @@ async fn send_over(sender: &mut Sender, message: &Message) -> Result<Response<In
     })
 }
 
-/// Passes the answer on. A gateway that says `Connection: close` is about to stop and gets no further request.
+/// Passes the answer on. A gateway that says `Connection: close` is about to stop and gets no further request; with a refusal,
+/// it says no more than that it does not wait for the rest of the body.
 fn relay(response: Response<Incoming>, lease: Lease, sender: Sender) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     let goodbye = headers::closes(&head.headers);
-    if goodbye {
+    if goodbye && !head.status.is_client_error() {
         lease.avoid(DRAINING);
     }
     headers::remove_hop_by_hop(&mut head.headers);

@@ -202,11 +202,12 @@ impl Index {
         // Whoever signs with a key of such an id looks again, and refuses where it is one of two now.
         token.forget_all(&new);
         (self.looked, self.unreadable) = (Some(began), unread);
-        if self.read.is_none() {
+        let whole = self.read.is_none();
+        if whole {
             self.read = Some(began);
             self.names_last = NAME_LASTS.max(began.elapsed() * NAME_WORTH);
         }
-        if asked > MANY {
+        if whole && asked > MANY {
             drop((before, present, new));
             raw::give_back_memory();
         }
@@ -308,7 +309,16 @@ impl<'a> Objects<'a> {
             match names.filter(|names| names.include(name)) {
                 Some(names) if self.index.names.get(&object) == Some(&names) => {}
                 // Its other name is another one since.
-                Some(names) => self.index.put(object, names),
+                Some(names) => {
+                    let was = self.index.names.get(&object);
+                    if was.is_none_or(|was| was.id != names.id)
+                        && let Ok(id) = KeyId::from_bytes(&*names.id)
+                    {
+                        // Whoever signs with a key of that id looks again, and refuses where it is one of two now.
+                        self.token.forget_all(&[id]);
+                    }
+                    self.index.put(object, names);
+                }
                 None => {
                     self.index.remove(object);
                     there.retain(|one| *one != object);

@@ -91,6 +91,28 @@ pub fn find(objects: &mut Objects<'_>, id: &KeyId) -> Result<Vec<KeyFacts>, HsmE
     if whole.is_empty() { facts(objects, &public) } else { Ok(Vec::new()) }
 }
 
+/// The public key of an id, which has to be this one.
+pub fn of(objects: &mut Objects<'_>, id: &KeyId, spki: &[u8]) -> Result<Object, HsmError> {
+    let public = Group::lone(objects, id)?.public;
+    let told = facts(objects, &public)?;
+    match (public.as_slice(), told.as_slice()) {
+        ([object], [facts]) if facts.public_key.as_deref() == Some(spki) => Ok(*object),
+        ([], _) => {
+            let token = &objects.token.facts.label;
+            Err(HsmError::new(Kind::KeyNotFound, format!("token {token} has no public key {id}")))
+        }
+        _ => {
+            let token = &objects.token.facts.label;
+            Err(HsmError::new(
+                Kind::Ambiguous,
+                format!(
+                    "token {token} has another public key with the id {id} than the one on record, or several"
+                ),
+            ))
+        }
+    }
+}
+
 fn facts(objects: &Objects<'_>, public: &[Object]) -> Result<Vec<KeyFacts>, HsmError> {
     let twins = u32::try_from(public.len()).unwrap_or(u32::MAX);
     public.iter().take(FIND_MAX).map(|object| read(objects, *object, twins)).collect()

@@ -32,7 +32,7 @@ pub fn master(objects: &Objects<'_>, template: &KeyTemplate, seed: &Plaintext) -
     };
     outcome.map_err(|error| {
         let not_taken = error.kind == Kind::Unsupported
-            || object::curve_refused(template.algorithm, &error)
+            || not_this_way(template, &error)
             || matches!(error.code, Some(CKR_MECHANISM_PARAM_INVALID | CKR_TEMPLATE_INCONSISTENT));
         if !not_taken {
             return error;
@@ -96,7 +96,7 @@ fn attempt(
             Ok((public, private)) => return Ok(Made { private, public: Some(public) }),
             Err(failure) => {
                 let error = HsmError::from(failure);
-                let other_way = object::curve_refused(template.algorithm, &error);
+                let other_way = not_this_way(template, &error);
                 last = Some(error);
                 if !other_way {
                     break;
@@ -105,4 +105,10 @@ fn attempt(
         }
     }
     Err(last.expect("there is at least one way to write a template"))
+}
+
+/// Whether the token certainly made nothing, for the way in which the curve is written: after an error that may mean anything
+/// there may be a master.
+fn not_this_way(template: &KeyTemplate, error: &HsmError) -> bool {
+    error.kind != Kind::Device && object::curve_refused(template.algorithm, error)
 }

@@ -6,6 +6,7 @@ use cryptoki_sys::*;
 
 use super::{
     index::Objects,
+    lone,
     object::{Group, flag},
     raw::{Attribute, Cipher, CipherParameter, Failure, Object, Session},
     token::Token,
@@ -122,15 +123,13 @@ pub fn may(session: &Session, key: Object, kind: CK_ATTRIBUTE_TYPE, otherwise: &
 
 /// See [`crate::hsm::protocol::Request::Wrap`].
 pub fn wrap(objects: &mut Objects<'_>, job: &Wrap) -> Result<Vec<u8>, HsmError> {
-    let (own, mut public) = match key(objects, &job.by) {
-        // A public key wraps, also where its private half is elsewhere.
-        Err(error) if error.kind == Kind::KeyNotFound && job.method.row().by == KeyAlgorithm::Rsa => {
-            match Group::lone(objects, &job.by)?.public {
-                public if public.is_empty() => return Err(error),
-                public => (public[0], public),
-            }
+    let (own, mut public) = match &job.alone {
+        // What another half left behind, or somebody put there, would wrap for whoever has the private one.
+        Some(spki) => {
+            let public = lone::of(objects, &job.by, spki)?;
+            (public, vec![public])
         }
-        found => found?,
+        None => key(objects, &job.by)?,
     };
     let by = match (job.method.row().by, public.len()) {
         (KeyAlgorithm::Rsa, 1) => public.remove(0),

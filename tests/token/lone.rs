@@ -154,7 +154,8 @@ async fn what_is_left_of_a_pair_is_no_public_key_alone(token: Token) {
 }
 
 async fn wrap(hsm: &Supervisor, key: &str, by: &str, method: WrapMethod) -> Result<Bytes, HsmError> {
-    match hsm.call(Request::Wrap(Wrap { by: id(by), key: id(key), method })).await? {
+    let alone = find(hsm, Find::Public(id(by))).await?.first().and_then(|facts| facts.public_key.clone());
+    match hsm.call(Request::Wrap(Wrap { by: id(by), key: id(key), method, alone })).await? {
         Reply::Wrapped(wrapped) => Ok(wrapped),
         other => panic!("{other:?}"),
     }

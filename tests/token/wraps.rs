@@ -48,7 +48,7 @@ async fn secret(hsm: &Supervisor, name: &str, algorithm: KeyAlgorithm, hex: &str
 }
 
 async fn wrap(hsm: &Supervisor, key: &str, by: &str, method: WrapMethod) -> Result<Bytes, HsmError> {
-    match hsm.call(Request::Wrap(Wrap { by: id(by), key: id(key), method })).await? {
+    match hsm.call(Request::Wrap(Wrap { by: id(by), key: id(key), method, alone: None })).await? {
         Reply::Wrapped(wrapped) => Ok(wrapped),
         other => panic!("{other:?}"),
     }

@@ -246,7 +246,7 @@ async fn aes_key_wrap(token: Token) {
             if valid {
                 let key = key_material::secret_key(KeyAlgorithm::Aes, test.pt.to_vec().into()).unwrap();
                 import(&hsm, "inside", &key, open()).await;
-                let job = Wrap { by: id(&by), key: id("inside"), method };
+                let job = Wrap { by: id(&by), key: id("inside"), method, alone: None };
                 match hsm.call(Request::Wrap(job)).await {
                     Ok(Reply::Wrapped(wrapped)) if wrapped[..] == test.ct[..] => tally.valid += 1,
                     other => tally.wrong.push(format!("{what}: wrapped {other:?}")),

@@ -7,7 +7,7 @@ use crate::{
     api::{HsmKey, key::DerivedFrom},
     controller::{context::Context, password},
     hsm::protocol::{DerivedTemplate, KeyTemplate, Request},
-    model::{curve, derivation::DerivationPath},
+    model::derivation::DerivationPath,
     service::directory::Usable,
 };
 
@@ -58,13 +58,15 @@ pub fn request(
 /// What of a key does not go with the one it is to be derived from.
 fn mismatch(key: &HsmKey, from: &DerivedFrom, master: &HsmKey) -> Option<String> {
     let (spec, other) = (&key.spec, &master.spec);
-    let oid = |given: &Option<String>| given.as_deref().and_then(curve::by_oid).map(|curve| curve.oid);
     let label = format!("{}/{}", master.label(), from.path);
     if spec.partition_ref != other.partition_ref {
         return Some(format!("HsmKey {} is on partition {}", from.key, other.partition_ref.name));
     }
-    if spec.algorithm != other.algorithm || oid(&spec.curve_oid) != oid(&other.curve_oid) {
+    if spec.algorithm != other.algorithm || spec.curve() != other.curve() {
         return Some(format!("HsmKey {} is of another algorithm or on another curve", from.key));
+    }
+    if spec.policy != other.policy {
+        return Some(format!("policy has to be that of HsmKey {}", from.key));
     }
     if let Some(how) = spec.attributes.weaker_than(&other.attributes) {
         return Some(format!("a key that is derived from HsmKey {} cannot be {how}", from.key));

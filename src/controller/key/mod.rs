@@ -268,7 +268,7 @@ fn template(key: &HsmKey) -> Result<KeyTemplate, Error> {
         label: plan::label(key).map_err(bad)?,
         algorithm: key.spec.algorithm,
         key_size: size,
-        curve_oid: key.spec.curve_oid.as_deref().and_then(curve::by_oid).map(|curve| curve.oid.to_owned()),
+        curve_oid: key.spec.curve().and_then(curve::by_oid).map(|curve| curve.oid.to_owned()),
         attributes: key.spec.attributes.resolved(),
     })
 }

@@ -99,7 +99,7 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     let spec = &key.spec;
     let refuse = |reason, message: String| Step::Refuse(Refusal::new(reason, message));
     let size = spec.key_size.and_then(|size| u32::try_from(size).ok());
-    let curve = spec.curve_oid.as_deref();
+    let curve = spec.curve();
     let checked = match spec.source {
         Source::Generated => spec.algorithm.check(size, curve),
         Source::Imported | Source::ImportedPublic => spec.algorithm.check_given(size, curve),
@@ -110,7 +110,7 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     if let Err(error) = label(key) {
         return refuse("InvalidSpec", error);
     }
-    let master = match derivation::is_master(&spec.attributes, spec.algorithm, spec.curve_oid.as_deref()) {
+    let master = match derivation::is_master(&spec.attributes, spec.algorithm, curve) {
         Ok(master) => master,
         Err(error @ NoTree::Cardano) => return refuse("Unsupported", error.to_string()),
         Err(error) => return refuse("InvalidSpec", error.to_string()),
@@ -374,7 +374,7 @@ pub fn hardened(key: &HsmKey, facts: &KeyFacts) -> Option<String> {
 
 /// The curve that the spec names, by its usual identifier.
 fn curve_of(key: &HsmKey) -> Option<&'static str> {
-    key.spec.curve_oid.as_deref().and_then(curve::by_oid).map(|curve| curve.oid)
+    key.spec.curve().and_then(curve::by_oid).map(|curve| curve.oid)
 }
 
 /// Whether the key on the token is another than the one described.
@@ -406,7 +406,7 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
         return refuse(format!("is on the curve {found}, not {wanted}"));
     }
     let asked = spec.attributes.resolved();
-    let made = spec.source == Source::Generated && !spec.adopt;
+    let made = spec.source == Source::Generated && made_for_this_name(key, facts);
     if made && !asked.extractable && facts.attributes.extractable == Some(true) {
         return refuse("is extractable, which was not asked for: its token does not keep to that".into());
     }
@@ -565,22 +565,24 @@ mod tests {
         let (describes, says) = step(None);
         assert_eq!(reason(&describes), "Describe");
         assert_eq!(says.as_deref(), Some("extractable is null, and was false"));
-        assert_eq!(reason(&step(Some(true)).0), "AttributesDiffer");
     }
 
     #[test]
     fn a_token_that_keeps_a_key_less_well_than_asked_is_found_out() {
-        let plan = |adopt, sensitive| {
-            let attributes = KeyAttributes { sensitive: Some(sensitive), ..Default::default() };
+        let plan = |found: KeyFacts, sensitive, extractable| {
+            let attributes = KeyAttributes { sensitive, extractable, ..Default::default() };
             let mut key = generated();
-            key.spec.adopt = adopt;
-            key.status.as_mut().unwrap().attestation = Some(Default::default());
-            plan(&key, &seen(Presence::Ours(vec![KeyFacts { attributes, ..facts() }])))
+            let status = key.status.as_mut().unwrap();
+            status.attestation = Some(Default::default());
+            status.attributes = Some(attributes.clone());
+            plan(&key, &seen(Presence::Ours(vec![KeyFacts { attributes, ..found }])))
         };
-        assert_eq!(reason(&plan(false, true)), "Keep");
-        assert_eq!(reason(&plan(false, false)), "AttributesDiffer");
-        // Whoever adopts a key takes it as it is.
-        assert_eq!(reason(&plan(true, false)), "Keep");
+        let made = || earlier("ns", "k");
+        assert_eq!(reason(&plan(made(), Some(true), Some(false))), "Keep");
+        assert_eq!(reason(&plan(made(), Some(false), None)), "AttributesDiffer");
+        assert_eq!(reason(&plan(made(), None, Some(true))), "AttributesDiffer");
+        // Whoever adopts a key takes it as it is, also when the object does not say any more that it was adopted.
+        assert_eq!(reason(&plan(facts(), Some(false), Some(true))), "Keep");
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl ImportBody {
 
 /// What a public key alone may do: what public keys do, unless it is said otherwise. What is said of the private half is about
 /// nothing that is here. Of a key without attributes nothing is lost when it is destroyed.
-fn public_attributes(asked: Option<RequestedAttributes>, algorithm: KeyAlgorithm) -> RequestedAttributes {
+pub fn public_attributes(asked: Option<RequestedAttributes>, algorithm: KeyAlgorithm) -> RequestedAttributes {
     let destroyable = asked.is_none().then_some(true);
     let asked = asked.unwrap_or_default();
     let rsa = algorithm == KeyAlgorithm::Rsa;

@@ -19,7 +19,7 @@ use zeroize::Zeroize;
 
 use super::{
     certificates,
-    import_body::{Brought, Checked, ImportBody},
+    import_body::{Brought, Checked, ImportBody, public_attributes},
     key_body::{NewKey, SignedKeyAttributes},
     keys::{
         LOOKUP_WAIT, TakeBack, allowed, another_label, api_error, client, finished, object, take_back, taken,
@@ -28,7 +28,7 @@ use super::{
     password::is_whole,
 };
 use crate::{
-    api::{HsmKey, IMPORTING, certificate::CertificateSpec},
+    api::{HsmKey, IMPORTING, certificate::CertificateSpec, key::Source},
     auth,
     gateway::{
         Shared,
@@ -42,7 +42,7 @@ use crate::{
         import::{Import, Origin, SIGNED, Untold},
         protocol::{HsmError, KeyTemplate, Kind, Reply, Request},
     },
-    model::{KeyId, curve},
+    model::{KeyId, RequestedAttributes, curve},
     public_key::PublicKey,
     service::{
         audit::{About, Use},
@@ -230,6 +230,9 @@ impl Arrival {
                 }
                 Err(refused) => return Err(given_up(state, &api, &begun, refused).await),
             };
+        } else {
+            // What is brought is not kept for as long as it is waited for the controller.
+            drop(job);
         }
         let refused = match outcome {
             Ok(Reply::Key(_)) => {
@@ -343,10 +346,14 @@ async fn resume(state: &Shared, api: &Api<HsmKey>, name: &str, wanted: &HsmKey) 
         return Err(busy("by another request; try again in a minute"));
     }
     // Of several that find it left alone, one gets it.
-    let claim = json!({ "metadata": {
+    let mut claim = json!({ "metadata": {
         "uid": object.uid(), "resourceVersion": object.resource_version(),
         "annotations": { IMPORTING: now.to_string() },
     } });
+    if let Some(certificate) = &wanted.spec.certificate {
+        // The one that an earlier request left is not this key's, or the same.
+        claim["spec"] = json!({ "certificate": certificate });
+    }
     match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(&claim)).await {
         Ok(_) => {
             state.metrics.wrote("HsmKey", "patch");
@@ -367,12 +374,23 @@ fn is_the_same(object: &HsmKey, wanted: &HsmKey) -> bool {
         && one.partition_ref == other.partition_ref
         && one.algorithm == other.algorithm
         && one.source == other.source
-        && one.key_size == other.key_size
-        && one.curve_oid == other.curve_oid
-        && one.attributes == other.attributes
+        // Of what is brought, an object need not say these.
+        && (one.key_size.is_none() || one.key_size == other.key_size)
+        && (one.curve_oid.is_none() || one.curve_oid == other.curve_oid)
+        && same_attributes(object, wanted)
         && one.policy == other.policy
         && one.address_format == other.address_format
         && one.derived_from == other.derived_from
+}
+
+fn same_attributes(object: &HsmKey, wanted: &HsmKey) -> bool {
+    let (one, other) = (&object.spec.attributes, &wanted.spec.attributes);
+    if object.spec.source != Source::ImportedPublic {
+        return one == other;
+    }
+    let one = public_attributes(Some(one.clone()), object.spec.algorithm);
+    let destroyable = one.destroyable.or(other.destroyable);
+    RequestedAttributes { destroyable, ..one } == *other
 }
 
 /// How often something is tried that others' changes of the object get in the way of.

@@ -89,7 +89,16 @@ impl CreateBody {
                 ApiError::new(Code::KeySize, format!("keySize {size} does not fit {algorithm}"))
             })?),
         };
-        let curve_oid = self.curve_oid.filter(|oid| !oid.is_empty()).map(curve::meant);
+        let curve_oid = self.curve_oid.filter(|oid| !oid.is_empty()).map(|oid| curve::meant(&oid).to_owned());
+        // Of the two kinds of ED, an identifier names one.
+        let curve_oid = match (&self.algorithm, self.algorithm_oid.as_deref(), curve_oid) {
+            (None, Some(curve::ED448_OID), None) => Some(curve::ED448_OID.to_owned()),
+            (None, Some(curve::ED448_OID), Some(other)) if other != curve::ED448_OID => {
+                let message = "algorithmOid and curveOid name different curves";
+                return Err(ApiError::new(Code::Validation, message));
+            }
+            (_, _, curve_oid) => curve_oid,
+        };
         algorithm.check(key_size, curve_oid.as_deref()).map_err(|error| {
             let code =
                 if matches!(error, InvalidParameter::Size { .. }) { Code::KeySize } else { Code::Validation };

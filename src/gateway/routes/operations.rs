@@ -188,6 +188,11 @@ pub async fn verify(
     let shown = named.unlock_to_verify(&state, request.master_key_password.as_ref()).await;
     shown.inspect_err(|refused| record.record(Some(&refused.message)))?;
     let Key { usable, .. } = named.key(&state).await?;
+    if usable.public_only && entry.object.spec.attributes.verify == Some(false) {
+        let message = format!("the key '{}' does not verify: its attribute verify is false", entry.label);
+        record.record(Some(&message));
+        return Err(ApiError::new(Code::Forbidden, message));
+    }
     record.record(None);
     let public = usable.public.as_ref().ok_or_else(|| {
         let never = !usable.algorithm.row().asymmetric;

@@ -225,6 +225,7 @@ pub fn is_whole(wanted: &HsmKey, made: &HsmKey) -> Result<(), ApiError> {
         && made.policy == wanted.policy
         && made.source == wanted.source
         && made.derived_from == wanted.derived_from
+        && made.address_format == wanted.address_format
     {
         return Ok(());
     }
@@ -233,6 +234,6 @@ pub fn is_whole(wanted: &HsmKey, made: &HsmKey) -> Result<(), ApiError> {
 
 /// What is said of an API server with an older definition of keys.
 pub fn definition() -> ApiError {
-    let message = "the cluster's definition of HsmKey knows no passwords, policies, imports or derivation: install the CRDs of this version";
+    let message = "the cluster's definition of HsmKey knows no passwords, policies, imports, derivation or addresses: install the CRDs of this version";
     ApiError::new(Code::General, message)
 }

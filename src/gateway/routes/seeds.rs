@@ -70,8 +70,8 @@ impl SeedBody {
         let label =
             KeyLabel::new(self.label).map_err(|error| ApiError::new(Code::KeyName, error.to_string()))?;
         let seed = seed(self.seed.expose_secret())?;
-        let oid = curve::meant(self.curve_oid);
-        let curve = curve::by_oid(&oid).ok_or_else(|| {
+        let oid = curve::meant(&self.curve_oid);
+        let curve = curve::by_oid(oid).ok_or_else(|| {
             let oid: String = oid.chars().take(64).collect();
             ApiError::new(Code::Validation, format!("Unsupported Curve: '{oid}'"))
         })?;

@@ -2,6 +2,7 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use kube::ResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -118,7 +119,9 @@ pub async fn wrap(
             return Err(ApiError::new(Code::Forbidden, message));
         }
         let hsm = state.partitions.hsm(&by_key.partition)?;
-        Ok((hsm, Wrap { by: by_key.id.clone(), key: of_key.id.clone(), method }))
+        let alone = by_key.public.as_ref().filter(|_| by_key.public_only);
+        let alone = alone.map(|public| Bytes::copy_from_slice(public.spki()));
+        Ok((hsm, Wrap { by: by_key.id.clone(), key: of_key.id.clone(), method, alone }))
     };
     let (hsm, job) = checked().inspect_err(|error: &ApiError| {
         using.record(Some(&error.message));
