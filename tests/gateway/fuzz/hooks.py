@@ -95,9 +95,11 @@ def label(kind, body):
 
 
 def attributes(body):
-    """Of no tree of keys."""
+    """Of no tree of keys; half of them fit every kind of key."""
     asked = body.get("attributes")
-    return {**asked, "bip32": None, "slip10": None} if isinstance(asked, dict) else asked
+    if not isinstance(asked, dict) or number(asked) % 2:
+        return {"destroyable": True}
+    return {**asked, "bip32": None, "slip10": None}
 
 
 def fitting(operation, body):
