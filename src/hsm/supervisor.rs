@@ -42,9 +42,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// after `STEADY` nothing is held against it any more.
 const USEFUL_FAILURES: u32 = 4;
 const STEADY: Duration = Duration::from_secs(10);
-/// Nor is it against one that served for so many times what it took to open its token: to begin anew each time would cost
-/// a twentieth.
-const WORTH: u32 = 20;
 /// A trouble that only a person can help with is told when so many token-hosts had it: a module that opens a
 /// token while another process logs in may see none for a moment (SoftHSM does).
 const BELIEVED: u32 = 3;
@@ -352,7 +349,6 @@ impl Driver {
             let begun = Instant::now();
             let end = match self.open(wanted).await {
                 Ok((mut host, facts)) => {
-                    let (opening, open) = (begun.elapsed(), Instant::now());
                     self.troubled = 0;
                     let facts = Arc::new(facts);
                     self.shared.facts.store(Some(Arc::clone(&facts)));
@@ -364,11 +360,10 @@ impl Driver {
                         self.shared.calls.blame(NOBODY);
                     }
                     self.shared.calls.disconnect();
-                    let (served, useful) = (open.elapsed(), self.shared.calls.answered() > answered);
                     host.end(&self.shared).await;
-                    if served > STEADY || useful && served > opening * WORTH {
+                    if begun.elapsed() > STEADY {
                         failures = 0;
-                    } else if useful {
+                    } else if self.shared.calls.answered() > answered {
                         failures = failures.min(USEFUL_FAILURES);
                     }
                     end
@@ -689,11 +684,7 @@ fn stopped() -> HsmError {
     HsmError::new(Kind::Unavailable, "the token-host is being shut down")
 }
 
-/// How long the next token-host is waited for. The first one is not: callers wait, and most ends are single ones.
 fn pause(failures: u32) -> Duration {
-    if failures == 0 {
-        return Duration::ZERO;
-    }
     let longest = BACKOFF_MIN.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX);
     longest.mul_f64(rand::random_range(0.5..=1.0))
 }
