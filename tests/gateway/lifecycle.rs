@@ -105,7 +105,7 @@ impl Stand {
     /// What the controller does with an object that is new or changed.
     pub fn look(self: &Arc<Self>, made: HsmKey) {
         self.directory.put(Arc::new(made.clone()));
-        let imported = made.spec.source == Source::Imported;
+        let imported = made.spec.source != Source::Generated;
         // A key that is being brought is not there yet.
         if imported && made.annotations().contains_key(IMPORTING) {
             return;
