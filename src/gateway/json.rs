@@ -6,12 +6,14 @@
 
 use std::{borrow::Cow, collections::HashSet, fmt};
 
+use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
     de::{
         DeserializeOwned, DeserializeSeed, Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer,
     },
 };
+use zeroize::Zeroize;
 
 use super::error::{ApiError, Code};
 
@@ -19,6 +21,19 @@ use super::error::{ApiError, Code};
 pub const DEPTH_MAX: usize = 32;
 /// Characters of a member's name that a message repeats.
 const NAME_SHOWN: usize = 64;
+
+/// Reads a JSON body that holds a secret, and overwrites it.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_secret<T: DeserializeOwned>(body: Bytes) -> Result<T, ApiError> {
+    let read = parse(&body);
+    // Nobody else has it, unless the connection does.
+    if let Ok(mut bytes) = body.try_into_mut() {
+        bytes.as_mut().zeroize();
+    }
+    read
+}
 
 /// Reads a JSON body.
 ///

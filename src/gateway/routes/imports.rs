@@ -15,7 +15,6 @@ use kube::{
 };
 use serde_json::json;
 use tokio::time::timeout;
-use zeroize::Zeroize;
 
 use super::{
     certificates,
@@ -73,12 +72,7 @@ pub async fn import(
     RequestId(request_id): RequestId,
     RawBody(body): RawBody,
 ) -> Result<(StatusCode, Json<SignedKeyAttributes>), ApiError> {
-    let read = json::parse::<ImportBody>(&body);
-    // Nobody else has it, unless the connection does.
-    if let Ok(mut bytes) = body.try_into_mut() {
-        bytes.as_mut().zeroize();
-    }
-    let Checked { new, brought, certificate } = read?.checked()?;
+    let Checked { new, brought, certificate } = json::parse_secret::<ImportBody>(body)?.checked()?;
     let what = Arrival { operation: "import", method: None, new, certificate };
     what.may_create(&state, &caller, &request_id).await?;
     let (partition, hsm) = state.partitions.for_namespace(&caller.namespace)?;

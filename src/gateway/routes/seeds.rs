@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::{
     address_body,
@@ -126,12 +126,7 @@ pub async fn import(
     RequestId(request_id): RequestId,
     RawBody(body): RawBody,
 ) -> Result<(StatusCode, Json<SignedKeyAttributes>), ApiError> {
-    let read = json::parse::<SeedBody>(&body);
-    // Nobody else has it, unless the connection does.
-    if let Ok(mut bytes) = body.try_into_mut() {
-        bytes.as_mut().zeroize();
-    }
-    let (new, seed) = read?.checked()?;
+    let (new, seed) = json::parse_secret::<SeedBody>(body)?.checked()?;
     let what = Arrival { operation: "import", method: Some("SEED"), new, certificate: None };
     what.may_create(&state, &caller, &request_id).await?;
     let (partition, hsm) = state.partitions.for_namespace(&caller.namespace)?;
