@@ -63,8 +63,9 @@ chaos=$(executable test chaos)
 [[ -x $binary && -x $chaos ]] || die 'no end-to-end test binaries' 'cargo test --no-run --test e2e --test chaos'
 KUBECTL="$IN_CLUSTER kubectl" IMAGE=localhost/hsm-operator:dev HSM_OPERATOR=$root/target/release/hsm-operator PULL_POLICY=Never \
   tests "$root/tests/policies/run.sh"
+# They wait for the cluster more than they compute: more of them at once than there are cores.
 # shellcheck disable=SC2086 # IN_CLUSTER is a prefix of several words
-CARGO_MANIFEST_DIR=$root tests $IN_CLUSTER "$binary"
+CARGO_MANIFEST_DIR=$root RUST_TEST_THREADS=4 tests $IN_CLUSTER "$binary"
 # After the others: under its load, their times would mean nothing.
 # shellcheck disable=SC2086
 CARGO_MANIFEST_DIR=$root tests $IN_CLUSTER "$chaos" short

@@ -242,7 +242,7 @@ async fn of_many_claims_at_once_exactly_one_gets_a_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retained_key_stays_and_a_destroyed_one_leaves_nothing() {
     let world = World::new().await;
-    for token in Token::BOTH {
+    Token::with_both(async |token| {
         let namespace = world.namespace("delete").await;
         for (name, policy, left) in [("kept", "Retain", vec![PRIVATE, PUBLIC]), ("gone", "Destroy", vec![])] {
             world.make_key(&namespace, name, token, json!({"deletionPolicy": policy})).await;
@@ -261,7 +261,8 @@ async fn a_retained_key_stays_and_a_destroyed_one_leaves_nothing() {
         };
         let partitions: Api<HsmPartition> = Api::all(world.client.clone());
         world.until(&partitions, token.partition(), "listing the unclaimed key", listed).await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -368,7 +369,7 @@ async fn a_label_that_no_token_takes_is_refused_by_a_condition() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_gone_is_said_to_be_missing_and_never_made_again() {
     let world = World::new().await;
-    for token in Token::BOTH {
+    Token::with_both(async |token| {
         let namespace = world.namespace("missing").await;
         let label = format!("{namespace}.k");
         world.make_key(&namespace, "k", token, json!({})).await;
@@ -407,14 +408,15 @@ async fn a_key_that_is_gone_is_said_to_be_missing_and_never_made_again() {
         assert_ne!(still.resource_version(), seen);
         assert_eq!(ready_reason(&still), Some("MissingOnToken"), "{token:?}");
         assert_eq!(world.classes(token, &label).await, [""; 0], "{token:?} {id}");
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_a_rest_caller_misses_is_said_to_be_missing() {
     let _shared = GATEWAYS.read().await;
     let world = World::new().await;
-    for token in Token::BOTH {
+    Token::with_both(async |token| {
         let namespace = world.namespace("missed").await;
         world.make_key(&namespace, "k", token, json!({})).await;
         let id = key_id(&world.ready(&namespace, "k").await);
@@ -429,7 +431,8 @@ async fn a_key_that_a_rest_caller_misses_is_said_to_be_missing() {
         assert!(is_stalled(&missing) && message(&missing).contains(&id), "{}", message(&missing));
         let asked = |key: &HsmKey| !key.annotations().contains_key(MISSED);
         world.until(&world.api::<HsmKey>(&namespace), "k", "no longer to be looked at", asked).await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,7 +71,7 @@ fn events(name: &str, reason: &str) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_pin_is_tried_once_and_the_right_one_heals_without_a_restart() {
     let world = World::new().await;
-    for token in Token::BOTH {
+    Token::with_both(async |token| {
         let name = world.namespace("pin").await;
         let place = world.place(token, &name);
         place.initialise(&name, "12345678");
@@ -110,13 +110,14 @@ async fn a_wrong_pin_is_tried_once_and_the_right_one_heals_without_a_restart() {
         put_pin(&world, &name, "12345678").await;
         reason(&world, &name, "Ready").await;
         world.delete(&partitions(&world), &name).await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_pin_is_waited_for() {
     let world = World::new().await;
-    for token in Token::BOTH {
+    Token::with_both(async |token| {
         let name = world.namespace("no-pin").await;
         let place = world.place(token, &name);
         place.initialise(&name, "12345678");
@@ -135,7 +136,8 @@ async fn a_missing_pin_is_waited_for() {
         put_pin(&world, &name, "12345678").await;
         reason(&world, &name, "Ready").await;
         world.delete(&partitions(&world), &name).await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,7 +151,7 @@ async fn a_library_that_is_missing_or_no_pkcs11_module_is_named_and_heals() {
         ("no library", Some(b"#!/bin/sh\nexit 0\n".to_vec())),
         ("another library", Some(std::fs::read(other).unwrap())),
     ];
-    for token in Token::BOTH {
+    Token::with_both(async |token| {
         for (what, content) in &libraries {
             let name = world.namespace("library").await;
             let place = world.place(token, &name);
@@ -174,13 +176,14 @@ async fn a_library_that_is_missing_or_no_pkcs11_module_is_named_and_heals() {
             reason(&world, &name, "Ready").await;
             world.delete(&partitions(&world), &name).await;
         }
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_not_there_is_looked_for_among_those_that_are() {
     let world = World::new().await;
-    for token in Token::BOTH {
+    Token::with_both(async |token| {
         let name = world.namespace("token").await;
         let place = world.place(token, &name);
         place.initialise(&name, "12345678");
@@ -194,7 +197,8 @@ async fn a_token_that_is_not_there_is_looked_for_among_those_that_are() {
         let said = reason(&world, &name, "Ready").await;
         assert!(said.contains(&name) && said.contains("RSA"), "{said}");
         world.delete(&partitions(&world), &name).await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,7 +237,7 @@ async fn the_step_that_brought_a_token_back_is_told_and_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_stays_as_long_as_keys_refer_to_it() {
     let world = World::new().await;
-    for token in Token::BOTH {
+    Token::with_both(async |token| {
         let name = world.namespace("in-use").await;
         let place = world.place(token, &name);
         place.initialise(&name, "12345678");
@@ -266,7 +270,8 @@ async fn a_partition_stays_as_long_as_keys_refer_to_it() {
         assert!(begun.elapsed().as_secs() < 15, "{token:?}: {:?}", begun.elapsed());
         let left = place.pkcs11(&name, "12345678", &["--list-objects"]);
         assert!(!left.contains(&format!("{name}.k")), "{left}");
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -99,7 +99,7 @@ fn never(partition: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_restore_without_status_the_keys_are_the_same() {
     let world = World::new().await;
-    for token in Token::BOTH {
+    Token::with_both(async |token| {
         let name = world.namespace("restore").await;
         let place = world.place(token, &name);
         place.initialise(&name, "12345678");
@@ -147,7 +147,8 @@ async fn after_a_restore_without_status_the_keys_are_the_same() {
         let left = place.pkcs11(&name, "12345678", &["--list-objects"]);
         assert!(keys.iter().all(|key| !left.contains(&key.id)), "{token:?}: {left}");
         world.delete(&partitions(&world), &name).await;
-    }
+    })
+    .await;
 }
 
 /// Of two claims on a label the one has it that the key was made for, whichever a restore brings first, and although the
@@ -155,7 +156,7 @@ async fn after_a_restore_without_status_the_keys_are_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_goes_back_to_whom_it_was_made_for() {
     let world = World::new().await;
-    for token in Token::BOTH {
+    Token::with_both(async |token| {
         let name = world.namespace("owner").await;
         let other = world.namespace("other").await;
         let place = world.place(token, &name);
@@ -192,7 +193,8 @@ async fn a_key_goes_back_to_whom_it_was_made_for() {
         world.delete(&world.api::<HsmKey>(&other), "claim").await;
         world.delete(&world.api::<HsmKey>(&name), "k").await;
         world.delete(&partitions(&world), &name).await;
-    }
+    })
+    .await;
 }
 
 /// A script of e2e/, as whoever cares for the cluster runs it.

@@ -133,27 +133,31 @@ impl Load {
 async fn killing_token_hosts_costs_no_signature() {
     let _alone = GATEWAYS.write().await;
     let world = World::new().await;
+    let mut loads = Vec::new();
     for token in Token::BOTH {
         let namespace = world.namespace("kill").await;
         let app = caller(&namespace, "app", &["use"]);
         let point = key(&world, &namespace, "k", token).await;
-        let load = Load::start(&app, 16, &format!("{namespace}.k"), &point).await;
-        let pods = gateway_pods();
-        let mut killed = 0;
-        for _ in 0..10 {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            for pod in &pods {
-                for id in processes::all_of_pod(pod, OPERATOR, "token-host") {
-                    // One that has just ended by itself is as good.
-                    killed += usize::from(
-                        Command::new("kill").args(["-KILL", &id.to_string()]).status().unwrap().success(),
-                    );
-                }
+        loads.push((token, Load::start(&app, 8, &format!("{namespace}.k"), &point).await));
+    }
+    let pods = gateway_pods();
+    let mut killed = 0;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for pod in &pods {
+            for id in processes::all_of_pod(pod, OPERATOR, "token-host") {
+                // One that has just ended by itself is as good.
+                killed += usize::from(
+                    Command::new("kill").args(["-KILL", &id.to_string()]).status().unwrap().success(),
+                );
             }
         }
+    }
+    assert!(killed >= 30, "{killed} kills");
+    for (token, load) in loads {
         let (count, slowest) = load.end().await;
         println!("{token:?}: {count} signatures over {killed} kills, the slowest took {slowest:?}");
-        assert!(killed >= 30 && count > 100, "{killed} kills, {count} signatures");
+        assert!(count > 100, "{count} signatures");
     }
 }
 
@@ -187,21 +191,24 @@ fn all_signed(clients: Child, namespace: &str, point: &[u8]) -> usize {
 async fn replacing_gateways_costs_a_pod_no_signature() {
     let _alone = GATEWAYS.write().await;
     let world = World::new().await;
+    let mut loads = Vec::new();
     for token in Token::BOTH {
         let namespace = world.namespace("drain").await;
         account(&namespace, "app", &["use"]);
         let point = key(&world, &namespace, "k", token).await;
         pods::start(&namespace, "app");
-        let load = clients(&namespace, &format!("{namespace}.k"));
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        for pod in gateway_pods() {
-            kubectl(&["delete", "pod", "-n", OPERATOR, &pod, "--wait"]);
-            rolled_out();
-        }
-        kubectl(&["rollout", "restart", "-n", OPERATOR, DEPLOYMENT]);
+        loads.push((token, clients(&namespace, &format!("{namespace}.k")), namespace, point));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for pod in gateway_pods() {
+        kubectl(&["delete", "pod", "-n", OPERATOR, &pod, "--wait"]);
         rolled_out();
-        // Until the last of the old ones has ended.
-        tokio::time::sleep(Duration::from_secs(12)).await;
+    }
+    kubectl(&["rollout", "restart", "-n", OPERATOR, DEPLOYMENT]);
+    rolled_out();
+    // Until the last of the old ones has ended.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    for (token, load, namespace, point) in loads {
         let count = all_signed(load, &namespace, &point);
         println!("{token:?}: {count} signatures");
         assert!(count > 200, "{count}");
@@ -289,23 +296,29 @@ impl Drop for Cut {
 async fn known_callers_sign_on_while_the_api_server_is_away() {
     let _alone = GATEWAYS.write().await;
     let world = World::new().await;
+    let mut stages = Vec::new();
     for token in Token::BOTH {
         let namespace = world.namespace("cut").await;
         let app = caller(&namespace, "app", &["use"]);
         let stranger = caller(&namespace, "stranger", &["use"]);
         let point = key(&world, &namespace, "k", token).await;
         let label = format!("{namespace}.k");
-        let load = Load::start(&app, 8, &label, &point).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let cut = Cut::gateways();
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        // Who was never seen cannot be known, and is told so soon.
+        let load = Load::start(&app, 4, &label, &point).await;
+        stages.push((token, namespace, app, stranger, label, load));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let cut = Cut::gateways();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    // Who was never seen cannot be known, and is told so soon.
+    for (.., stranger, label, _) in &stages {
         let begun = Instant::now();
-        let answer = stranger.post("/v1/synchronousSign", body(&label)).await;
+        let answer = stranger.post("/v1/synchronousSign", body(label)).await;
         answer.is_error(503, 700, "in.subystem");
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        drop(cut);
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    drop(cut);
+    for (token, namespace, app, stranger, label, load) in stages {
         let (count, slowest) = load.end().await;
         println!("{token:?}: {count} signatures, the slowest took {slowest:?}");
         // No request may hang until the connection to the API server gives up; how fast they are is for benches.

@@ -38,6 +38,11 @@ impl Token {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::SoftHsm, Self::Kryoptic];
 
+    /// Does the same with both at once: most of a test's time is waiting.
+    pub async fn with_both(test: impl AsyncFn(Self)) {
+        futures::join!(test(Self::SoftHsm), test(Self::Kryoptic));
+    }
+
     /// Name of the HsmPartition.
     pub const fn partition(self) -> &'static str {
         match self {
