@@ -15,6 +15,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hsm_operator::api::HsmKey;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::{
     caller::{GATEWAYS, account, caller},
@@ -78,23 +79,25 @@ async fn keep_signing(
     label: String,
     point: Vec<u8>,
     stop: Arc<AtomicBool>,
-) -> (usize, Duration) {
+    signed: watch::Sender<usize>,
+) -> Duration {
     let mut connection = gateways.connect(address).await.unwrap();
-    let (mut count, mut slowest, body) = (0, Duration::ZERO, body(&label).to_string());
+    let (mut slowest, body) = (Duration::ZERO, body(&label).to_string());
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
         let answer = connection.call("POST", "/v1/synchronousSign", body.clone()).await;
-        let answer = answer.unwrap_or_else(|error| panic!("{address}, request {count}: {error}"));
+        let answer =
+            answer.unwrap_or_else(|error| panic!("{address}, request {}: {error}", *signed.borrow()));
         verifies(&point, &answer.with_status(200));
         slowest = slowest.max(begun.elapsed());
-        count += 1;
+        signed.send_modify(|count| *count += 1);
     }
-    (count, slowest)
+    slowest
 }
 
 /// `clients` that sign at every gateway in turn.
 pub struct Load {
-    tasks: Vec<tokio::task::JoinHandle<(usize, Duration)>>,
+    tasks: Vec<(tokio::task::JoinHandle<Duration>, watch::Receiver<usize>)>,
     stop: Arc<AtomicBool>,
 }
 
@@ -105,25 +108,37 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let sign = |client: usize| {
             let address = addresses[client % addresses.len()];
-            tokio::spawn(keep_signing(
+            let (signed, count) = watch::channel(0);
+            let task = tokio::spawn(keep_signing(
                 gateways.clone(),
                 address,
                 label.to_owned(),
                 point.to_vec(),
                 Arc::clone(&stop),
-            ))
+                signed,
+            ));
+            (task, count)
         };
         Self { tasks: (0..clients).map(sign).collect(), stop }
+    }
+
+    /// Until every client has had an answer to a request that it began after this.
+    pub async fn all_answered(&mut self) {
+        let answered = self.tasks.iter_mut().map(async |(_, count)| {
+            let now = *count.borrow();
+            // The first may be the answer to a request that was in flight; a client that failed says so at the end.
+            drop(count.wait_for(|count| *count >= now + 2).await);
+        });
+        futures::future::join_all(answered).await;
     }
 
     /// Ends it and returns how many signatures were made, and how long the slowest took.
     pub async fn end(self) -> (usize, Duration) {
         self.stop.store(true, Ordering::Relaxed);
         let (mut count, mut slowest) = (0, Duration::ZERO);
-        for task in self.tasks {
-            let (made, slow) = task.await.expect("no request failed");
-            count += made;
-            slowest = slowest.max(slow);
+        for (task, made) in self.tasks {
+            slowest = slowest.max(task.await.expect("no request failed"));
+            count += *made.borrow();
         }
         (count, slowest)
     }
@@ -143,7 +158,8 @@ async fn killing_token_hosts_costs_no_signature() {
     let pods = gateway_pods();
     let mut killed = 0;
     for _ in 0..10 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // One request in flight in two kills is taken for what kills.
+        futures::future::join_all(loads.iter_mut().map(|(_, load)| load.all_answered())).await;
         for pod in &pods {
             for id in processes::all_of_pod(pod, OPERATOR, "token-host") {
                 // One that has just ended by itself is as good.
