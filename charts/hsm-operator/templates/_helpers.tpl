@@ -137,9 +137,10 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
   volumes:
-    # PKCS#11 libraries like to write lock files and logs.
+    # PKCS#11 libraries like to write lock files and logs; a gateway puts aside up to eight files of 256 MiB.
     - name: tmp
-      emptyDir: {}
+      emptyDir:
+        sizeLimit: 3Gi
     {{- with $root.Values.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
