@@ -379,7 +379,7 @@ impl Calls {
     /// one that was alone the next time is it.
     pub fn disconnect(&self) {
         let mut dropped = Vec::new();
-        {
+        let trouble = {
             let mut table = locked(&self.table);
             (table.link, table.trial, table.turns) = (None, None, Default::default());
             (table.last_done, table.long_done) = ([None; 3], None);
@@ -401,7 +401,9 @@ impl Calls {
                 }
                 again
             });
-        }
+            let trouble = table.trouble.as_deref().filter(|_| culprit == Some(NOBODY));
+            trouble.map(|cause| format!(": {cause}")).unwrap_or_default()
+        };
         for (waiter, guilty, named) in dropped {
             let (kind, message) = match (guilty, named) {
                 (true, true) => (
@@ -418,7 +420,9 @@ impl Calls {
                 ),
                 (false, false) => (Kind::Crashed, "the token-host ended before it answered"),
             };
-            let _ = waiter.send(Err(HsmError::new(kind, message)));
+            // What was wrong with the token is told where the request is not.
+            let trouble = if guilty || named { "" } else { &trouble };
+            let _ = waiter.send(Err(HsmError::new(kind, format!("{message}{trouble}"))));
         }
     }
 
