@@ -426,6 +426,24 @@ impl Calls {
         }
     }
 
+    /// Whether a token-host died of this signature, or may have died of it and others several times, and it has not been
+    /// answered since.
+    pub fn suspects(&self, request: &Request) -> bool {
+        let table = locked(&self.table);
+        let mut suspects = table
+            .calls
+            .iter()
+            .filter(|(id, call)| {
+                call.named || call.crashes >= trial::UNEXPLAINED || table.culprit == Some(**id)
+            })
+            .map(|(_, call)| frame::message(&call.frame))
+            .peekable();
+        suspects.peek().is_some() && {
+            let frame = Zeroizing::new(frame::encode(NOBODY, request));
+            suspects.any(|message| message == frame::message(&frame))
+        }
+    }
+
     /// From now on calls are answered with `error`, and so are those that wait.
     pub fn refuse(&self, error: &HsmError) {
         let mut waiters = Vec::new();
@@ -790,6 +808,29 @@ mod tests {
         assert_eq!(kinds[..SLOW], [Kind::Timeout; SLOW]);
         assert_eq!(kinds[SLOW], Kind::Busy);
         assert_eq!(calls.len(), SLOW, "the last one is forgotten");
+    }
+
+    #[tokio::test]
+    async fn who_a_token_host_died_of_is_a_suspect_until_the_answer() {
+        let calls = calls(8);
+        let other = Request::Random(8);
+        let mut waiting = [sign(), other.clone()];
+        let [culprit, innocent] = &mut waiting;
+        let (mut culprit, mut innocent) = (pin!(calls.call(culprit)), pin!(calls.call(innocent)));
+        let (first, _theirs, _signs) = link();
+        calls.connect(&first);
+        assert!(futures::poll!(&mut culprit).is_pending() && futures::poll!(&mut innocent).is_pending());
+        assert!(!calls.suspects(&sign()));
+        calls.blame(1);
+        assert!(calls.suspects(&sign()), "it is known before the process is gone");
+        calls.disconnect();
+        assert!(calls.suspects(&sign()) && !calls.suspects(&other));
+        let (second, _theirs, _signs) = link();
+        calls.connect(&second);
+        assert!(calls.suspects(&sign()), "it is on its way again");
+        calls.complete(1, Ok(Reply::Done));
+        culprit.await.unwrap();
+        assert!(!calls.suspects(&sign()));
     }
 
     #[tokio::test]
