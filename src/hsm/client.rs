@@ -379,7 +379,7 @@ impl Calls {
     /// one that was alone the next time is it.
     pub fn disconnect(&self) {
         let mut dropped = Vec::new();
-        {
+        let trouble = {
             let mut table = locked(&self.table);
             (table.link, table.trial, table.turns) = (None, None, Default::default());
             (table.last_done, table.long_done) = ([None; 3], None);
@@ -401,7 +401,9 @@ impl Calls {
                 }
                 again
             });
-        }
+            let trouble = table.trouble.as_deref().filter(|_| culprit == Some(NOBODY));
+            trouble.map(|cause| format!(": {cause}")).unwrap_or_default()
+        };
         for (waiter, guilty, named) in dropped {
             let (kind, message) = match (guilty, named) {
                 (true, true) => (
@@ -418,7 +420,27 @@ impl Calls {
                 ),
                 (false, false) => (Kind::Crashed, "the token-host ended before it answered"),
             };
-            let _ = waiter.send(Err(HsmError::new(kind, message)));
+            // What was wrong with the token is told where the request is not.
+            let trouble = if guilty || named { "" } else { &trouble };
+            let _ = waiter.send(Err(HsmError::new(kind, format!("{message}{trouble}"))));
+        }
+    }
+
+    /// Whether a token-host died of this signature, or may have died of it and others several times, and it has not been
+    /// answered since.
+    pub fn suspects(&self, request: &Request) -> bool {
+        let table = locked(&self.table);
+        let mut suspects = table
+            .calls
+            .iter()
+            .filter(|(id, call)| {
+                call.named || call.crashes >= trial::UNEXPLAINED || table.culprit == Some(**id)
+            })
+            .map(|(_, call)| frame::message(&call.frame))
+            .peekable();
+        suspects.peek().is_some() && {
+            let frame = Zeroizing::new(frame::encode(NOBODY, request));
+            suspects.any(|message| message == frame::message(&frame))
         }
     }
 
@@ -786,6 +808,29 @@ mod tests {
         assert_eq!(kinds[..SLOW], [Kind::Timeout; SLOW]);
         assert_eq!(kinds[SLOW], Kind::Busy);
         assert_eq!(calls.len(), SLOW, "the last one is forgotten");
+    }
+
+    #[tokio::test]
+    async fn who_a_token_host_died_of_is_a_suspect_until_the_answer() {
+        let calls = calls(8);
+        let other = Request::Random(8);
+        let mut waiting = [sign(), other.clone()];
+        let [culprit, innocent] = &mut waiting;
+        let (mut culprit, mut innocent) = (pin!(calls.call(culprit)), pin!(calls.call(innocent)));
+        let (first, _theirs, _signs) = link();
+        calls.connect(&first);
+        assert!(futures::poll!(&mut culprit).is_pending() && futures::poll!(&mut innocent).is_pending());
+        assert!(!calls.suspects(&sign()));
+        calls.blame(1);
+        assert!(calls.suspects(&sign()), "it is known before the process is gone");
+        calls.disconnect();
+        assert!(calls.suspects(&sign()) && !calls.suspects(&other));
+        let (second, _theirs, _signs) = link();
+        calls.connect(&second);
+        assert!(calls.suspects(&sign()), "it is on its way again");
+        calls.complete(1, Ok(Reply::Done));
+        culprit.await.unwrap();
+        assert!(!calls.suspects(&sign()));
     }
 
     #[tokio::test]

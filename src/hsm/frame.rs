@@ -57,6 +57,11 @@ pub fn renumber(frame: &mut [u8], id: u64) {
     frame[4..HEAD].copy_from_slice(&id.to_le_bytes());
 }
 
+/// What is in a frame but its length and its id; of an empty one, nothing.
+pub fn message(frame: &[u8]) -> &[u8] {
+    frame.get(HEAD..).unwrap_or_default()
+}
+
 /// Appends to bytes that wait to be written. Some frames carry keys: growing in place could leave a copy behind.
 pub fn append(waiting: &mut Vec<u8>, frame: &[u8]) {
     if waiting.capacity() - waiting.len() < frame.len() {

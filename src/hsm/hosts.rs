@@ -164,4 +164,8 @@ impl Hosted for Hosts {
     fn running(&self) -> bool {
         self.first.load().is_some() || self.further.load().iter().any(|one| one.load().is_some())
     }
+
+    fn suspects(&self, request: &Request) -> bool {
+        self.first.suspects(request) || self.further.load().iter().any(|one| one.suspects(request))
+    }
 }

@@ -35,6 +35,9 @@ pub trait Hosted: Hsm {
 
     /// Whether a call would be sent at once.
     fn running(&self) -> bool;
+
+    /// Whether this signature is on its way and brought the token-host down, as far as is known.
+    fn suspects(&self, request: &Request) -> bool;
 }
 
 /// Told of every change: name of the token, and whether it signs.

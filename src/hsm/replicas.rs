@@ -246,13 +246,17 @@ impl Replicas {
                         Err(error) if self.is_final(&set, &member, &error, &mut search) => return Err(error),
                         Err(_) => {}
                     }
-                    next = self.best(&set, &search).cloned();
+                    // Whoever gets it when the time is over works for nobody.
+                    let in_time = Instant::now() < deadline;
+                    next = self.best(&set, &search).filter(|_| in_time).cloned();
                     if next.is_none() && attempts.is_empty() {
                         return Err(search.said.unwrap_or_else(nobody));
                     }
                 }
                 () = sleep(self.limit / 8), if latest.is_some() => {
-                    if latest.as_mut().is_some_and(|latest| latest.is_late(self.limit / 2)) {
+                    // A token-host may take longer than this to be there again; nobody else gets what it died of.
+                    let suspect = |latest: &Latest| latest.member.hsm().suspects(&request);
+                    if latest.as_mut().is_some_and(|latest| latest.is_late(self.limit / 2) && !suspect(latest)) {
                         search.failed = true;
                         let well = |one: &&Arc<Member>| self.rank(&set, one, &search) == Some(Rank::Well);
                         next = self.best(&set, &search).filter(well).cloned();

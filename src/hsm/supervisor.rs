@@ -42,6 +42,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// after `STEADY` nothing is held against it any more.
 const USEFUL_FAILURES: u32 = 4;
 const STEADY: Duration = Duration::from_secs(10);
+/// Nor is it against one that served for so many times what it took to open its token: to begin anew each time would cost
+/// a twentieth.
+const WORTH: u32 = 20;
 /// A trouble that only a person can help with is told when so many token-hosts had it: a module that opens a
 /// token while another process logs in may see none for a moment (SoftHSM does).
 const BELIEVED: u32 = 3;
@@ -272,6 +275,12 @@ impl Supervisor {
         self.shared.calls.load()
     }
 
+    /// Whether this signature is on its way and a token-host died of it, as far as is known.
+    #[must_use]
+    pub fn suspects(&self, request: &Request) -> bool {
+        self.shared.calls.suspects(request)
+    }
+
     /// Ends the token-host and waits until it is gone. Calls are refused from now on.
     pub async fn shutdown(&self) {
         self.shared.calls.refuse(&stopped());
@@ -349,6 +358,7 @@ impl Driver {
             let begun = Instant::now();
             let end = match self.open(wanted).await {
                 Ok((mut host, facts)) => {
+                    let (opening, open) = (begun.elapsed(), Instant::now());
                     self.troubled = 0;
                     let facts = Arc::new(facts);
                     self.shared.facts.store(Some(Arc::clone(&facts)));
@@ -360,10 +370,11 @@ impl Driver {
                         self.shared.calls.blame(NOBODY);
                     }
                     self.shared.calls.disconnect();
+                    let (served, useful) = (open.elapsed(), self.shared.calls.answered() > answered);
                     host.end(&self.shared).await;
-                    if begun.elapsed() > STEADY {
+                    if served > STEADY || useful && served > opening * WORTH {
                         failures = 0;
-                    } else if self.shared.calls.answered() > answered {
+                    } else if useful {
                         failures = failures.min(USEFUL_FAILURES);
                     }
                     end
@@ -684,7 +695,11 @@ fn stopped() -> HsmError {
     HsmError::new(Kind::Unavailable, "the token-host is being shut down")
 }
 
+/// How long the next token-host is waited for. The first one is not: callers wait, and most ends are single ones.
 fn pause(failures: u32) -> Duration {
+    if failures == 0 {
+        return Duration::ZERO;
+    }
     let longest = BACKOFF_MIN.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX);
     longest.mul_f64(rand::random_range(0.5..=1.0))
 }

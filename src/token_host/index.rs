@@ -10,7 +10,7 @@ use cryptoki_sys::*;
 use parking_lot::FairMutexGuard;
 
 use super::{
-    raw::{Attribute, Failure, Object, Session},
+    raw::{self, Attribute, Failure, Object, Session},
     token::Token,
 };
 use crate::{
@@ -24,6 +24,9 @@ const LASTS: Duration = Duration::from_secs(30);
 const NAME_LASTS: Duration = Duration::from_secs(60);
 /// And at least so many times what it took to read them all.
 const NAME_WORTH: u32 = 20;
+
+/// Reading so many objects takes more memory than keeping their names does.
+const MANY: usize = 1000;
 
 /// Objects that say that they are the token's: the only ones whose attributes may be read.
 ///
@@ -95,6 +98,7 @@ pub struct Index {
 }
 
 /// The names of one object; empty where it has none.
+#[derive(PartialEq, Eq)]
 struct Names {
     id: Box<[u8]>,
     label: Box<[u8]>,
@@ -172,11 +176,12 @@ impl Index {
         for object in gone {
             self.remove(object);
         }
-        let (mut unread, mut new) = (HashMap::new(), Vec::new());
+        let (mut unread, mut new, mut asked) = (HashMap::new(), Vec::new(), 0);
         for object in found {
             if self.names.get(&object).is_some_and(Names::complete) {
                 continue;
             }
+            asked += 1;
             match session.attributes(object, [CKA_ID, CKA_LABEL]) {
                 Ok(names) => {
                     let names = Names::of(names);
@@ -197,9 +202,14 @@ impl Index {
         // Whoever signs with a key of such an id looks again, and refuses where it is one of two now.
         token.forget_all(&new);
         (self.looked, self.unreadable) = (Some(began), unread);
-        if self.read.is_none() {
+        let whole = self.read.is_none();
+        if whole {
             self.read = Some(began);
             self.names_last = NAME_LASTS.max(began.elapsed() * NAME_WORTH);
+        }
+        if whole && asked > MANY {
+            drop((before, present, new));
+            raw::give_back_memory();
         }
         Ok(())
     }
@@ -281,18 +291,38 @@ impl<'a> Objects<'a> {
         Err(HsmError { kind: Kind::Device, code: error.code, message })
     }
 
-    /// Objects that have the name by their own word, now.
+    /// Whether two names are those of the same objects, as far as is known. Where these were just read by one of the names,
+    /// they have the other one as well.
+    pub fn are_of_the_same(&self, one: Name<'_>, other: Name<'_>) -> bool {
+        self.index.get(one) == self.index.get(other)
+    }
+
+    /// Objects that have the name by their own word, now. What is known of their other name is true then, too.
     fn there(&mut self, name: Name<'_>) -> Result<Vec<Object>, HsmError> {
         let mut there = self.index.get(name);
         for object in there.clone() {
-            let is_so = match self.session.attributes(object, [CKA_ID, CKA_LABEL]) {
-                Ok(names) => Names::of(names).include(name),
-                Err(Failure { code: CKR_OBJECT_HANDLE_INVALID, .. }) => false,
+            let names = match self.session.attributes(object, [CKA_ID, CKA_LABEL]) {
+                Ok(names) => Some(Names::of(names)),
+                Err(Failure { code: CKR_OBJECT_HANDLE_INVALID, .. }) => None,
                 Err(failure) => return Err(failure.into()),
             };
-            if !is_so {
-                self.index.remove(object);
-                there.retain(|one| *one != object);
+            match names.filter(|names| names.include(name)) {
+                Some(names) if self.index.names.get(&object) == Some(&names) => {}
+                // Its other name is another one since.
+                Some(names) => {
+                    let was = self.index.names.get(&object);
+                    if was.is_none_or(|was| was.id != names.id)
+                        && let Ok(id) = KeyId::from_bytes(&*names.id)
+                    {
+                        // Whoever signs with a key of that id looks again, and refuses where it is one of two now.
+                        self.token.forget_all(&[id]);
+                    }
+                    self.index.put(object, names);
+                }
+                None => {
+                    self.index.remove(object);
+                    there.retain(|one| *one != object);
+                }
             }
         }
         Ok(there)

@@ -387,8 +387,15 @@ pub fn find_keys(objects: &mut Objects<'_>, what: &Find) -> Result<Vec<KeyFacts>
         }
         Find::Label(label) | Find::Known(label) => {
             let proven = matches!(what, Find::Label(_));
-            let named =
+            let mut named =
                 objects.named(label.into(), Group::read, |group| !proven || !group.whole.is_empty())?;
+            if let [key] = named.whole.as_slice()
+                && let Some(id) = &key.id
+                && objects.are_of_the_same(label.into(), id.into())
+            {
+                let key = named.whole.remove(0);
+                return Ok(vec![key.facts(objects.session, &named.public, 1)?]);
+            }
             let named = named.whole.into_iter().take(FIND_MAX);
             // The halves of a key share its id, and need not share its label.
             let facts = named.map(|key| match &key.id {

@@ -35,6 +35,11 @@ use crate::{
 const SLOW_QUEUE: usize = 256;
 /// An answer waits for a signature to come only where the last one was quicker than this.
 const SOON: Duration = Duration::from_millis(1);
+/// A call is made so often at most because the login went away meanwhile, on each step of recovery. A token that loses
+/// it more often is not well, whoever asks it.
+const LOGINS: usize = 8;
+/// So long the end of the process waits for threads to come out of the module.
+const LEAVE: Duration = Duration::from_millis(100);
 /// Most random bytes of one request.
 const RANDOM_MAX: u32 = 1024 * 1024;
 /// Exit code that says: the module is of no more use, try again in a new process.
@@ -254,6 +259,8 @@ impl Worker {
             let cause = answer.map_or_else(|error| error.message, |_| "the module is of no more use".into());
             self.token.took(Rung::Process, &cause);
             std::thread::sleep(Duration::from_millis(20));
+            // Somebody may be writing what the token lives on: SoftHSM empties its file at each login and fills it again.
+            let _alone = self.token.gate.try_write_for(LEAVE);
             raw::exit(EXIT_RESTART);
         }
         answer
@@ -405,7 +412,8 @@ impl Worker {
     }
 
     /// Does something with a session, once more where that may help, and a third time when it is known that the token is
-    /// well or the module was started over. Everything that comes here looks before it acts, so that doing it again is safe
+    /// well or the module was started over. A try during which the login went away is no try, see
+    /// [`Worker::under_a_login`]. Everything that comes here looks before it acts, so that doing it again is safe
     /// even where the first time had an effect. Sessions are opened and closed behind the gate like everything else. `key`
     /// is the one that signs.
     fn attempt<T>(
@@ -426,11 +434,8 @@ impl Worker {
             match token.ensure_login(Some(&error.message)) {
                 Err(error) if token.refused().is_some() || token.is_dead() => return Err(error),
                 Err(error) => error,
-                Ok(()) => match self.once(&mut act) {
-                    Err(error) if matches!(error.kind, Kind::Lost | Kind::Device) => {
-                        self.session = None;
-                        error
-                    }
+                Ok(()) => match self.under_a_login(&mut act) {
+                    Err(error) if matches!(error.kind, Kind::Lost | Kind::Device) => error,
                     outcome => return outcome,
                 },
             }
@@ -448,27 +453,45 @@ impl Worker {
             return Err(error);
         }
         let _inside = token.gate.read();
-        let third = self.last(&mut act);
+        let third = self.under_a_login(&mut act);
         if let Err(error) = &third
             && matches!(error.kind, Kind::Lost | Kind::Device)
             && !well
         {
             if token.is_well(key, &error.message) {
                 // What it failed of may have ended since.
-                return self.last(&mut act);
+                return self.under_a_login(&mut act);
             }
             token.give_up();
         }
         third
     }
 
-    /// The same as [`Worker::once`]; a session that is of no use is given up.
-    fn last<T>(&mut self, act: &mut impl FnMut(&Session) -> Result<T, HsmError>) -> Result<T, HsmError> {
-        let outcome = self.once(act);
-        if outcome.as_ref().is_err_and(|error| matches!(error.kind, Kind::Lost | Kind::Device)) {
-            self.session = None;
+    /// The same as [`Worker::once`], until one login was there from the beginning to the end, or something else is the
+    /// matter than a login. While one thread logs in again others may lose that login, too, any number of times: that says
+    /// nothing of this call. A session that is of no use is given up.
+    fn under_a_login<T>(
+        &mut self,
+        act: &mut impl FnMut(&Session) -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
+        let token = Arc::clone(&self.token);
+        let mut tries = 0;
+        loop {
+            let before = token.epoch();
+            let outcome = self.once(act);
+            let Err(error) = &outcome else { return outcome };
+            if matches!(error.kind, Kind::Lost | Kind::Device) {
+                self.session = None;
+            }
+            tries += 1;
+            if error.kind != Kind::Lost || tries == LOGINS || token.is_dead() {
+                return outcome;
+            }
+            // Counted also where another thread was the one that logged in.
+            if token.ensure_login(Some(&error.message)).is_err() || token.epoch() == before {
+                return outcome;
+            }
         }
-        outcome
     }
 
     fn once<T>(&mut self, act: &mut impl FnMut(&Session) -> Result<T, HsmError>) -> Result<T, HsmError> {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use cryptoki_sys::*;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::inside;
 use crate::hsm::probe::Limits;
@@ -491,11 +491,13 @@ impl Session {
             }
         }
         let mut values = [const { None }; N];
-        for (((value, buffer), length), kind) in values.iter_mut().zip(buffers).zip(lengths).zip(kinds) {
+        for (((value, mut buffer), length), kind) in values.iter_mut().zip(buffers).zip(lengths).zip(kinds) {
             *value = length.map(|length| {
-                let mut buffer = buffer;
-                buffer.truncate(length);
-                if kind == CKA_KEY_TYPE { self.plain(buffer) } else { buffer }
+                // A copy of that length: some values are kept for every object of a token, and a guess that was cut off
+                // would leave a hole behind each that fits nothing. The value may be a secret.
+                let exact = buffer[..length].to_vec();
+                buffer[..length].zeroize();
+                if kind == CKA_KEY_TYPE { self.plain(exact) } else { exact }
             });
         }
         Ok(values)

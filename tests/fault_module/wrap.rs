@@ -1,7 +1,11 @@
 //! The wrapped functions.
 #![allow(non_snake_case, reason = "the names are the standard's")]
 
-use std::{ffi::c_void, time::Duration};
+use std::{
+    ffi::c_void,
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
 
 use cryptoki_sys::*;
 
@@ -11,6 +15,14 @@ use super::{MODULE, Module, give_up, rule::Action};
 const NO_OBJECT: CK_OBJECT_HANDLE = 0x7fff_fff1;
 /// Room for any signature.
 const SIGNATURE_MAX: usize = 64 * 1024;
+
+/// Held for reading by whoever is inside the real module, and alone by who takes a login or sessions away from all.
+///
+/// A device that drops them does so between two calls. SoftHSM's own functions do not: `C_CloseAllSessions` forgets the
+/// handles first, then deletes sessions that other threads sign in, and logs out last, so that a session opened meanwhile
+/// looks logged in and dangles. Signatures then end in a segmentation fault, at times while another thread's `C_Login`
+/// writes the token's file anew, and the token is gone for good.
+static INSIDE: RwLock<()> = RwLock::new(());
 
 fn module() -> &'static Module {
     MODULE.get().unwrap_or_else(|| give_up("called before its function list was read"))
@@ -53,6 +65,7 @@ fn crash() {
 }
 
 fn log_out(session: CK_SESSION_HANDLE) {
+    let _alone = INSIDE.write().unwrap_or_else(PoisonError::into_inner);
     if let Some(log_out) = module().real.C_Logout {
         // SAFETY: takes a number.
         unsafe { log_out(session) };
@@ -60,6 +73,7 @@ fn log_out(session: CK_SESSION_HANDLE) {
 }
 
 fn close_all(session: CK_SESSION_HANDLE) {
+    let _alone = INSIDE.write().unwrap_or_else(PoisonError::into_inner);
     let mut info = CK_SESSION_INFO::default();
     if let (Some(look), Some(close)) = (module().real.C_GetSessionInfo, module().real.C_CloseAllSessions) {
         // SAFETY: `info` lives until the call returns; the other takes a number.
@@ -75,8 +89,11 @@ fn close_all(session: CK_SESSION_HANDLE) {
 macro_rules! real {
     ($function:ident($($argument:expr),* $(,)?)) => {
         match module().real.$function {
-            // SAFETY: what our caller says of the arguments is passed on.
-            Some(function) => unsafe { function($($argument),*) },
+            Some(function) => {
+                let _inside = INSIDE.read().unwrap_or_else(PoisonError::into_inner);
+                // SAFETY: what our caller says of the arguments is passed on.
+                unsafe { function($($argument),*) }
+            }
             None => CKR_FUNCTION_NOT_SUPPORTED,
         }
     };

@@ -14,6 +14,7 @@ use crate::{
 
 on_both_tokens! {
     a_lost_session_or_login_reaches_nobody,
+    a_login_that_is_lost_again_and_again_reaches_nobody,
     a_key_is_not_missed_by_a_signature,
     a_key_is_not_missed_by_a_look,
     a_key_is_not_missing_in_a_list,
@@ -30,6 +31,17 @@ async fn a_lost_session_or_login_reaches_nobody(token: Token) {
         &["C_Sign times=1 logout"],
         &["C_SignInit times=1 close-sessions"],
         &["C_Sign times=1 close-sessions"],
+    ]);
+    play(token, &rows).await;
+}
+
+/// Every look loses the login of all, until it was lost so often that each thread had more than three of them. Whoever
+/// looks next logs in again, so that the token is well whenever it is asked.
+async fn a_login_that_is_lost_again_and_again_reaches_nobody(token: Token) {
+    let rows = unnoticed(&[
+        &["C_SignInit times=1 logout", "C_FindObjectsFinal times=6 logout"],
+        &["C_SignInit times=1 close-sessions", "C_FindObjectsFinal times=12 logout"],
+        &["C_SignInit times=1 close-sessions", "C_FindObjectsFinal times=12 close-sessions"],
     ]);
     play(token, &rows).await;
 }

@@ -18,7 +18,7 @@ pub(super) struct Trial {
 }
 
 /// After so many crashes that nobody is named for there is a trial. One alone is mostly a kill from outside.
-const UNEXPLAINED: u8 = 2;
+pub(super) const UNEXPLAINED: u8 = 2;
 
 impl Table {
     /// Begins a trial if some of those that wait, in their order, were there at several crashes: of those that were there

@@ -31,6 +31,8 @@ enum Mode {
     Well,
     Fails(Kind),
     Hangs,
+    /// The same, because its token-host has died of it and is being started again.
+    Dying,
     /// Signs something else.
     Lies,
     /// Does so with the key `k`.
@@ -89,7 +91,7 @@ impl Hsm for Double {
         let mode = *self.mode.lock().unwrap();
         match (mode, request) {
             (Mode::Fails(kind), _) => Err(HsmError::new(kind, "told to")),
-            (Mode::Hangs, _) => pending().await,
+            (Mode::Hangs | Mode::Dying, _) => pending().await,
             (Mode::Lies, Request::Sign { key, algorithm, .. }) => {
                 self.keys.call(Request::Sign { key, algorithm, payload: b"else".as_slice().into() }).await
             }
@@ -116,6 +118,10 @@ impl Hosted for Double {
 
     fn running(&self) -> bool {
         *self.running.lock().unwrap()
+    }
+
+    fn suspects(&self, _: &Request) -> bool {
+        *self.mode.lock().unwrap() == Mode::Dying
     }
 }
 
@@ -334,6 +340,14 @@ async fn a_token_that_hangs_keeps_one_caller_waiting_for_a_moment_and_the_next_n
     sleep(2 * LIMIT).await;
     let primary = world.replicas.members().0.unwrap();
     assert!(matches!(primary.cause(), Some(Cause::Failing(error)) if error.kind == Kind::Timeout));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_token_host_died_of_is_given_to_nobody_else_however_long_the_next_one_takes() {
+    let world = World::proven().await;
+    world.primary.set(Mode::Dying);
+    assert_eq!(world.call().await.unwrap_err().kind, Kind::Timeout);
+    assert_eq!(world.replica.asked(), 0);
 }
 
 #[tokio::test(start_paused = true)]
