@@ -30,7 +30,7 @@ async fn what_was_signed_in_a_context_verifies_in_it_alone() {
         (json!(STANDARD.encode(context)), Value::Null, json!(""), json!(STANDARD.encode("another")));
     for (key, algorithm, hashed) in [
         ("ML-DSA-65", "ML_DSA", "SHA2_512_WITH_ML_DSA"),
-        ("SLH-DSA-SHA2-128F", "SLH_DSA", "SHA2_256_WITH_SLH_DSA"),
+        ("SLH-DSA-SHA2-128f", "SLH_DSA", "SHA2_256_WITH_SLH_DSA"),
     ] {
         let spki = stage.make(key, json!({"algorithm": key, "attributes": {"sign": true}})).await;
         for signs in [algorithm, hashed] {

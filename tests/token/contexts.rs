@@ -152,7 +152,7 @@ async fn a_token_that_takes_no_context_says_so() {
     made(&stage.hsm, KeyAlgorithm::MlDsa44).await;
     let signed = || sign(stage.hsm.as_ref(), "ML-DSA-44", SignatureAlgorithm::MlDsa, b"context", b"x");
     signed().await.unwrap();
-    stage.faults.set(&["C_SignInit times=1 return=CKR_MECHANISM_PARAM_INVALID"]);
+    stage.faults.set(&["C_SignInit times=1 return=0x71"]);
     let error = signed().await.unwrap_err();
     assert_eq!(error.kind, Kind::Unsupported);
     assert!(
