@@ -18,7 +18,7 @@ use super::{
     object::{self, EDWARDS448, EDWARDS25519, Group, Halves, Key, Life, Made},
     public,
     raw::{Attribute, Mechanism, Object, Session},
-    removal, seed, wrapping,
+    removal, seed, tree, wrapping,
 };
 use crate::{
     hsm::{
@@ -79,6 +79,7 @@ pub fn import(
         Origin::Plain(material) => plain(objects, template, spki, material)?,
         Origin::Wrapped(wrapped) => unwrap(objects, template, spki, wrapped)?,
         Origin::Seed(seed) => Arrived::Made(seed::master(objects, template, seed)?),
+        Origin::Derived { master, path } => Arrived::Made(tree::made(objects, template, master, path)?),
         Origin::Public => unreachable!("it was brought above"),
     };
     let made = match made {
