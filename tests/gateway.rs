@@ -16,6 +16,8 @@ mod ciphers;
 #[path = "gateway/cluster.rs"]
 mod cluster;
 mod common;
+#[path = "gateway/contexts.rs"]
+mod contexts;
 #[path = "gateway/contract.rs"]
 mod contract;
 #[path = "gateway/data_objects.rs"]

@@ -22,6 +22,8 @@ mod chaos_repair;
 #[path = "token/ciphers.rs"]
 mod ciphers;
 mod common;
+#[path = "token/contexts.rs"]
+mod contexts;
 #[path = "token/data.rs"]
 mod data;
 #[path = "token/derivation.rs"]

@@ -51,6 +51,11 @@ pub struct SigningRequestSpec {
     /// How the signature is written.
     #[serde(default)]
     pub signature_type: SignatureType,
+    /// Context that is signed along with the payload: base64, at most 255 bytes decoded. Only the signature algorithms of
+    /// ML-DSA and SLH-DSA have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 340))]
+    pub context: Option<String>,
     /// Base64, shown to approvers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65_536))]

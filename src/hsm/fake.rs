@@ -252,6 +252,7 @@ impl Inner {
             Request::Export(key) => self.export(&key),
             Request::Wrap(job) => self.wrap(&job),
             Request::Agree { .. } => Err(keys::unsupported("key agreement")),
+            Request::SignInContext { .. } => Err(keys::unsupported("signature in a context")),
             Request::Derived { .. } | Request::SignDerived { .. } | Request::Derive(_) => {
                 Err(HsmError::new(Kind::Unsupported, "the fake has no trees"))
             }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{KeyFacts, KeyTemplate};
-use crate::model::{KeyId, WrapMethod, material::Material, secret::Plaintext};
+use crate::model::{KeyId, WrapMethod, derivation::DerivationPath, material::Material, secret::Plaintext};
 
 /// A key to bring to a token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,6 +41,13 @@ pub enum Origin {
     Seed(Plaintext),
     /// Not at all: its public half is all that comes, and [`Import::public_key`] says what it is.
     Public,
+    /// As a step from a master that is on the token (see [`super::protocol::Request::Derive`]).
+    Derived {
+        /// The master.
+        master: KeyId,
+        /// The way from there.
+        path: DerivationPath,
+    },
 }
 
 /// A key that another one encrypts.

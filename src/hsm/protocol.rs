@@ -170,6 +170,17 @@ pub enum Request {
     /// Derive a key from a master to stay, unless one with its id exists, which is then described, or other keys have the
     /// label. Answered as [`Self::Claim`].
     Derive(Box<DerivedTemplate>),
+    /// Sign by ML-DSA or SLH-DSA in a context. Answered by [`Reply::Signature`].
+    SignInContext {
+        /// The key.
+        key: KeyId,
+        /// What to do with the payload.
+        algorithm: SignatureAlgorithm,
+        /// The context, not empty and of at most 255 bytes.
+        context: Bytes,
+        /// The payload, decoded.
+        payload: Bytes,
+    },
 }
 
 /// A key to derive and keep.
@@ -615,6 +626,7 @@ impl Request {
             Self::Export(_) | Self::Wrap(_) => Lane::Look,
             Self::Agree { .. } | Self::Derived { .. } | Self::SignDerived { .. } => Lane::Sign,
             Self::Derive(_) => Lane::Change,
+            Self::SignInContext { .. } => Lane::Sign,
         }
     }
 
@@ -657,6 +669,7 @@ impl Request {
             Self::Agree { .. } => true,
             Self::Derived { .. } | Self::SignDerived { .. } => true,
             Self::Derive(_) => false,
+            Self::SignInContext { .. } => true,
         }
     }
 
@@ -691,6 +704,7 @@ impl Request {
             Self::Derived { .. } => "derived",
             Self::SignDerived { .. } => "sign_derived",
             Self::Derive(_) => "derive",
+            Self::SignInContext { .. } => "sign_in_context",
         }
     }
 }

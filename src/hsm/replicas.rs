@@ -203,7 +203,7 @@ impl Replicas {
         let set = self.set.load_full();
         let deadline = Instant::now() + self.limit;
         let key = match &request {
-            Request::Sign { key, .. } => Some(key.clone()),
+            Request::Sign { key, .. } | Request::SignInContext { key, .. } => Some(key.clone()),
             // What a replica derives from a master says nothing of the master there.
             _ => None,
         };

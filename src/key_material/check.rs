@@ -12,7 +12,8 @@ use der::{
     Encode,
     asn1::{AnyRef, BitStringRef, ObjectIdentifier},
 };
-use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfo};
+use pkcs8::PrivateKeyInfoRef;
+use spki::{AlgorithmIdentifierRef, EncodePublicKey, SubjectPublicKeyInfo};
 use zeroize::Zeroizing;
 
 use super::{Unreadable, read::EC};
@@ -26,6 +27,16 @@ pub(super) fn rsa(pkcs1: &[u8]) -> Result<PublicKey, Unreadable> {
     // What is wrong with the modulus is said in more words than the library has.
     let pair = RsaKeyPair::from_der(pkcs1).map_err(|_| Unreadable::Numbers)?;
     of_library(pair.public_key())
+}
+
+/// Of a DSA key: the base to the power of the private number, by the `dsa` crate, which refuses a number that is zero or not
+/// below the subprime and a result that is not in the group.
+pub(super) fn dsa(info: &PrivateKeyInfoRef<'_>) -> Result<PublicKey, Unreadable> {
+    // A public half that came with it would be believed.
+    let bare = PrivateKeyInfoRef::new(info.algorithm, info.private_key);
+    let key = ::dsa::SigningKey::try_from(bare).map_err(|_| Unreadable::Numbers)?;
+    let spki = key.verifying_key().to_public_key_der().map_err(|_| Unreadable::Numbers)?;
+    Ok(PublicKey::from_spki(spki.as_bytes())?)
 }
 
 /// The curves of which aws-lc knows the arithmetic.

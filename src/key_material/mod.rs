@@ -1,8 +1,8 @@
 //! Private keys in their files: read strictly, proven to be whole, and written.
 //!
 //! A key is here for as long as it takes to bring it to a token, or to hand it out when it comes from one. Everything that
-//! is worked out of it (a public half, whether its numbers belong together) is worked out by aws-lc or, for Ed448, by
-//! `ed448-goldilocks`, in constant time.
+//! is worked out of it (a public half, whether its numbers belong together) is worked out by aws-lc or, for Ed448 and
+//! DSA, by `ed448-goldilocks` and `dsa`, in constant time.
 
 mod check;
 mod read;

@@ -21,6 +21,7 @@ use crate::{
 
 pub(super) const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 pub(super) const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+pub(super) const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap(ED25519_OID);
 const ED448: ObjectIdentifier = ObjectIdentifier::new_unwrap(ED448_OID);
 
@@ -40,13 +41,13 @@ pub enum Unreadable {
     #[error("private keys of algorithm {0} are not taken")]
     Algorithm(String),
     /// Algorithm parameters that do not belong to the algorithm.
-    #[error("the parameters of an {0} key are not as its standard demands")]
+    #[error("the parameters of the {0} key are not as its standard demands")]
     Parameters(&'static str),
     /// More than two primes.
     #[error("an RSA key of more than two primes is not taken")]
     Primes,
     /// The inside of PKCS #8 is something else.
-    #[error("the inside of the PKCS #8 is not an {0} private key")]
+    #[error("the inside of the PKCS #8 is no private key of {0}")]
     Inside(&'static str),
     /// A curve that the contract does not have.
     #[error("Unsupported Curve: '{0}'")]
@@ -111,7 +112,7 @@ struct Encrypted<'a> {
 
 /// Reads a private key and works out its public half.
 ///
-/// PKCS #8 of RSA (2048 to 8192 bits), EC, Ed25519 and Ed448, and PKCS #1. A public half in it has to be its own; on curves
+/// PKCS #8 of RSA (2048 to 8192 bits), DSA (1024, 2048 and 3072 bits), EC, Ed25519 and Ed448, and PKCS #1. A public half in it has to be its own; on curves
 /// that aws-lc does not have, this is for somebody else to find out.
 ///
 /// # Errors
@@ -135,6 +136,7 @@ pub fn private_key(der: &[u8]) -> Result<Key, Unreadable> {
             }
             rsa(inside)?
         }
+        DSA => dsa(&info)?,
         EC => ec(info.algorithm.parameters, inside)?,
         ED25519 => edwards(ED25519_OID, info.algorithm.parameters, inside)?,
         ED448 => edwards(ED448_OID, info.algorithm.parameters, inside)?,
@@ -185,6 +187,25 @@ fn rsa(der: &[u8]) -> Result<Key, Unreadable> {
         public: Some(public),
         claimed: None,
         material: Material::Rsa(Box::new(numbers)),
+    })
+}
+
+fn dsa(info: &PrivateKeyInfoRef<'_>) -> Result<Key, Unreadable> {
+    let group = info.algorithm.parameters.and_then(|any| any.decode_as::<::dsa::Components>().ok());
+    if group.is_none() {
+        return Err(Unreadable::Parameters("DSA"));
+    }
+    let inside = info.private_key.as_bytes();
+    let number = UintRef::from_der(inside).map_err(|_| Unreadable::Inside("DSA"))?;
+    let public = check::dsa(info)?;
+    KeyAlgorithm::Dsa.check(Some(public.bits()), None)?;
+    Ok(Key {
+        algorithm: KeyAlgorithm::Dsa,
+        key_size: Some(public.bits()),
+        curve_oid: None,
+        public: Some(public),
+        claimed: None,
+        material: Material::Exponent(number.as_bytes().to_vec().into()),
     })
 }
 

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Unreadable, private_key,
-    read::{EC, Pkcs1, RSA},
+    read::{DSA, EC, Pkcs1, RSA},
 };
 use crate::{
     model::{
@@ -52,6 +52,7 @@ pub fn pkcs8(public: &PublicKey, material: &Material) -> Result<Zeroizing<Vec<u8
                 Zeroizing::new(OctetStringRef::new(unwrapped(seed.expose(), seed_len(curve)))?.to_der()?);
             outside(curve.oid.parse().map_err(|_| Unwritable::Kind)?, None, &inside)?
         }
+        (Material::Exponent(number), None) => dsa(number, public)?,
         _ => return Err(Unwritable::Kind),
     };
     match private_key(&written) {
@@ -88,6 +89,12 @@ fn rsa(numbers: &RsaNumbers) -> Result<Zeroizing<Vec<u8>>, Unwritable> {
     };
     let inside = Zeroizing::new(inside.to_der()?);
     Ok(outside(RSA, Some(AnyRef::NULL), &inside)?)
+}
+
+fn dsa(number: &Plaintext, public: &PublicKey) -> Result<Zeroizing<Vec<u8>>, Unwritable> {
+    let half = spki::SubjectPublicKeyInfoRef::try_from(public.spki()).map_err(|_| Unwritable::Kind)?;
+    let inside = Zeroizing::new(UintRef::new(number.expose())?.to_der()?);
+    Ok(outside(DSA, half.algorithm.parameters, &inside)?)
 }
 
 fn ec(curve: Curve, scalar: &Plaintext, public: &PublicKey) -> Result<Zeroizing<Vec<u8>>, Unwritable> {

@@ -14,6 +14,8 @@ pub enum Material {
     Rsa(Box<RsaNumbers>),
     /// A key on a curve: the scalar, as long as the curve's order, big-endian; of Ed25519 and Ed448 the seed (RFC 8032).
     Scalar(Plaintext),
+    /// A DSA key: the private number, big-endian. The group is that of the public half.
+    Exponent(Plaintext),
 }
 
 /// An RSA key of two primes (RFC 8017, A.1.2): big-endian, without zeros on the left.
@@ -47,8 +49,12 @@ mod tests {
             exponent2: secret(),
             coefficient: secret(),
         };
-        for material in [Material::Secret(secret()), Material::Scalar(secret()), Material::Rsa(Box::new(rsa))]
-        {
+        for material in [
+            Material::Secret(secret()),
+            Material::Scalar(secret()),
+            Material::Exponent(secret()),
+            Material::Rsa(Box::new(rsa)),
+        ] {
             let printed = format!("{material:?}");
             let as_numbers = format!("{:?}", b"s3cret");
             assert!(!printed.contains("s3cret") && !printed.contains(&as_numbers), "{printed}");

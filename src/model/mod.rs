@@ -9,6 +9,7 @@ pub mod algorithm;
 pub mod attributes;
 pub mod certificate;
 pub mod cipher;
+pub mod context;
 pub mod curve;
 pub mod data;
 pub mod derivation;

@@ -174,6 +174,12 @@ impl SignatureAlgorithm {
         }
     }
 
+    /// Whether it signs a context along with the message: ML-DSA and SLH-DSA, also where they hash first (FIPS 204, FIPS 205).
+    #[must_use]
+    pub fn takes_context(self) -> bool {
+        matches!(self, Self::MlDsa | Self::SlhDsa) || matches!(self.row().scheme, Scheme::Prehashed(_))
+    }
+
     /// Turns a payload into what the scheme signs: a digest, or the bytes themselves.
     ///
     /// # Errors

@@ -53,10 +53,15 @@ macro_rules! of_hashes {
     };
 }
 
-/// What HashML-DSA and HashSLH-DSA sign by the inner algorithm, with an empty context (FIPS 204, algorithm 4; FIPS 205,
-/// algorithm 23).
-pub(super) fn prehashed(hash: Hash, message: &[u8]) -> Option<Vec<u8>> {
-    Some([&[1, 0], hash.oid()?, &hash.digest(message)].concat())
+/// What is signed by the inner algorithm: of HashML-DSA and HashSLH-DSA, which hash (FIPS 204, algorithm 4; FIPS 205,
+/// algorithm 23), or of the pure ones (algorithms 2 and 22). `None` where the hash has no identifier or the context is too
+/// long.
+pub(super) fn in_context(hash: Option<Hash>, context: &[u8], message: &[u8]) -> Option<Vec<u8>> {
+    let length = [u8::try_from(context.len()).ok()?];
+    Some(match hash {
+        Some(hash) => [&[1], &length[..], context, hash.oid()?, &hash.digest(message)].concat(),
+        None => [&[0], &length[..], context, message].concat(),
+    })
 }
 
 /// Whether a signature by the inner algorithm fits; `None` where keys do not sign.

@@ -23,6 +23,9 @@ pub enum VerifyError {
     /// The payload should be a digest.
     #[error(transparent)]
     DigestLength(#[from] WrongDigestLength),
+    /// Signatures of this algorithm have no context.
+    #[error("signatures of {0} have no context: ML-DSA and SLH-DSA alone have one")]
+    Context(SignatureAlgorithm),
     /// The key could sign so, but nothing here can check it.
     #[error("signatures of {0} cannot be checked here")]
     Unsupported(SignatureAlgorithm),
@@ -72,9 +75,11 @@ impl PublicKey {
             }
             (Kind::Ed448, Scheme::EdDsa) => Ok(edwards::verify_448(&self.bytes, payload, signature)),
             (Kind::Ed25519, Scheme::EdDsa) => Ok(self.fast(&lc::ED25519).verify(payload, signature).is_ok()),
-            (Kind::PostQuantum(key), Scheme::Prehashed(hash)) => post_quantum::prehashed(hash, payload)
-                .and_then(|message| post_quantum::verify_inner(*key, &self.bytes, &message, signature))
-                .ok_or(VerifyError::Unsupported(algorithm)),
+            (Kind::PostQuantum(key), Scheme::Prehashed(hash)) => {
+                post_quantum::in_context(Some(hash), b"", payload)
+                    .and_then(|message| post_quantum::verify_inner(*key, &self.bytes, &message, signature))
+                    .ok_or(VerifyError::Unsupported(algorithm))
+            }
             (Kind::PostQuantum(_), Scheme::Native) if algorithm == SignatureAlgorithm::MlDsaMu => {
                 Err(VerifyError::Unsupported(algorithm))
             }
@@ -84,6 +89,37 @@ impl PublicKey {
             }
             _ => Err(VerifyError::Unsupported(algorithm)),
         }
+    }
+
+    /// The same for a signature that was made in a context, of at most [`CONTEXT_MAX`](crate::model::context::CONTEXT_MAX) bytes; in an empty one it is the same
+    /// as without.
+    ///
+    /// # Errors
+    /// As [`Self::verify`], and when the algorithm has no contexts.
+    pub fn verify_in_context(
+        &self,
+        algorithm: SignatureAlgorithm,
+        context: &[u8],
+        payload: &[u8],
+        signature: &[u8],
+    ) -> Result<bool, VerifyError> {
+        if context.is_empty() {
+            return self.verify(algorithm, payload, signature);
+        }
+        let key = self.algorithm();
+        if !algorithm.takes_context() {
+            return Err(VerifyError::Context(algorithm));
+        }
+        if !algorithm.fits(key) {
+            return Err(VerifyError::Mismatch { algorithm, key });
+        }
+        let hash = match algorithm.row().scheme {
+            Scheme::Prehashed(hash) => Some(hash),
+            _ => None,
+        };
+        post_quantum::in_context(hash, context, payload)
+            .and_then(|message| post_quantum::verify_inner(key, &self.bytes, &message, signature))
+            .ok_or(VerifyError::Unsupported(algorithm))
     }
 
     fn fast(&self, algorithm: &'static dyn VerificationAlgorithm) -> UnparsedPublicKey<&[u8]> {

@@ -15,7 +15,7 @@ use crate::{
     model::{
         KeyAlgorithm, KeyId, SignatureAlgorithm, SignatureType, derivation::DerivationPath, signature::Scheme,
     },
-    public_key::{PublicKey, encoding},
+    public_key::{PublicKey, VerifyError, encoding},
     telemetry::{Metrics, metrics::Partition},
 };
 
@@ -28,6 +28,8 @@ pub struct Job {
     pub form: SignatureType,
     /// Of what, decoded.
     pub payload: Bytes,
+    /// In which context; only signatures of ML-DSA and SLH-DSA have one that is not empty.
+    pub context: Bytes,
     /// Whether it is checked.
     pub verify: VerifySignatures,
 }
@@ -115,7 +117,7 @@ impl Signer {
         path: Option<&DerivationPath>,
         job: Job,
     ) -> Result<Vec<u8>, SignError> {
-        let Job { algorithm, form, payload, verify } = job;
+        let Job { algorithm, form, payload, context, verify } = job;
         if key.public_only {
             return Err(SignError::NoPrivateKey);
         }
@@ -125,6 +127,9 @@ impl Signer {
                 key.algorithm,
                 fitting(SignatureAlgorithm::ALL, key)
             )));
+        }
+        if !context.is_empty() && (!algorithm.takes_context() || path.is_some()) {
+            return Err(SignError::Mismatch(VerifyError::Context(algorithm).to_string()));
         }
         let public = key.public.as_deref().ok_or(SignError::NoPublicKey)?;
         encoding::check_form(form, algorithm, public)
@@ -156,16 +161,25 @@ impl Signer {
         let way = |source| (key.partition.clone(), source, key.id.clone(), algorithm);
         let (mut wrong, mut tokens) = (Vec::new(), Vec::new());
         let signature = loop {
-            let (signature, source) = ask(hsm, (key, path), algorithm, &payload, &wrong).await?;
-            if path.is_none() && wrong.is_empty() && !self.is_due(verify, &way(source), public) {
+            let what = (algorithm, &context, &payload);
+            let (signature, source) = ask(hsm, (key, path), what, &wrong).await?;
+            let usual = path.is_none() && context.is_empty();
+            if usual && wrong.is_empty() && !self.is_due(verify, &way(source), public) {
                 break signature;
             }
-            if is_right(public, algorithm, &payload, &signature) {
-                // That a derived key signs rightly says nothing of its master.
-                if path.is_none() {
+            if is_right(public, what, &signature) {
+                // That a derived key signs rightly says nothing of its master, and one in a context nothing of those without.
+                if usual {
                     self.right.insert(way(source), ());
                 }
                 break signature;
+            }
+            // A good signature, of something else than what was asked for: neither the key nor the token is damaged.
+            if !context.is_empty() && is_right(public, (algorithm, &Bytes::new(), &payload), &signature) {
+                let message = format!(
+                    "the token ignores the context of {algorithm} signatures; what it signed is not handed out"
+                );
+                return Err(HsmError::new(Kind::Unsupported, message).into());
             }
             let token = self.wrong(hsm, source, key, algorithm);
             // There is nobody left who was not wrong.
@@ -206,13 +220,13 @@ impl Signer {
 async fn ask(
     hsm: &dyn Hsm,
     (key, path): (&Usable, Option<&DerivationPath>),
-    algorithm: SignatureAlgorithm,
-    payload: &Bytes,
+    (algorithm, context, payload): (SignatureAlgorithm, &Bytes, &Bytes),
     but: &[Source],
 ) -> Result<(Bytes, Source), SignError> {
     let (key, path, payload) = (key.id.clone(), path.cloned(), payload.clone());
     let request = match path {
-        None => Request::Sign { key, algorithm, payload },
+        None if context.is_empty() => Request::Sign { key, algorithm, payload },
+        None => Request::SignInContext { key, algorithm, context: context.clone(), payload },
         Some(path) => Request::SignDerived { master: key, path, algorithm, payload },
     };
     match hsm.call_but(request, but).await {
@@ -235,8 +249,12 @@ fn fitting(algorithms: &[SignatureAlgorithm], key: &Usable) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
-fn is_right(public: &PublicKey, algorithm: SignatureAlgorithm, payload: &[u8], signature: &[u8]) -> bool {
-    matches!(public.verify(algorithm, payload, signature), Ok(true))
+fn is_right(
+    public: &PublicKey,
+    (algorithm, context, payload): (SignatureAlgorithm, &Bytes, &Bytes),
+    signature: &[u8],
+) -> bool {
+    matches!(public.verify_in_context(algorithm, context, payload, signature), Ok(true))
 }
 
 /// An answer that does not belong to its request.

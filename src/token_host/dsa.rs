@@ -2,6 +2,8 @@
 
 use cryptoki_sys::*;
 
+use x509_cert::der::{Decode, Sequence, asn1::UintRef};
+
 use super::raw::{Attribute, Failure, Mechanism, Object, Session};
 use crate::hsm::protocol::{HsmError, Kind};
 
@@ -57,4 +59,32 @@ pub fn public(session: &Session, object: Object) -> Result<Option<[Vec<u8>; 4]>,
         [Some(prime), Some(subprime), Some(base), Some(value)] => Some([prime, subprime, base, value]),
         _ => None,
     })
+}
+
+/// `Dss-Parms` (RFC 3279, 2.3.2).
+#[derive(Sequence)]
+struct Parameters<'a> {
+    prime: UintRef<'a>,
+    subprime: UintRef<'a>,
+    base: UintRef<'a>,
+}
+
+/// What a token is told of a key: what both halves have in common, and the number of the public one.
+///
+/// # Errors
+/// `Invalid` for what is no public half of DSA.
+pub fn half(spki: &[u8]) -> Result<(Vec<Attribute>, Attribute), HsmError> {
+    let read = || {
+        let info = spki::SubjectPublicKeyInfoRef::try_from(spki).ok()?;
+        let group = info.algorithm.parameters?.decode_as::<Parameters<'_>>().ok()?;
+        let value = UintRef::from_der(info.subject_public_key.as_bytes()?).ok()?;
+        let group = vec![
+            Attribute::number(CKA_KEY_TYPE, CKK_DSA),
+            Attribute::bytes(CKA_PRIME, group.prime.as_bytes()),
+            Attribute::bytes(CKA_SUBPRIME, group.subprime.as_bytes()),
+            Attribute::bytes(CKA_BASE, group.base.as_bytes()),
+        ];
+        Some((group, Attribute::bytes(CKA_VALUE, value.as_bytes())))
+    };
+    read().ok_or_else(|| HsmError::new(Kind::Invalid, "the key's public half makes no sense"))
 }

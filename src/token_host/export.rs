@@ -62,6 +62,7 @@ fn material(session: &Session, key: &Key) -> Result<Material, HsmError> {
                 coefficient: secret(session, object, CKA_COEFFICIENT)?,
             })))
         }
+        Some(CKK_DSA) => Ok(Material::Exponent(secret(session, object, CKA_VALUE)?)),
         Some(CKK_EC | CKK_EC_EDWARDS) => Ok(Material::Scalar(secret(session, object, CKA_VALUE)?)),
         Some(CKK_AES | CKK_CAMELLIA | CKK_DES3 | CKK_CHACHA20 | CKK_GENERIC_SECRET | CKK_SHA256_HMAC) => {
             Ok(Material::Secret(secret(session, object, CKA_VALUE)?))

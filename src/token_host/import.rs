@@ -12,12 +12,13 @@ use x509_cert::der::{
 };
 
 use super::{
+    dsa,
     index::Objects,
     lone,
     object::{self, EDWARDS448, EDWARDS25519, Group, Halves, Key, Life, Made},
     public,
     raw::{Attribute, Mechanism, Object, Session},
-    removal, seed, wrapping,
+    removal, seed, tree, wrapping,
 };
 use crate::{
     hsm::{
@@ -78,6 +79,7 @@ pub fn import(
         Origin::Plain(material) => plain(objects, template, spki, material)?,
         Origin::Wrapped(wrapped) => unwrap(objects, template, spki, wrapped)?,
         Origin::Seed(seed) => Arrived::Made(seed::master(objects, template, seed)?),
+        Origin::Derived { master, path } => Arrived::Made(tree::made(objects, template, master, path)?),
         Origin::Public => unreachable!("it was brought above"),
     };
     let made = match made {
@@ -286,6 +288,13 @@ fn ways(template: &KeyTemplate, spki: Option<&[u8]>, material: &Material) -> Res
             ]);
             Ok(vec![Way { own, public: Some(public) }])
         }
+        (Material::Exponent(number), KeyAlgorithm::Dsa) => {
+            let spki = spki.ok_or_else(|| invalid("the key's public half is not told"))?;
+            let (group, value) = dsa::half(spki)?;
+            let with = |own| group.iter().cloned().chain([own]).collect();
+            let own = with(Attribute::bytes(CKA_VALUE, number.expose()));
+            Ok(vec![Way { own, public: Some(with(value)) }])
+        }
         (Material::Scalar(scalar), KeyAlgorithm::Ec | KeyAlgorithm::Ed) => {
             let oid = template.curve_oid.as_deref().ok_or_else(|| invalid("the key's curve is not told"))?;
             let spki = spki.ok_or_else(|| invalid("the key's public half is not told"))?;
@@ -345,6 +354,11 @@ fn unwrap(
         KeyAlgorithm::Rsa => CKK_RSA,
         KeyAlgorithm::Ec => CKK_EC,
         KeyAlgorithm::Ed => CKK_EC_EDWARDS,
+        KeyAlgorithm::Dsa if objects.token.mechanisms.contains(&CKM_DSA) => CKK_DSA,
+        KeyAlgorithm::Dsa => {
+            let message = format!("token {} has no DSA keys", objects.token.facts.label);
+            return Err(HsmError::new(Kind::Unsupported, message));
+        }
         other => {
             let message = format!("{method} is not served: {other} keys are not brought onto tokens");
             return Err(HsmError::new(Kind::Unsupported, message));
@@ -421,7 +435,7 @@ fn look(
         (Some(_), ..) => Err(invalid("the public half that was worked out is not the key's")),
         (None, ..) => {
             let message = format!(
-                "the token does not tell the public half of an {algorithm} key that it unwraps, so that nobody could \
+                "the token does not tell the public half of {algorithm} keys that it unwraps, so that nobody could \
                  check its signatures"
             );
             Err(HsmError::new(Kind::Unsupported, message))
@@ -471,6 +485,11 @@ fn half_of(template: &KeyTemplate, spki: &[u8], curve: Option<&str>) -> Result<V
             Attribute::bytes(CKA_MODULUS, key.modulus.as_bytes()),
             Attribute::bytes(CKA_PUBLIC_EXPONENT, key.exponent.as_bytes()),
         ]);
+    }
+    if template.algorithm == KeyAlgorithm::Dsa {
+        let (mut half, value) = dsa::half(spki)?;
+        half.push(value);
+        return Ok(half);
     }
     let (params, point) = points(curve.ok_or_else(bad)?, spki)?.swap_remove(0);
     let key_type = if template.algorithm == KeyAlgorithm::Ed { CKK_EC_EDWARDS } else { CKK_EC };

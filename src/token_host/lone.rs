@@ -40,6 +40,11 @@ pub fn import(
     if !known.is_empty() {
         return Ok(Reply::Keys(known));
     }
+    // Where two look before either makes anything, the second look, below, may tell; where it does not, the controller does.
+    let others = namesakes(objects, template)?;
+    if !others.is_empty() {
+        return Ok(Reply::Keys(others));
+    }
     // What is left there is nobody's.
     removal::clear(objects, &template.id, there)?;
     *tried = true;
@@ -47,7 +52,8 @@ pub fn import(
     objects.made(made, &template.id, template.label.as_str());
     objects.ask_again();
     let now = Group::now(objects, &template.id)?;
-    let labelled = object::find_keys(objects, &Find::Label(template.label.clone()))?;
+    let mut labelled = object::find_keys(objects, &Find::Label(template.label.clone()))?;
+    labelled.extend(namesakes(objects, template)?);
     if !labelled.is_empty() || now.public.len() > 1 {
         // Another process did the same, or made a key of the label. At least one of the two takes its own away.
         removal::discard(objects, made);
@@ -62,6 +68,26 @@ pub fn import(
         Some(facts) => Ok(Reply::Key(Box::new(facts))),
         None => Err(HsmError::new(Kind::Crashed, "the token took a public key and does not show it yet")),
     }
+}
+
+/// Public keys of the same label that are there alone under other ids, proven. What a killed process left of a pair looks the
+/// same; it may be of a key that is just being brought, and takes the name, too.
+fn namesakes(objects: &mut Objects<'_>, template: &KeyTemplate) -> Result<Vec<KeyFacts>, HsmError> {
+    let public = Group::now(objects, &template.label)?.public;
+    let twins = u32::try_from(public.len()).unwrap_or(u32::MAX);
+    let mut others = Vec::new();
+    for object in public {
+        let found = read(objects, object, twins)?;
+        let Some(id) = found.id.clone().filter(|id| *id != template.id) else { continue };
+        // The halves of a pair need not share their label: the pair has the one of its private half.
+        if found.public_key.is_some() && Group::find(objects, &id)?.whole.is_empty() {
+            others.push(found);
+        }
+        if others.len() == FIND_MAX {
+            break;
+        }
+    }
+    Ok(others)
 }
 
 fn make(objects: &Objects<'_>, template: &KeyTemplate, spki: &[u8]) -> Result<Object, HsmError> {

@@ -6,6 +6,7 @@
 mod agreement;
 mod capability;
 mod cipher;
+mod context;
 mod data;
 mod dsa;
 mod error;

@@ -446,19 +446,25 @@ pub fn make_with(
     template: &KeyTemplate,
     how: impl Fn(&[Attribute], &[Attribute]) -> Result<(Object, Object), HsmError>,
 ) -> Result<KeyFacts, HsmError> {
-    make_once(objects, template, || {
-        let mut last = None;
-        for life in [Life::Token, Life::OlderToken] {
-            let Halves { own, public } = Halves::of(template, life);
-            let public = public.expect("only pairs are derived");
-            match how(&public, &own) {
-                Ok((public, private)) => return Ok(Made { private, public: Some(public) }),
-                Err(error) if error.code == Some(CKR_ATTRIBUTE_TYPE_INVALID) => last = Some(error),
-                Err(error) => return Err(error),
-            }
+    make_once(objects, template, || pair_by(template, how))
+}
+
+/// Makes such a pair, whatever is there.
+pub(super) fn pair_by(
+    template: &KeyTemplate,
+    how: impl Fn(&[Attribute], &[Attribute]) -> Result<(Object, Object), HsmError>,
+) -> Result<Made, HsmError> {
+    let mut last = None;
+    for life in [Life::Token, Life::OlderToken] {
+        let Halves { own, public } = Halves::of(template, life);
+        let public = public.expect("only pairs are derived");
+        match how(&public, &own) {
+            Ok((public, private)) => return Ok(Made { private, public: Some(public) }),
+            Err(error) if error.code == Some(CKR_ATTRIBUTE_TYPE_INVALID) => last = Some(error),
+            Err(error) => return Err(error),
         }
-        Err(last.expect("it was tried"))
-    })
+    }
+    Err(last.expect("it was tried"))
 }
 
 fn make_once(

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    agreement, cipher, data, export, import,
+    agreement, cipher, context, data, export, import,
     index::Objects,
     intake::{Intake, Place},
     inventory, mechanism, object, probe, raw,
@@ -385,6 +385,10 @@ impl Worker {
             Request::SignDerived { master, path, algorithm, payload } => self
                 .attempt(Some(master), |session| {
                     tree::sign(&token, session, master, path, (*algorithm, payload))
+                }),
+            Request::SignInContext { key, algorithm, context, payload } => self
+                .attempt(Some(key), |session| {
+                    context::sign(&token, session, key, (*algorithm, context, payload))
                 }),
             Request::Derive(wanted) => self.alone(asked, |objects| {
                 token.forget(&wanted.template.id);

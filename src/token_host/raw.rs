@@ -580,11 +580,39 @@ impl Session {
     /// Signs in one go.
     pub fn sign(&self, mechanism: &Mechanism, key: Object, data: &[u8]) -> Result<Vec<u8>, Failure> {
         mechanism.with(|mechanism| call!(self.module, C_SignInit(self.handle, mechanism, key.0)))?;
+        self.sign_begun(mechanism.kind, data)
+    }
+
+    /// Signs by ML-DSA or SLH-DSA in a context (PKCS #11 3.2, 6.67.5 and 6.68.5), with fresh randomness where the module has
+    /// it, as without parameters.
+    pub fn sign_in_context(
+        &self,
+        kind: CK_MECHANISM_TYPE,
+        context: &[u8],
+        key: Object,
+        data: &[u8],
+    ) -> Result<Vec<u8>, Failure> {
+        let mut parameter = CK_SIGN_ADDITIONAL_CONTEXT {
+            hedgeVariant: CKH_HEDGE_PREFERRED,
+            pContext: context.as_ptr().cast_mut(),
+            ulContextLen: context.len() as CK_ULONG,
+        };
+        let mut mechanism = CK_MECHANISM {
+            mechanism: kind,
+            pParameter: (&raw mut parameter).cast::<c_void>(),
+            ulParameterLen: size_of::<CK_SIGN_ADDITIONAL_CONTEXT>() as CK_ULONG,
+        };
+        call!(self.module, C_SignInit(self.handle, &raw mut mechanism, key.0))?;
+        self.sign_begun(kind, data)
+    }
+
+    /// Makes the signature that was begun.
+    fn sign_begun(&self, kind: CK_MECHANISM_TYPE, data: &[u8]) -> Result<Vec<u8>, Failure> {
         let (data, data_length) = (data.as_ptr().cast_mut(), data.len() as CK_ULONG);
         let into = |signature: &mut [u8]| {
             let mut length = signature.len() as CK_ULONG;
             call!(
-                inside::Call::to_sign(mechanism.kind),
+                inside::Call::to_sign(kind),
                 self.module,
                 C_Sign(self.handle, data, data_length, signature.as_mut_ptr(), &raw mut length)
             )?;

@@ -6,12 +6,14 @@ use cryptoki_sys::*;
 
 use super::{
     index::Objects,
-    mechanism, object, pool,
+    mechanism,
+    object::{self, Made},
+    pool,
     raw::{self, Attribute, Module, Object, Session},
     token::Token,
 };
 use crate::{
-    hsm::protocol::{DerivedTemplate, Find, HsmError, KeyFacts, Kind, Reply},
+    hsm::protocol::{DerivedTemplate, Find, HsmError, KeyFacts, KeyTemplate, Kind, Reply},
     model::{
         KeyAlgorithm, KeyId, SignatureAlgorithm,
         derivation::DerivationPath,
@@ -157,15 +159,34 @@ pub fn derive(objects: &mut Objects<'_>, wanted: &DerivedTemplate) -> Result<Rep
     if !found.is_empty() && !found.iter().any(own) {
         return Ok(Reply::Keys(found));
     }
-    let (token, session) = (objects.token, objects.session);
-    if token.facts.capabilities.derived.is_empty() {
-        let message = format!("token {} offers no key derivation along a path", token.facts.label);
-        return Err(HsmError::new(Kind::Unsupported, message));
-    }
-    let base = object::sign_key(objects, master)?.object;
+    let (session, base) = (objects.session, base(objects, master)?);
     let indexes: Vec<u32> = path.indexes().collect();
     let make = |public: &[Attribute], private: &[Attribute]| {
         Ok(session.derive_pair(base, &indexes, public, private)?)
     };
     Ok(Reply::Key(Box::new(object::make_with(objects, template, make)?)))
+}
+
+/// Derives a pair to stay, where the caller knows that it is not there. See [`crate::hsm::import::Origin::Derived`].
+pub fn made(
+    objects: &mut Objects<'_>,
+    template: &KeyTemplate,
+    master: &KeyId,
+    path: &DerivationPath,
+) -> Result<Made, HsmError> {
+    let base = base(objects, master)?;
+    let indexes: Vec<u32> = path.indexes().collect();
+    object::pair_by(template, |public, private| {
+        Ok(objects.session.derive_pair(base, &indexes, public, private)?)
+    })
+}
+
+/// The private key that others are derived from, to stay.
+fn base(objects: &mut Objects<'_>, master: &KeyId) -> Result<Object, HsmError> {
+    let token = objects.token;
+    if token.facts.capabilities.derived.is_empty() {
+        let message = format!("token {} offers no key derivation along a path", token.facts.label);
+        return Err(HsmError::new(Kind::Unsupported, message));
+    }
+    Ok(object::sign_key(objects, master)?.object)
 }

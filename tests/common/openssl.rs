@@ -27,9 +27,24 @@ pub fn verify(
 /// Checks a signature by the OpenSSL that is built for kryoptic, which knows more algorithms than the system's; says
 /// whether it is good.
 pub fn newer_accepts(directory: &Path, spki: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    let program = Module::Kryoptic.library().with_file_name("openssl-verify");
+    newer(directory, &[("newer.der", spki), ("newer.message", message), ("newer.signature", signature)])
+}
+
+/// The same for a signature in a context.
+pub fn newer_accepts_in_context(
+    directory: &Path,
+    spki: &[u8],
+    context: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> bool {
     let files = [("newer.der", spki), ("newer.message", message), ("newer.signature", signature)];
-    let files = files.map(|(name, content)| {
+    newer(directory, &[files[0], files[1], files[2], ("newer.context", context)])
+}
+
+fn newer(directory: &Path, files: &[(&str, &[u8])]) -> bool {
+    let program = Module::Kryoptic.library().with_file_name("openssl-verify");
+    let files = files.iter().map(|(name, content)| {
         let path = directory.join(name);
         std::fs::write(&path, content).expect("a file can be written");
         path

@@ -26,6 +26,7 @@ mod replicas;
 mod requests;
 mod resilience;
 mod rest;
+mod rest_operations;
 mod samples;
 mod secrecy;
 mod sessions;

@@ -136,7 +136,14 @@ impl Cluster {
     /// What the controller does with an object that is new, or whose key was brought.
     fn look(self: &Arc<Self>, key: HsmKey) {
         self.directory.put(Arc::new(key.clone()));
-        let awaited = key.spec.source != Source::Generated && key.annotations().contains_key(IMPORTING);
+        // The controller carries no password, so that it derives nothing from a master that has one.
+        let guarded = key.spec.derived_from.as_ref().is_some_and(|from| {
+            let all = self.all();
+            let master = all.keys.get(&(key.namespace().unwrap(), from.key.clone()));
+            master.is_some_and(|master| master.spec.password.is_some())
+        });
+        let brought = guarded || key.spec.source != Source::Generated;
+        let awaited = brought && key.annotations().contains_key(IMPORTING);
         if awaited || key.status.is_some() {
             return;
         }
@@ -146,6 +153,7 @@ impl Cluster {
             let request = match key.spec.source {
                 Source::Imported => Request::Find(Find::Id(id(&key))),
                 Source::ImportedPublic => Request::Find(Find::Public(id(&key))),
+                Source::Generated if guarded => Request::Find(Find::Id(id(&key))),
                 Source::Generated => Request::Generate(template(&key)),
             };
             let maker = Maker(cluster.hsm.clone());

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hsm_operator::{
     gateway::partitions::Known,
-    hsm::{Hsm, Supervisor, fake::Fake},
+    hsm::{
+        Hsm, Supervisor,
+        fake::Fake,
+        protocol::{Reply, Request},
+    },
     model::SignatureAlgorithm,
     public_key::PublicKey,
     service::attest::Attestor,
@@ -15,6 +19,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::{
+    cluster::Cluster,
     common::{token::Token, vendor},
     lifecycle::{Fate, Stand, world_before},
     world::{World, office},
@@ -303,4 +308,55 @@ async fn what_is_not_derived_is_refused_and_nothing_is_made() {
         assert_eq!(stage.post("/v1/key", body.clone()).await.refused(), (400, code), "{body}");
     }
     assert_eq!(stage.stand.changes(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_stays_is_derived_from_a_master_whose_password_is_given() {
+    let token = vendor::token();
+    let hsm = token.supervisor().await;
+    let (world, cluster) = Cluster::before(hsm.clone(), Arc::new(Fake::default()), &[]).await;
+    let attributes = json!({"sign": true, "derive": true, "slip10": true});
+    let master = json!({"label": "master", "algorithm": "EC", "curveOid": "1.3.132.0.10", "attributes": attributes,
+        "password": "a secret"});
+    world.call("POST", "/v1/key", &master).await.ok();
+    let before = (cluster.objects(), keys_on(&hsm).await);
+    let body = |password: &Value| {
+        json!({"masterKeyLabel": "master", "masterKeyPassword": password, "derivationPath": "0'/1",
+            "attributes": {"sign": true, "destroyable": true}})
+    };
+    for password in [Value::Null, json!(""), json!("another"), json!(["a"])] {
+        let refused = world.call("POST", "/v1/derivedKey", &body(&password)).await.refused();
+        assert_eq!(refused, (400, 620), "{password}");
+    }
+    assert_eq!((cluster.objects(), keys_on(&hsm).await), before, "nothing was made");
+    let right = json!("a secret");
+    let made = world.call("POST", "/v1/derivedKey", &body(&right)).await;
+    assert_eq!(made.status, 201, "{:?}", made.body);
+    let made = made.ok();
+    assert_eq!(
+        (&made["json"]["label"], &made["json"]["attributes"]["derive"]),
+        (&json!("master/0'/1"), &json!(false))
+    );
+    assert_eq!(compressed(&made["json"]["publicKey"]), PUBLIC);
+    assert_eq!(keys_on(&hsm).await, before.1 + 1);
+    // It is a key of its own, without a password.
+    let signature =
+        world.call("POST", "/v1/synchronousSign", &sign("master/0'/1", "SHA256_WITH_ECDSA")).await.ok();
+    let valid = verify("master/0'/1", "SHA256_WITH_ECDSA", &signature["signature"]);
+    assert_eq!(world.call("POST", "/v1/verify", &valid).await.ok(), json!({"signatureValid": true}));
+    // Once, and its master is as well kept as before.
+    assert_eq!(world.call("POST", "/v1/derivedKey", &body(&right)).await.refused(), (400, 608));
+    let unlocked = world.call("POST", "/v1/synchronousSign", &sign("master/0'/2", "SHA256_WITH_ECDSA")).await;
+    assert_eq!(unlocked.refused(), (400, 620));
+    let gone = world.call("POST", "/v1/key/deleteKey", &json!({"label": "master/0'/1"})).await;
+    assert_eq!(gone.status, 200, "{:?}", gone.body);
+    assert_eq!((cluster.objects(), keys_on(&hsm).await), before);
+}
+
+/// How many keys that sign a token has.
+async fn keys_on(hsm: &Supervisor) -> usize {
+    match hsm.call(Request::Inventory).await {
+        Ok(Reply::Inventory(entries)) => entries.iter().filter(|entry| entry.is_key()).count(),
+        other => panic!("{other:?}"),
+    }
 }

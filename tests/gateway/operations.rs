@@ -254,8 +254,13 @@ async fn lies_handed_out(verify: VerifySignatures, algorithm: KeyAlgorithm, of: 
         KeyAlgorithm::Rsa => (made(&token, algorithm, Some(2048)).await, SignatureAlgorithm::Sha256WithRsa),
         _ => (made(&token, algorithm, None).await, SignatureAlgorithm::EdDsa),
     };
-    let job =
-        || Job { algorithm: signature_algorithm, form: SignatureType::Der, payload: "a".into(), verify };
+    let job = || Job {
+        algorithm: signature_algorithm,
+        form: SignatureType::Der,
+        payload: "a".into(),
+        context: "".into(),
+        verify,
+    };
     signer.sign(&token, &key, job()).await.unwrap();
     let mut wrong = 0;
     for _ in 0..of {
@@ -290,6 +295,7 @@ async fn a_token_that_was_wrong_with_one_key_is_checked_with_all() {
         algorithm: SignatureAlgorithm::EdDsa,
         form: SignatureType::Der,
         payload: "a".into(),
+        context: "".into(),
         verify: VerifySignatures::Auto,
     };
     let lie = async |key: &Usable| {
@@ -319,6 +325,7 @@ async fn a_key_of_the_same_identifier_on_another_token_is_checked_too() {
         algorithm: SignatureAlgorithm::EdDsa,
         form: SignatureType::Der,
         payload: "a".into(),
+        context: "".into(),
         verify: VerifySignatures::First,
     };
     let mut outcomes = Vec::new();

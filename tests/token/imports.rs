@@ -2,17 +2,18 @@
 
 use std::{path::PathBuf, process::Command};
 
+use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded};
 use bytes::Bytes;
 use hsm_operator::{
     hsm::{
         Hsm, Supervisor,
         cipher::Job,
-        import::{Exported, Import, Origin, SIGNED, Untold},
+        import::{Exported, Import, Origin, SIGNED, Untold, Wrap, Wrapped},
         protocol::{Find, HsmError, KeyFacts, KeyTemplate, Kind, Reply, Request},
     },
     key_material::{self, Key},
     model::{
-        CipherAlgorithm, KeyAlgorithm, KeyLabel, RequestedAttributes, SignatureAlgorithm, curve,
+        CipherAlgorithm, KeyAlgorithm, KeyLabel, RequestedAttributes, SignatureAlgorithm, WrapMethod, curve,
         material::Material,
     },
     public_key::PublicKey,
@@ -22,7 +23,7 @@ use crate::{
     common::{
         faults::Faults,
         openssl,
-        token::{Token, run},
+        token::{Module, Token, run},
     },
     destroy, find, generate, id, inventory, on_both_tokens, p256, sign,
 };
@@ -33,6 +34,7 @@ on_both_tokens! {
     secret_keys_do_what_openssl_does_with_them,
     the_token_says_that_a_key_was_imported,
     a_key_that_may_leave_comes_back_as_it_was,
+    dsa_keys_come_and_go_where_the_token_has_them,
     a_key_that_may_not_leave_stays,
     a_generated_key_that_may_leave_does,
     importing_twice_gives_one_key_and_another_one_is_told,
@@ -432,4 +434,101 @@ async fn a_key_that_the_token_refuses_leaves_nothing(token: Token) {
     faults.clear();
     assert_eq!(inventory(&hsm).await, []);
     assert_eq!(import(&hsm, "k", &key, open()).await.public_key, key.spki());
+}
+
+/// DSA keys by openssl, as PKCS #8.
+fn dsa(token: &Token, bits: u32) -> Vec<u8> {
+    let group = token.path().join("group.pem");
+    let (bits, subprime) = (format!("dsa_paramgen_bits:{bits}"), if bits == 1024 { 160 } else { 256 });
+    let subprime = format!("dsa_paramgen_q_bits:{subprime}");
+    run(Command::new("openssl")
+        .args(["genpkey", "-genparam", "-algorithm", "DSA", "-pkeyopt", &bits, "-pkeyopt", &subprime, "-out"])
+        .arg(&group));
+    made(token, &["-paramfile", group.to_str().unwrap()])
+}
+
+/// The public half, by openssl.
+fn public_of(token: &Token, der: &[u8]) -> Vec<u8> {
+    let path = token.path().join("one.der");
+    std::fs::write(&path, der).unwrap();
+    run(Command::new("openssl")
+        .args(["pkey", "-inform", "DER", "-pubout", "-outform", "DER", "-in"])
+        .arg(path))
+    .stdout
+}
+
+async fn dsa_keys_come_and_go_where_the_token_has_them(token: Token) {
+    let hsm = token.supervisor().await;
+    let kek = || AesKek::new(&AES_256, &[0x11; 32]).unwrap();
+    let by = RequestedAttributes { unwrap: Some(true), ..open() };
+    import(&hsm, "by", &key_material::secret_key(KeyAlgorithm::Aes, vec![0x11; 32].into()).unwrap(), by)
+        .await;
+    for bits in [1024, 2048] {
+        let (name, der) = (format!("dsa-{bits}"), dsa(&token, bits));
+        let key = key_material::private_key(&der).unwrap();
+        assert_eq!((key.algorithm, key.key_size), (KeyAlgorithm::Dsa, Some(bits)));
+        assert_eq!(key.spki().unwrap(), public_of(&token, &der), "worked out by openssl, too");
+        let before = inventory(&hsm).await;
+        let mut room = vec![0; der.len() + 16];
+        let wrapped = kek().wrap_with_padding(&der, &mut room).unwrap().to_vec();
+        let arriving = Import {
+            origin: Origin::Wrapped(Wrapped {
+                by: id("by"),
+                method: WrapMethod::AesWrapPadDsa,
+                data: wrapped.into(),
+            }),
+            public_key: None,
+            ..import_of("unwrapped", &key, open())
+        };
+        // Nobody could check the signatures of a key without its public half, which no token tells and no signature.
+        let error = ask(&hsm, arriving).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Unsupported, "{error}");
+        assert_eq!(inventory(&hsm).await, before, "it leaves nothing");
+        if token.module == Module::Kryoptic {
+            assert!(error.message.contains("has no DSA keys"), "{error}");
+            let error = ask(&hsm, import_of(&name, &key, open())).await.unwrap_err();
+            assert_eq!(error.kind, Kind::Unsupported, "{error}");
+            assert_eq!(inventory(&hsm).await, before, "it leaves nothing");
+            continue;
+        }
+        assert!(error.message.contains("public half of DSA keys"), "{error}");
+        let facts = import(&hsm, &name, &key, open()).await;
+        assert_eq!((facts.algorithm, facts.key_size), (Some(KeyAlgorithm::Dsa), Some(bits)));
+        assert_eq!((facts.public_key, facts.local), (key.spki(), Some(false)));
+        let signature = sign(&hsm, &name, SignatureAlgorithm::Sha256WithDsa, b"payload").await.unwrap();
+        openssl::verify(
+            token.path(),
+            &key.spki().unwrap(),
+            SignatureAlgorithm::Sha256WithDsa,
+            b"payload",
+            &signature,
+        );
+        // To the byte what openssl wrote.
+        let material = export(&hsm, &name).await.unwrap().material;
+        let written = key_material::pkcs8(key.public.as_ref().unwrap(), &material).unwrap();
+        assert_eq!(hex::encode(&*written), hex::encode(&der), "{name}");
+        // It leaves its token encrypted, too, and another library finds the same key.
+        let wrap = Wrap { by: id("by"), key: id(&name), method: WrapMethod::AesWrapPadDsa, alone: None };
+        let Ok(Reply::Wrapped(wrapped)) = hsm.call(Request::Wrap(wrap)).await else { panic!("{name}") };
+        let mut room = vec![0; wrapped.len() + 8];
+        let opened = kek().unwrap_with_padding(&wrapped, &mut room).unwrap();
+        let found = key_material::private_key(crate::wraps::der(opened)).unwrap();
+        assert_eq!((found.public, found.material), (key.public.clone(), key.material.clone()), "{name}");
+        // Of another key it is not.
+        let other = key_material::private_key(&dsa(&token, bits)).unwrap();
+        assert!(key_material::pkcs8(other.public.as_ref().unwrap(), &material).is_err(), "{name}");
+        let closed = RequestedAttributes { extractable: Some(false), sensitive: Some(true), ..open() };
+        let name = format!("closed-{bits}");
+        import(&hsm, &name, &other, closed).await;
+        assert_eq!(export(&hsm, &name).await.unwrap_err().kind, Kind::Forbidden, "{name}");
+    }
+    if token.module == Module::SoftHsm {
+        // One that the token made.
+        let mut template = crate::template("made", KeyAlgorithm::Dsa, Some(1024), None);
+        template.attributes = open().resolved();
+        let facts = generate(&hsm, template).await.unwrap();
+        let public = PublicKey::from_spki(&facts.public_key.unwrap()).unwrap();
+        let written = key_material::pkcs8(&public, &export(&hsm, "made").await.unwrap().material).unwrap();
+        assert_eq!(public_of(&token, &written), public.spki());
+    }
 }

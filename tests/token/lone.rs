@@ -23,6 +23,7 @@ use crate::{
 on_both_tokens! {
     a_public_key_alone_is_kept_once_and_goes,
     public_keys_on_all_curves_are_those_that_were_brought,
+    a_label_that_a_public_key_alone_has_is_not_given_to_another,
     what_is_left_of_a_pair_is_no_public_key_alone,
     a_public_key_alone_wraps_and_does_nothing_else,
     a_key_of_another_kind_is_refused_and_leaves_nothing,
@@ -204,4 +205,28 @@ async fn a_key_of_another_kind_is_refused_and_leaves_nothing(token: Token) {
     job.public_key = Some(Bytes::from_static(b"no key"));
     assert_eq!(ask(&hsm, job).await.unwrap_err().kind, Kind::Invalid);
     assert_eq!(inventory(&hsm).await, []);
+}
+
+/// Whichever process is asked. Of two that bring one at the same moment both may miss the other on SoftHSM, which does not look
+/// at what others made while it made something itself: the controller refuses one of them then.
+async fn a_label_that_a_public_key_alone_has_is_not_given_to_another(token: Token) {
+    let (one, other) = (token.supervisor().await, token.supervisor().await);
+    let keys = [key(&token, EC[0].1), key(&token, EC[0].1)];
+    let label = KeyLabel::new("one label").unwrap();
+    let import = |which: usize| {
+        let mut import = public_of(&format!("key {which}"), &keys[which]);
+        import.template.label = label.clone();
+        import
+    };
+    let Ok(Reply::Key(kept)) = ask(&one, import(0)).await else { panic!() };
+    for hsm in [&one, &other] {
+        let taken = ask(hsm, import(1)).await;
+        assert!(matches!(&taken, Ok(Reply::Keys(keys)) if keys.as_slice() == [*kept.clone()]), "{taken:?}");
+        assert_eq!(inventory(hsm).await.len(), 1, "nothing was made");
+    }
+    destroy(&other, "key 0").await;
+    for hsm in [&one, &other] {
+        let now = ask(hsm, import(1)).await;
+        assert!(matches!(&now, Ok(Reply::Key(facts)) if facts.id == Some(id("key 1"))), "{now:?}");
+    }
 }

@@ -137,6 +137,7 @@ impl Pair {
                         algorithm: SignatureAlgorithm::Sha256WithEcdsa,
                         form: SignatureType::Raw,
                         payload: payload.to_vec().into(),
+                        context: "".into(),
                         verify: VerifySignatures::Always,
                     };
                     let begun = Instant::now();

@@ -106,7 +106,7 @@ async fn unwrap_secret(
 }
 
 /// DER without what may be behind it.
-fn der(bytes: &[u8]) -> &[u8] {
+pub fn der(bytes: &[u8]) -> &[u8] {
     let length = match bytes[1] {
         short @ 0..=0x7f => 2 + usize::from(short),
         0x81 => 3 + usize::from(bytes[2]),

@@ -2,9 +2,12 @@
 
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
-use super::{plan::Refusal, report::Done};
+use super::{
+    plan::{AWAITED, Refusal},
+    report::Done,
+};
 use crate::{
-    api::{HsmKey, key::DerivedFrom},
+    api::{HsmKey, IMPORTING, key::DerivedFrom},
     controller::{context::Context, password},
     hsm::protocol::{DerivedTemplate, KeyTemplate, Request},
     model::derivation::DerivationPath,
@@ -14,34 +17,58 @@ use crate::{
 /// Reason of a key that waits for the one it is derived from.
 pub const MASTER_NOT_READY: &str = "MasterNotReady";
 
+/// Why the token is not asked to derive a key.
+#[derive(Debug)]
+pub enum Unasked {
+    /// It cannot be, or not now.
+    Done(Done),
+    /// Its master has a password, which a gateway was given and checked: whatever has the key's id is what that derived. This
+    /// is said of a key that is not there.
+    ByGateway(Done),
+}
+
+impl From<Done> for Unasked {
+    fn from(done: Done) -> Self {
+        Self::Done(done)
+    }
+}
+
 /// What is asked of the token for a derived key, or why it is not asked.
 pub fn request(
     key: &HsmKey,
     from: &DerivedFrom,
     template: KeyTemplate,
     ctx: &Context,
-) -> Result<Request, Done> {
+) -> Result<Request, Unasked> {
     let name = ObjectRef::new(&from.key).within(&key.namespace().unwrap_or_default());
     let known = ctx.keys.get(&name);
     let master = known.as_ref().and_then(|guarded| guarded.0.as_ref().ok());
     let Some(master) = master else {
         let message = format!("there is no HsmKey {} to derive from", from.key);
-        return Err(Done::Waiting(MASTER_NOT_READY, message));
+        return Err(Done::Waiting(MASTER_NOT_READY, message).into());
     };
-    let refuse = |reason, message: String| Err(Done::Refused(Refusal { reason, message }));
+    let refuse = |reason, message: String| Err(Done::Refused(Refusal { reason, message }).into());
     if let Some(why) = mismatch(key, from, master) {
         return refuse("InvalidSpec", why);
     }
     // Whoever asked over REST may have given it, and whoever wrote a manifest did not.
     if master.spec.password.is_some() {
+        // A gateway that was given it is about to derive the key, or was when it died.
+        if key.annotations().contains_key(IMPORTING) {
+            let message = format!(
+                "the key is derived from HsmKey {} by the gateway that was given its password",
+                from.key
+            );
+            return Err(Unasked::ByGateway(Done::Waiting(AWAITED, message)));
+        }
         let message = format!(
-            "HsmKey {} has or had a password, which the controller does not carry: keys are derived from it for a moment only",
+            "HsmKey {} has or had a password, which a manifest does not carry: derive the key by POST /v1/derivedKey",
             from.key
         );
-        return refuse(password::REASON, message);
+        return Err(Unasked::ByGateway(Done::Refused(Refusal { reason: password::REASON, message })));
     }
     let Some(usable) = Usable::of(master) else {
-        return Err(Done::Waiting(MASTER_NOT_READY, format!("HsmKey {} is not Ready", from.key)));
+        return Err(Done::Waiting(MASTER_NOT_READY, format!("HsmKey {} is not Ready", from.key)).into());
     };
     if master.status.as_ref().is_none_or(|status| status.derivation.is_none()) {
         let message = format!(
@@ -87,6 +114,11 @@ mod tests {
 
     /// What is asked of the token for `m/0'/1` while the cluster has this object, or the reason why nothing is.
     fn asked(master: Option<serde_json::Value>) -> Result<DerivedTemplate, &'static str> {
+        asked_of(master, false)
+    }
+
+    /// The same where a gateway noted that it derives the key, or where none did.
+    fn asked_of(master: Option<serde_json::Value>, noted: bool) -> Result<DerivedTemplate, &'static str> {
         let (keys, mut seen) = reflector::store::<Guarded<HsmKey>>();
         let ctx = Context::alone(kube::Client::new(axum::Router::new(), "default"), keys);
         if let Some(master) = master {
@@ -95,6 +127,9 @@ mod tests {
         let from = DerivedFrom { key: "m".into(), path: "0'/1".into() };
         let mut derived = key(json!({"label": "m/0'/1"}));
         derived.metadata.namespace = Some("ns".into());
+        if noted {
+            derived.annotations_mut().insert(IMPORTING.into(), "2026-01-01T00:00:00Z".into());
+        }
         let template = KeyTemplate {
             id: KeyId::for_purpose("child"),
             label: KeyLabel::stored("m/0'/1").unwrap(),
@@ -106,7 +141,10 @@ mod tests {
         match request(&derived, &from, template, &ctx) {
             Ok(Request::Derive(wanted)) => Ok(*wanted),
             Ok(other) => panic!("{other:?}"),
-            Err(Done::Waiting(reason, _) | Done::Refused(Refusal { reason, .. })) => Err(reason),
+            Err(
+                Unasked::Done(Done::Waiting(reason, _) | Done::Refused(Refusal { reason, .. }))
+                | Unasked::ByGateway(Done::Waiting(reason, _) | Done::Refused(Refusal { reason, .. })),
+            ) => Err(reason),
             Err(other) => panic!("{other:?}"),
         }
     }
@@ -134,6 +172,19 @@ mod tests {
         let wanted = asked(Some(master(true, true))).unwrap();
         assert_eq!(wanted.master, KeyId::for_purpose("master"));
         assert_eq!((wanted.path.to_string().as_str(), wanted.template.label.as_str()), ("0'/1", "m/0'/1"));
+    }
+
+    #[tokio::test]
+    async fn what_comes_of_a_master_with_a_password_is_never_derived_here() {
+        let guarded = || {
+            let mut master = master(true, true);
+            master["spec"]["password"] = json!({"secretName": "s"});
+            Some(master)
+        };
+        assert_eq!(asked_of(guarded(), false).unwrap_err(), password::REASON);
+        assert_eq!(asked_of(guarded(), true).unwrap_err(), AWAITED);
+        // Of another master, a note on the object changes nothing.
+        assert!(asked_of(Some(master(true, true)), true).is_ok());
     }
 
     fn key(spec: serde_json::Value) -> HsmKey {

@@ -148,7 +148,9 @@ async fn look(
         && claim.is_some()
     {
         let made_for = |key: &HsmKey| id.is_made_for(&key.namespace().unwrap_or_default(), &key.name_any());
-        if made_for(key) {
+        if key.is_public_only() {
+            // Each that claims the label may have a key of its own on the token. Whose the label is, only the objects tell.
+        } else if made_for(key) {
             rival = None;
         } else if let Some(other) = others.iter().filter_map(readable).find(|other| made_for(other)) {
             rival = Some(Rival::new(other));
@@ -157,6 +159,9 @@ async fn look(
             None if rival.is_none() => who_just_took(id, others, ctx).await?,
             holder => holder,
         };
+    }
+    if key.is_public_only() && claim.is_some() && rival.is_none() {
+        rival = who_just_came(others, ctx).await?;
     }
     Ok(Look { rival, holder, claim, presence })
 }
@@ -173,6 +178,19 @@ async fn who_just_took(
         let now = read.map_err(|source| Error::ReadKey { name: name.clone(), source: Box::new(source) })?;
         if now.as_ref().and_then(self::recorded).as_ref() == Some(id) {
             return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Another claim that got its key a moment ago, before this one had its turn: what was written of it may not be seen yet.
+async fn who_just_came(others: &[Arc<Guarded<HsmKey>>], ctx: &Context) -> Result<Option<Rival>, Error> {
+    for other in others.iter().filter_map(readable) {
+        let name = name_of(other);
+        let read = ctx.api_of(other).get_opt(&other.name_any()).await;
+        let now = read.map_err(|source| Error::ReadKey { name, source: Box::new(source) })?;
+        if let Some(now) = now.filter(|now| recorded(now).is_some()) {
+            return Ok(Some(Rival::new(&now)));
         }
     }
     Ok(None)
@@ -330,7 +348,7 @@ async fn ask_public(
     }
 }
 
-async fn find(hsm: &dyn Hsm, what: Find) -> Result<Vec<KeyFacts>, Error> {
+pub(super) async fn find(hsm: &dyn Hsm, what: Find) -> Result<Vec<KeyFacts>, Error> {
     match hsm.call(Request::Find(what)).await {
         Ok(Reply::Keys(keys)) => Ok(keys),
         Ok(other) => Err(Error::Hsm { operation: "a search", source: unexpected(&other) }),
@@ -453,5 +471,58 @@ mod tests {
         drop(look.claim);
         let look = world.look(&younger).await;
         assert_eq!((look.rival, look.holder), (None, None));
+    }
+
+    /// A token that has a public key under each id.
+    struct Both;
+
+    #[async_trait::async_trait]
+    impl Hsm for Both {
+        async fn call(&self, request: Request) -> Result<Reply, HsmError> {
+            let Request::Find(Find::Public(id)) = request else { panic!("{request:?}") };
+            Ok(Reply::Keys(vec![KeyFacts {
+                id: Some(id),
+                label: "l".into(),
+                algorithm: Some(KeyAlgorithm::Ed),
+                key_size: None,
+                curve_oid: None,
+                public_key: None,
+                attributes: crate::model::KeyAttributes::default(),
+                local: Some(false),
+                chain_code: None,
+                twins: 1,
+            }]))
+        }
+
+        fn token(&self) -> Option<Arc<crate::hsm::protocol::TokenFacts>> {
+            None
+        }
+    }
+
+    /// Two gateways brought a public key each, at once and under one label, and the token has both.
+    #[tokio::test]
+    async fn of_two_public_keys_of_one_label_one_is_refused() {
+        let mut world = World::new("nobody").await;
+        let alone = |key: &HsmKey| {
+            let mut key = key.clone();
+            (key.spec.source, key.spec.adopt) = (Source::ImportedPublic, false);
+            key
+        };
+        let (older, younger) = (alone(&world.apply("older", 1)), alone(&world.apply("younger", 2)));
+        let look = async |world: &World, key: &HsmKey| {
+            look(key, &others(key, None, &world.ctx), &Both, &world.ctx).await.unwrap()
+        };
+        let first = look(&world, &older).await;
+        assert!(first.rival.is_none() && matches!(&first.presence, Presence::Ours(keys) if keys.len() == 1));
+        drop(first);
+        let second = look(&world, &younger).await;
+        assert_eq!(second.rival.unwrap().name, "ns/older");
+        drop(second.claim);
+        // The younger one had its turn before the older one was seen at all, and no watch shows yet that it has its key.
+        let id = super::super::derived_id(&younger).unwrap().to_string();
+        world.written.lock().unwrap().get_mut("younger").unwrap().status.get_or_insert_default().key_id =
+            Some(id);
+        let third = look(&world, &older).await;
+        assert_eq!(third.rival.unwrap().name, "ns/younger");
     }
 }

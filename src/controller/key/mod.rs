@@ -35,7 +35,7 @@ use crate::{
     },
     hsm::{
         Hsm,
-        protocol::{KeyFacts, KeyTemplate, Kind, Reply, Request},
+        protocol::{Find, KeyFacts, KeyTemplate, Kind, Reply, Request},
     },
     model::{KeyAlgorithm, KeyId, curve},
     service::{directory::Usable, sign::unexpected},
@@ -149,7 +149,15 @@ async fn act(step: &Step, key: &HsmKey, seen: &Seen, ctx: &Context) -> Result<Do
                 None => Request::Claim(template),
                 Some(from) => match derived::request(key, from, template, ctx) {
                     Ok(request) => request,
-                    Err(done) => return Ok(done),
+                    Err(derived::Unasked::Done(done)) => return Ok(done),
+                    Err(derived::Unasked::ByGateway(otherwise)) => {
+                        let there = gather::find(hsm.as_ref(), Find::Id(derived_id(key)?)).await?;
+                        return match there.as_slice() {
+                            [] => Ok(otherwise),
+                            [facts] if facts.twins == 1 => complete(key, seen, ctx, facts, "Generated").await,
+                            _ => Ok(Done::Refused(Refusal::duplicate(key))),
+                        };
+                    }
                 },
             };
             let facts = claim(hsm.as_ref(), key.spec.algorithm, request).await?;

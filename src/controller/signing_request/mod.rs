@@ -23,6 +23,7 @@ use crate::{
         signing_request::{SigningRequestStatus, State},
     },
     hsm::protocol::{HsmError, Kind},
+    model::context,
     service::{
         audit::{About, Use},
         directory::Usable,
@@ -162,6 +163,10 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         Ok(payload) => payload,
         Err(error) => return Outcome::Failed("InvalidPayload", error.to_string()),
     };
+    let context = match context::decode(spec.context.as_deref()) {
+        Ok(context) => context,
+        Err(error) => return Outcome::Failed("InvalidContext", error.to_string()),
+    };
     let namespace = request.namespace().unwrap_or_default();
     let reference = ObjectRef::new(&spec.key_ref.name).within(&namespace);
     let Some(guarded) = ctx.keys.get(&reference) else {
@@ -201,6 +206,7 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         algorithm: spec.signature_algorithm,
         form: spec.signature_type,
         payload: payload.clone().into(),
+        context: context.into(),
         verify: VerifySignatures::Always,
     };
     match ctx.signer.sign(hsm.as_ref(), &usable, job).await {

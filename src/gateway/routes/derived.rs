@@ -6,12 +6,14 @@
 use std::{borrow::Cow, sync::Arc};
 
 use axum::{Json, extract::State, http::StatusCode};
+use bytes::Bytes;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
+    imports::{Arrival, Public},
     key_body::{NewKey, SignedKeyAttributes},
     keys::{self, allowed, lookup, usable, usable_public},
     operations::usage,
@@ -30,7 +32,7 @@ use crate::{
         json::object_or_none,
         openapi::Document,
     },
-    hsm::{Hsm, protocol::KeyFacts},
+    hsm::{Hsm, import::Origin, protocol::KeyFacts},
     model::{
         KeyAlgorithm, KeyLabel, Password, RequestedAttributes,
         derivation::{DerivationPath, DerivedName, InvalidDerivation, SLIP10},
@@ -308,7 +310,31 @@ pub async fn derive(
     let checked = may.and_then(|()| new(&state, &master, &name, &path, attributes));
     record.record(checked.as_ref().err().map(|error| error.message.as_str()));
     let (partition, key) = checked?;
-    keys::put(&state, &caller, key, partition).await.map(|made| (StatusCode::CREATED, Json(made)))
+    let made = if master.object.spec.password.is_some() {
+        by_gateway(&state, &caller, &master, &path, key).await
+    } else {
+        keys::put(&state, &caller, key, partition).await
+    };
+    made.map(|made| (StatusCode::CREATED, Json(made)))
+}
+
+/// Has the token derive a key from a master with a password, which was right: the controller, which makes other keys, is never
+/// given one. It takes the key over when it is there, as one that is imported.
+async fn by_gateway(
+    state: &Shared,
+    caller: &auth::Caller,
+    master: &Entry,
+    path: &DerivationPath,
+    new: NewKey,
+) -> Result<SignedKeyAttributes, ApiError> {
+    let (usable, hsm) = derivable(state, master, path)?;
+    let found = state.derived.find(hsm.as_ref(), usable, path).await;
+    let found = found.inspect_err(|error| state.missed.note(state.client.as_ref(), master, error))?;
+    let public = Public { known: Some(Bytes::copy_from_slice(found.public.spki())), claimed: None };
+    let origin = Origin::Derived { master: usable.id.clone(), path: path.clone() };
+    let partition = usable.partition.clone();
+    let what = Arrival { operation: "derive", method: None, new, certificate: None };
+    what.bring(state, caller, &partition, hsm, public, origin).await
 }
 
 /// A key that is to be derived and kept, and its partition.
@@ -321,13 +347,6 @@ fn new(
 ) -> Result<(String, NewKey), ApiError> {
     let (found, _) = derivable(state, master, path)?;
     let spec = &master.object.spec;
-    if spec.password.is_some() {
-        let message = format!(
-            "no key that stays can be derived from '{}': it has or had a password, which the controller does not carry",
-            master.label
-        );
-        return Err(ApiError::new(Code::Unsupported, message));
-    }
     let attributes = attributes_of(&spec.attributes, attributes)?;
     let label = KeyLabel::stored(name.to_string())
         .map_err(|error| ApiError::new(Code::KeyName, error.to_string()))?;

@@ -189,7 +189,7 @@ impl Arrival {
             return Err(ApiError::new(Code::Unsupported, message));
         }
         let unfinished = state.directory.find(&caller.namespace, new.label.as_str());
-        let unfinished = unfinished.filter(|entry| entry.object.is_awaited());
+        let unfinished = unfinished.filter(|entry| is_unfinished(&entry.object));
         if state.directory.claimed(partition, new.label.as_str()) && unfinished.is_none() {
             return Err(taken());
         }
@@ -331,7 +331,7 @@ async fn resume(state: &Shared, api: &Api<HsmKey>, name: &str, wanted: &HsmKey) 
     let Some(object) = found.map_err(|error| api_error(&error))? else {
         return Err(busy("and was taken back just now; try again"));
     };
-    if !object.is_awaited() || !is_the_same(&object, wanted) {
+    if !is_unfinished(&object) || !is_the_same(&object, wanted) {
         return Err(taken());
     }
     let since = object.annotations().get(IMPORTING).and_then(|since| since.parse::<Timestamp>().ok());
@@ -358,6 +358,14 @@ async fn resume(state: &Shared, api: &Api<HsmKey>, name: &str, wanted: &HsmKey) 
         }
         Err(error) => Err(api_error(&error)),
     }
+}
+
+/// Whether a gateway brings the key, or died while it did: one that is imported, or derived from a master with a password. What
+/// else is derived has no such note, and is the controller's to make.
+fn is_unfinished(object: &HsmKey) -> bool {
+    let recorded = object.status.as_ref().is_some_and(|status| status.key_id.is_some());
+    let noted = object.spec.derived_from.is_some() && object.annotations().contains_key(IMPORTING);
+    object.is_awaited() || (noted && !recorded && object.metadata.deletion_timestamp.is_none())
 }
 
 /// Whether an object asks for the key that this request brings. How it is called, published and let go of is for whoever

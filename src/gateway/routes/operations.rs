@@ -19,6 +19,7 @@ use crate::{
     },
     model::{
         Password, SignatureAlgorithm, SignatureType,
+        context::{self, InvalidContext},
         payload::{InvalidPayload, PayloadType},
     },
     public_key::VerifyError,
@@ -64,6 +65,8 @@ struct SignRequest {
     signature_algorithm: SignatureAlgorithm,
     signature_type: Option<SignatureType>,
     signed_approvals: Option<Vec<String>>,
+    /// Context of an ML-DSA or SLH-DSA signature, at most 255 bytes.
+    #[schemars(extend("contentEncoding" = "base64"))]
     context: Option<String>,
     auxiliary_random_data: Option<String>,
     taproot_tweak_data: Option<String>,
@@ -100,10 +103,7 @@ pub async fn sign(
     if request.signed_approvals.as_ref().is_some_and(|approvals| !approvals.is_empty()) {
         return Err(ApiError::new(Code::Unsupported, "signedApprovals are not served yet"));
     }
-    // To sign without it would be to sign something else.
-    if request.context.as_ref().is_some_and(|context| !context.is_empty()) {
-        return Err(ApiError::new(Code::Unsupported, "a context of ML_DSA or SLH_DSA is not served yet"));
-    }
+    let context = context::decode(request.context.as_deref()).map_err(bad_context)?;
     if request.needs_parameters() {
         let message = "auxiliaryRandomData, taprootTweakData and merkleRootData are not served: how a token takes them is not public";
         return Err(ApiError::new(Code::Unsupported, message));
@@ -121,6 +121,7 @@ pub async fn sign(
         algorithm: request.signature_algorithm,
         form: request.signature_type.unwrap_or_default(),
         payload: payload.clone().into(),
+        context: context.into(),
         verify,
     };
     let signed = state.signer.sign_at(hsm.as_ref(), &usable, path, job).await;
@@ -152,6 +153,9 @@ struct VerifyRequest {
     #[schemars(extend("contentEncoding" = "base64"))]
     signature: String,
     master_key_password: Option<Password>,
+    /// Context of an ML-DSA or SLH-DSA signature, at most 255 bytes.
+    #[schemars(extend("contentEncoding" = "base64"))]
+    context: Option<String>,
 }
 
 /// Answer of `POST /v1/verify`.
@@ -180,6 +184,7 @@ pub async fn verify(
     let signature = STANDARD
         .decode(&request.signature)
         .map_err(|_| ApiError::new(Code::Encoding, "The 'signature' is not valid 'base64' encoded."))?;
+    let context = context::decode(request.context.as_deref()).map_err(bad_context)?;
     let named = derived::named(&state, &caller, &request.sign_key_name).await?;
     let entry = &named.entry;
     let (algorithm, about) = (Some(request.signature_algorithm.name()), About::Payload(&payload));
@@ -202,10 +207,10 @@ pub async fn verify(
         )
     })?;
     let public = Arc::clone(public);
-    let answer = public.verify(request.signature_algorithm, &payload, &signature);
+    let answer = public.verify_in_context(request.signature_algorithm, &context, &payload, &signature);
     answer.map(|signature_valid| Json(VerifyAnswer { signature_valid })).map_err(|error| {
         let code = match &error {
-            VerifyError::Mismatch { .. } => Code::AlgorithmNotSupportedByKey,
+            VerifyError::Mismatch { .. } | VerifyError::Context(_) => Code::AlgorithmNotSupportedByKey,
             VerifyError::DigestLength(_) => Code::Payload,
             VerifyError::Unsupported(_) => Code::Unsupported,
         };
@@ -242,6 +247,14 @@ pub async fn may_use(
 ) -> Result<(), ApiError> {
     let decision = allowed(state, caller, "use", &entry.object.name_any()).await;
     decision.inspect_err(|denied| record.record(Some(&denied.message)))
+}
+
+fn bad_context(error: InvalidContext) -> ApiError {
+    let code = match error {
+        InvalidContext::Base64 => Code::Encoding,
+        InvalidContext::TooLong(_) => Code::Payload,
+    };
+    ApiError::new(code, error.to_string())
 }
 
 fn bad_payload(error: InvalidPayload) -> ApiError {

@@ -45,6 +45,7 @@ impl Inner {
             Origin::Plain(material) => material,
             Origin::Wrapped(wrapped) => self.unwrapped(&wrapped)?,
             Origin::Seed(_) => return Err(unsupported("way to make a key from a seed")),
+            Origin::Derived { .. } => return Err(unsupported("trees")),
             Origin::Public => return Err(unsupported("place for a public key alone")),
         };
         let key_size = match &material {

@@ -514,6 +514,7 @@ async fn signed(world: &World, key: &str) -> Result<Vec<u8>, SignError> {
         algorithm: SignatureAlgorithm::EdDsa,
         form: SignatureType::Der,
         payload: b"x".as_slice().into(),
+        context: "".into(),
         verify: VerifySignatures::Always,
     };
     let Ok(Reply::Keys(facts)) = world.keys.call(Request::Find(Find::Id(id(key)))).await else { panic!() };

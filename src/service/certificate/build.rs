@@ -301,6 +301,7 @@ impl Unsigned {
             algorithm: self.algorithm.signature(),
             form: SignatureType::Der,
             payload: self.bytes.clone().into(),
+            context: "".into(),
             verify: VerifySignatures::Always,
         };
         let signature = signer.sign(hsm, key, job).await?;

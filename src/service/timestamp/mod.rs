@@ -148,6 +148,7 @@ impl Authority {
             algorithm: self.algorithm.signature(),
             form: SignatureType::Der,
             payload: attributes.to_der()?.into(),
+            context: "".into(),
             // Somebody may look at it for the first time in ten years.
             verify: VerifySignatures::Always,
         };
