@@ -323,7 +323,8 @@ async fn a_request_that_crashes_the_module_crashes_one_token_and_no_caller_notic
             [0, 1]
                 .iter()
                 .any(|one: &usize| after[*one] == before[*one] + 4 && after[1 - one] == before[1 - one]),
-            "from {before:?} to {after:?} restarts"
+            "from {before:?} to {after:?} restarts, the last ones for {:?}",
+            [0, 1].map(|one: usize| pair.hosts[one].recovery())
         );
     }
     let (_, slowest, complaints) = load.end().await;
