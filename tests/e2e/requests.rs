@@ -49,7 +49,7 @@ pub async fn sign(world: &World, namespace: &str, name: &str, spec: Value) -> Ve
 }
 
 /// Is refused by a condition, and returns its reason and sentence.
-async fn refused(world: &World, namespace: &str, name: &str, spec: Value) -> (String, String) {
+pub async fn refused(world: &World, namespace: &str, name: &str, spec: Value) -> (String, String) {
     create(namespace, name, &spec, &[]).unwrap();
     let status = finished(world, namespace, name).await.status.unwrap();
     assert_eq!((status.state, &status.signature), (Some(State::Failed), &None), "{spec}");

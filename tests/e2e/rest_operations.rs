@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     caller::{ALL_VERBS, GATEWAYS, caller, default_partition, until_default},
     common::openssl,
+    requests,
     tools::{self, output},
     world::{Token, World},
 };
@@ -250,6 +251,12 @@ async fn a_context_is_part_of_the_signature() {
         assert!(accepts(b"a context") && !accepts(b"another"));
         assert_eq!(public.verify("ML_DSA".parse().unwrap(), b"Payload", &signature), Ok(false));
     }
+    // A SigningRequest means the same by it.
+    let request = |context: &str| json!({ "payload": "UGF5bG9hZA==", "signatureAlgorithm": "ML_DSA", "context": context });
+    let signature = requests::sign(&world, &namespace, "good", request(&STANDARD.encode("a context"))).await;
+    assert!(openssl::newer_accepts_in_context(folder.path(), &spki, b"a context", b"Payload", &signature));
+    let (reason, _) = requests::refused(&world, &namespace, "bad", request("%")).await;
+    assert_eq!(reason, "InvalidContext");
 }
 
 /// Neither of the cluster's tokens lists a vendor's mechanisms, and the gateway says so before anything is made.

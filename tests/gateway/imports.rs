@@ -245,7 +245,7 @@ async fn what_is_no_key_is_refused_and_makes_nothing() {
         (private(&ed), (400, 607), "is of type ED, not EC"),
         (json!({"algorithm": "RSA", "privateKey": encode(&rsa_bent)}), (400, 625), "do not belong together"),
         (json!({"algorithm": "RSA", "privateKey": small}), (400, 603), "keySize 1024"),
-        (json!({"algorithm": "RSA", "privateKey": odd}), (400, 625), "not an RSA private key"),
+        (json!({"algorithm": "RSA", "privateKey": odd}), (400, 625), "no private key of RSA"),
     ] {
         let answer = world.call("POST", IMPORT, &base(change.clone())).await;
         assert_eq!(answer.refused(), refusal, "{words}: {}", answer.json());

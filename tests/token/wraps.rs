@@ -357,9 +357,11 @@ async fn what_is_not_intact_or_another_kind_of_key_leaves_nothing(token: Token) 
         let untold = error.message.contains("how long");
         assert!(error.kind == Kind::Invalid || untold, "{method}: {error}");
     }
-    for method in [WrapMethod::AesWrapPadBls, WrapMethod::AesWrapDsa] {
+    // Of DSA keys, SoftHSM finds out that this is none.
+    let dsa = if token.module == Module::SoftHsm { Kind::Invalid } else { Kind::Unsupported };
+    for (method, kind) in [(WrapMethod::AesWrapPadBls, Kind::Unsupported), (WrapMethod::AesWrapDsa, dsa)] {
         let error = unwrap(&hsm, "back", "by", method, &pair).await.unwrap_err();
-        assert_eq!(error.kind, Kind::Unsupported, "{method}: {error}");
+        assert_eq!(error.kind, kind, "{method}: {error}");
     }
     assert_eq!(
         unwrap(&hsm, "back", "none", WrapMethod::AesWrap, &pair).await.unwrap_err().kind,
