@@ -112,8 +112,8 @@ struct Encrypted<'a> {
 
 /// Reads a private key and works out its public half.
 ///
-/// PKCS #8 of RSA (2048 to 8192 bits), DSA (1024, 2048 and 3072 bits), EC, Ed25519 and Ed448, and PKCS #1. A public half in it has to be its own; on curves
-/// that aws-lc does not have, this is for somebody else to find out.
+/// PKCS #8 of RSA (2048 to 8192 bits), DSA (1024, 2048 and 3072 bits), EC, Ed25519 and Ed448, and PKCS #1. A public half in
+/// it has to be its own; on curves that aws-lc does not have, this is for somebody else to find out.
 ///
 /// # Errors
 /// [`Unreadable`].

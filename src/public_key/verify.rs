@@ -91,8 +91,8 @@ impl PublicKey {
         }
     }
 
-    /// The same for a signature that was made in a context, of at most [`CONTEXT_MAX`](crate::model::context::CONTEXT_MAX) bytes; in an empty one it is the same
-    /// as without.
+    /// The same for a signature that was made in a context, of at most
+    /// [`CONTEXT_MAX`](crate::model::context::CONTEXT_MAX) bytes; in an empty one it is the same as without.
     ///
     /// # Errors
     /// As [`Self::verify`], and when the algorithm has no contexts.

@@ -6,9 +6,9 @@ use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard, RwLock};
 
 use crate::{
-    http::Gateways,
+    http::{Answer, Gateways},
     tools::{self, kubectl},
-    world::{OPERATOR, Token, World},
+    world::{OPERATOR, PATIENCE, Token, World},
 };
 
 /// Tests that need the gateways read it; tests that break them write it.
@@ -65,18 +65,29 @@ pub async fn until_default(caller: &Gateways, of: Option<Token>) {
         || "several partitions".to_owned(),
         |token| format!("partition: {}, ", token.partition()),
     );
+    everywhere(caller, "GET", "/v1/keystore/statistics", "", |answer| {
+        String::from_utf8_lossy(&answer.body).contains(&wanted)
+    })
+    .await;
+}
+
+/// Asks every gateway again and again until each has answered as wanted: what was changed reaches them by their watches,
+/// and a refusal is remembered for a moment.
+pub async fn everywhere(
+    caller: &Gateways,
+    method: &str,
+    path: &str,
+    body: &str,
+    wanted: impl Fn(&Answer) -> bool,
+) {
     for address in caller.addresses().await {
         let mut connection = caller.connect(address).await.unwrap();
         let seen = async {
-            loop {
-                let answer = connection.call("GET", "/v1/keystore/statistics", "").await.unwrap();
-                if String::from_utf8_lossy(&answer.body).contains(&wanted) {
-                    return;
-                }
+            while !wanted(&connection.call(method, path, body.to_owned()).await.unwrap()) {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(crate::world::PATIENCE, seen).await.expect("the gateway sees the annotation");
+        tokio::time::timeout(PATIENCE, seen).await.expect("the gateway hears of the change");
     }
 }
 

@@ -12,11 +12,11 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::{
-    caller::{ALL_VERBS, GATEWAYS, caller, default_partition, logs, until_default},
+    caller::{ALL_VERBS, GATEWAYS, caller, default_partition, everywhere, logs, until_default},
     common::openssl,
-    http::Gateways,
+    http::{Answer, Gateways},
     tools::{self, kubectl},
-    world::{OPERATOR, PATIENCE, Token, World},
+    world::{OPERATOR, Token, World},
 };
 
 /// No part of it is in anything else that the cluster says.
@@ -39,21 +39,10 @@ fn sign(label: &str, password: &Value) -> Value {
     }})
 }
 
-/// Asks every gateway until all of them answer with this status.
-async fn everywhere(app: &Gateways, body: &Value, status: u16) {
-    for address in app.addresses().await {
-        let mut connection = app.connect(address).await.unwrap();
-        let seen = async {
-            loop {
-                let text = body.to_string();
-                if connection.call("POST", "/v1/synchronousSign", text).await.unwrap().status == status {
-                    return;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, seen).await.expect("the gateway hears of it");
-    }
+/// Waits until every gateway answers with this status.
+async fn answers(app: &Gateways, body: &Value, status: u16) {
+    let is = |answer: &Answer| answer.status == status;
+    everywhere(app, "POST", "/v1/synchronousSign", &body.to_string(), is).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,12 +101,12 @@ async fn a_password_is_set_changed_and_taken_away_and_only_it_uses_the_key() {
         };
         change(json!("x"), json!(SECOND)).await.is_error(400, 620, "key.password.mismatch");
         assert_eq!(change(json!(FIRST), json!(SECOND)).await.status, 200);
-        everywhere(&app, &sign(&label, &json!(FIRST)), 400).await;
-        everywhere(&app, &sign(&label, &json!(SECOND)), 200).await;
+        answers(&app, &sign(&label, &json!(FIRST)), 400).await;
+        answers(&app, &sign(&label, &json!(SECOND)), 200).await;
         assert_eq!(change(json!(SECOND), Value::Null).await.status, 200);
-        everywhere(&app, &sign(&label, &Value::Null), 200).await;
+        answers(&app, &sign(&label, &Value::Null), 200).await;
         assert_eq!(change(Value::Null, json!(FIRST)).await.status, 200);
-        everywhere(&app, &sign(&label, &Value::Null), 400).await;
+        answers(&app, &sign(&label, &Value::Null), 400).await;
 
         // The key takes its password along.
         assert_eq!(app.post("/v1/key/deleteKey", json!({"label": label})).await.status, 200);

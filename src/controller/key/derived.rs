@@ -56,7 +56,8 @@ pub fn request(
         // A gateway that was given it is about to derive the key, or was when it died.
         if key.annotations().contains_key(IMPORTING) {
             let message = format!(
-                "the key is derived from HsmKey {} by the gateway that was given its password",
+                "the gateway that was given the password of HsmKey {} derives the key; if that was cut off, the same \
+                 POST /v1/derivedKey completes it",
                 from.key
             );
             return Err(Unasked::ByGateway(Done::Waiting(AWAITED, message)));

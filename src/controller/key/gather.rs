@@ -173,11 +173,8 @@ async fn who_just_took(
     ctx: &Context,
 ) -> Result<Option<String>, Error> {
     for other in others.iter().filter_map(readable) {
-        let name = name_of(other);
-        let read = ctx.api_of(other).get_opt(&other.name_any()).await;
-        let now = read.map_err(|source| Error::ReadKey { name: name.clone(), source: Box::new(source) })?;
-        if now.as_ref().and_then(self::recorded).as_ref() == Some(id) {
-            return Ok(Some(name));
+        if read_now(other, ctx).await?.as_ref().and_then(recorded).as_ref() == Some(id) {
+            return Ok(Some(name_of(other)));
         }
     }
     Ok(None)
@@ -186,14 +183,17 @@ async fn who_just_took(
 /// Another claim that got its key a moment ago, before this one had its turn: what was written of it may not be seen yet.
 async fn who_just_came(others: &[Arc<Guarded<HsmKey>>], ctx: &Context) -> Result<Option<Rival>, Error> {
     for other in others.iter().filter_map(readable) {
-        let name = name_of(other);
-        let read = ctx.api_of(other).get_opt(&other.name_any()).await;
-        let now = read.map_err(|source| Error::ReadKey { name, source: Box::new(source) })?;
-        if let Some(now) = now.filter(|now| recorded(now).is_some()) {
+        if let Some(now) = read_now(other, ctx).await?.filter(|now| recorded(now).is_some()) {
             return Ok(Some(Rival::new(&now)));
         }
     }
     Ok(None)
+}
+
+/// An object as the API server has it, which may be ahead of what was watched.
+async fn read_now(key: &HsmKey, ctx: &Context) -> Result<Option<HsmKey>, Error> {
+    let read = ctx.api_of(key).get_opt(&key.name_any()).await;
+    read.map_err(|source| Error::ReadKey { name: name_of(key), source: Box::new(source) })
 }
 
 /// Labels of a namespace. One so new that the watch has not shown it yet is read.
