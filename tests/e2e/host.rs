@@ -16,6 +16,9 @@ use crate::{
 /// User and group of the operator's containers.
 const USER: u32 = 65532;
 
+/// How often pkcs11-tool looks for a token.
+const LOOKS: usize = 20;
+
 /// pkcs11-tool's words for the halves of a pair.
 pub const PRIVATE: &str = "Private Key Object";
 /// See [`PRIVATE`].
@@ -65,12 +68,20 @@ impl World {
         place
     }
 
-    /// Runs pkcs11-tool on a token, logged in.
+    /// Runs pkcs11-tool on a token, logged in. SoftHSM rewrites a token's file whenever somebody logs in: who starts in
+    /// that moment sees no token, and looks again.
     pub async fn pkcs11(&self, token: Token, args: &[&str]) -> String {
         let pin = self.pin().await;
         let mut tool = self.tool(token, args);
         tool.args(["--login", "--pin", "env:TEST_PIN"]).env("TEST_PIN", pin);
-        said(&tool.output().unwrap(), args)
+        let mut output = tool.output().unwrap();
+        for _ in 1..LOOKS {
+            if !String::from_utf8_lossy(&output.stderr).contains("No slot with token named") {
+                break;
+            }
+            output = tool.output().unwrap();
+        }
+        said(&output, args)
     }
 
     /// Deletes both halves of a key. kryoptic says that it did also where it could not, because another process was
