@@ -174,7 +174,10 @@ fn hosts(runtime: &tokio::runtime::Runtime) -> Vec<Row> {
         let pool = Side::Pool(Pool::start(&here, id, is_rsa, THREADS));
         let hosts = |count| {
             let _inside = runtime.enter();
-            Side::Hosts(Arc::new(Hosts::start(token.config(), count)), request.clone())
+            let mut config = token.config();
+            // In all as many sessions as the other side has threads.
+            config.open.workers = u16::try_from(THREADS / count).expect("a few");
+            Side::Hosts(Arc::new(Hosts::start(config, count)), request.clone())
         };
         let one = hosts(1);
         for in_flight in [16, 64] {
