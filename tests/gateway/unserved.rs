@@ -71,8 +71,7 @@ async fn signatures_of_such_algorithms_are_not_of_other_keys(stage: &Stage) {
     stage.make("p256", spec).await;
     for algorithm in ["ISS_KERL", "BLS", "LMS", "XMSS-SHA256_10_256", "XMSS-SHAKE256_10_256"] {
         let mut request = json!({"payload": "YQ==", "signKeyName": "p256", "signatureAlgorithm": algorithm});
-        let refused =
-            stage.world.call("POST", "/v1/synchronousSign", &json!({"signRequest": request})).await;
+        let refused = stage.world.call("POST", "/v1/synchronousSign", &json!({"signRequest": request})).await;
         assert_eq!(refused.refused(), (400, 607), "{algorithm}");
         let message = refused.json()["message"].as_str().unwrap().to_owned();
         let beginning = format!("{algorithm} is not a signature algorithm of EC keys; these are: ");
