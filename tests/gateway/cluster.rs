@@ -199,10 +199,17 @@ impl Cluster {
             let seen = match cluster.hsm.call(request).await {
                 Ok(Reply::Key(facts)) => maker.told(key, &facts).await,
                 Ok(Reply::Keys(keys)) if keys.len() == 1 => maker.told(key, &keys[0]).await,
+                Ok(Reply::Keys(keys)) if keys.is_empty() && guarded => {
+                    unready(key, true, "PasswordRequired", "derive the key by POST /v1/derivedKey")
+                }
                 other => unready(key, true, "Unsupported", &format!("{other:?}")),
             };
+            let recorded = |key: &HsmKey| key.status.as_ref().is_some_and(|status| status.key_id.is_some());
             let mut all = cluster.all();
-            if let Some(now) = all.keys.get_mut(&name_of(&seen)) {
+            // A look that began before the key was there says nothing any more after one that found it.
+            if let Some(now) = all.keys.get_mut(&name_of(&seen))
+                && (recorded(&seen) || !recorded(now))
+            {
                 now.status = seen.status;
                 let now = now.clone();
                 drop(all);

@@ -177,7 +177,7 @@ impl Stage {
         assert!(!key.annotations().contains_key(IMPORTING), "{context}: nobody is at it any more");
         let uid = key.uid().unwrap().parse().unwrap();
         let id = KeyId::for_object(uid, &key.namespace().unwrap(), &key.name_any());
-        assert_eq!(self.derived_ids().await, [id.clone()], "{context}");
+        assert_eq!(self.derived_ids().await, std::slice::from_ref(&id), "{context}");
         assert_eq!(key.status.as_ref().unwrap().key_id, Some(id.to_string()), "{context}");
         let objects = self.cluster.objects();
         let kinds = |kind: &str| objects.iter().filter(|object| object.starts_with(kind)).count();
@@ -298,8 +298,10 @@ async fn a_manifest_from_a_master_with_a_password_is_completed_by_the_request() 
     stage.cut_off_at(Step::Created).await;
     let mut key = stage.cluster.of_label(LABEL).unwrap();
     key.annotations_mut().clear();
-    let key = crate::world::unready(key, true, "PasswordRequired", "derive the key by POST /v1/derivedKey");
     stage.cluster.write(key);
+    while stage.cluster.of_label(LABEL).unwrap().status.is_none() {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(stage.derived_ids().await, []);
     stage.world.rules.asked();
     let answer = stage.derive().await;

@@ -101,8 +101,8 @@ async fn nothing_is_made_before_the_gateway_did() {
     let stage = Stage::new().await;
     let made = stage.fake.count("generate");
     for (noted, reason) in [(true, AWAITED), (false, password::REASON)] {
-        let done = act(&Step::Generate, &derived(noted), &stage.seen(Presence::Labelled(vec![])), &stage.ctx);
-        match done.await.unwrap() {
+        let (key, seen) = (derived(noted), stage.seen(Presence::Labelled(vec![])));
+        match act(&Step::Generate, &key, &seen, &stage.ctx).await.unwrap() {
             Done::Waiting(waits, message) if noted => {
                 assert_eq!(waits, reason);
                 assert!(message.contains("POST /v1/derivedKey"), "{message}");
