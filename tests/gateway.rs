@@ -20,6 +20,8 @@ mod common;
 mod contexts;
 #[path = "gateway/contract.rs"]
 mod contract;
+#[path = "gateway/cut_off.rs"]
+mod cut_off;
 #[path = "gateway/data_objects.rs"]
 mod data_objects;
 #[path = "gateway/derivation.rs"]
@@ -60,6 +62,8 @@ mod seeds;
 mod swagger_ui;
 #[path = "gateway/timestamps.rs"]
 mod timestamps;
+#[path = "gateway/unserved.rs"]
+mod unserved;
 #[path = "gateway/wire.rs"]
 mod wire;
 #[path = "gateway/world.rs"]

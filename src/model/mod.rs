@@ -7,6 +7,7 @@
 pub mod address;
 pub mod algorithm;
 pub mod attributes;
+pub mod bip340;
 pub mod certificate;
 pub mod cipher;
 pub mod context;

@@ -53,12 +53,22 @@ type Shared = Arc<Cluster>;
 impl Cluster {
     /// A gateway before it, and before a token, whose keys, if it is the fake, are `keys` (see `World::make`).
     pub async fn before(hsm: Arc<dyn Hsm>, fake: Arc<Fake>, keys: &[&str]) -> (World, Arc<Self>) {
+        Self::behind(hsm, fake, keys, |router| router).await
+    }
+
+    /// The same with something between the gateway and the API server.
+    pub async fn behind(
+        hsm: Arc<dyn Hsm>,
+        fake: Arc<Fake>,
+        keys: &[&str],
+        between: impl FnOnce(Router) -> Router,
+    ) -> (World, Arc<Self>) {
         let mut made = None;
         let world = World::before(hsm.clone(), fake, keys, |directory, _| {
             let cluster =
                 Arc::new(Self { hsm, directory, passwords: OnceLock::new(), all: Mutex::default() });
             made = Some(cluster.clone());
-            Some(Client::new(cluster.router(), "default"))
+            Some(Client::new(between(cluster.router()), "default"))
         })
         .await;
         let cluster = made.expect("it was just made");
@@ -108,6 +118,34 @@ impl Cluster {
         self.all().version
     }
 
+    /// The object of a label.
+    pub fn of_label(&self, label: &str) -> Option<HsmKey> {
+        self.all().keys.values().find(|key| key.label() == label).cloned()
+    }
+
+    /// Writes an object as somebody does of whom neither gateway nor controller is, and has both see it.
+    pub fn write(self: &Arc<Self>, mut key: HsmKey) {
+        let mut all = self.all();
+        all.stamp(&mut key);
+        all.keys.insert(name_of(&key), key.clone());
+        drop(all);
+        self.look(key);
+    }
+
+    /// The controller's next look at the key of an object that a gateway noted as its own: one that is on the token is taken
+    /// over, and none is made.
+    pub async fn look_again(&self, label: &str) {
+        let key = self.of_label(label).expect("there is an object");
+        let found = match self.hsm.call(Request::Find(Find::Id(id(&key)))).await {
+            Ok(Reply::Keys(found)) => found,
+            other => panic!("{other:?}"),
+        };
+        let [facts] = found.as_slice() else { return assert!(found.is_empty(), "{found:?}") };
+        let told = Maker(self.hsm.clone()).told(key, facts).await;
+        self.all().keys.insert(name_of(&told), told.clone());
+        self.directory.put(Arc::new(told));
+    }
+
     /// Destroys every key that may be destroyed.
     pub async fn clear(&self) {
         let ids: Vec<_> = self.all().keys.values().map(id).collect();
@@ -144,7 +182,8 @@ impl Cluster {
         });
         let brought = guarded || key.spec.source != Source::Generated;
         let awaited = brought && key.annotations().contains_key(IMPORTING);
-        if awaited || key.status.is_some() {
+        let recorded = key.status.as_ref().is_some_and(|status| status.key_id.is_some());
+        if awaited || recorded {
             return;
         }
         let cluster = self.clone();
@@ -160,10 +199,17 @@ impl Cluster {
             let seen = match cluster.hsm.call(request).await {
                 Ok(Reply::Key(facts)) => maker.told(key, &facts).await,
                 Ok(Reply::Keys(keys)) if keys.len() == 1 => maker.told(key, &keys[0]).await,
+                Ok(Reply::Keys(keys)) if keys.is_empty() && guarded => {
+                    unready(key, true, "PasswordRequired", "derive the key by POST /v1/derivedKey")
+                }
                 other => unready(key, true, "Unsupported", &format!("{other:?}")),
             };
+            let recorded = |key: &HsmKey| key.status.as_ref().is_some_and(|status| status.key_id.is_some());
             let mut all = cluster.all();
-            if let Some(now) = all.keys.get_mut(&name_of(&seen)) {
+            // A look that began before the key was there says nothing any more after one that found it.
+            if let Some(now) = all.keys.get_mut(&name_of(&seen))
+                && (recorded(&seen) || !recorded(now))
+            {
                 now.status = seen.status;
                 let now = now.clone();
                 drop(all);

@@ -154,13 +154,34 @@ async fn a_schnorr_signature_is_made_where_the_token_lists_the_mechanism() {
         }
     }
     // What would be signed without the tweak is not what was asked for.
-    for member in ["auxiliaryRandomData", "taprootTweakData", "merkleRootData"] {
-        let mut asked = body("master", &payload);
-        asked["signRequest"][member] = json!(payload);
-        assert_eq!(stage.post("/v1/synchronousSign", asked.clone()).await.refused(), (400, 611), "{member}");
-        asked["signRequest"][member] = Value::Null;
-        stage.post("/v1/synchronousSign", asked).await.ok();
+    for (member, reason) in [
+        ("auxiliaryRandomData", "the nonce is made by the token"),
+        ("taprootTweakData", "a key is tweaked inside of its token or nowhere"),
+        ("merkleRootData", "a key is tweaked inside of its token or nowhere"),
+    ] {
+        let with = |value: Value| {
+            let mut asked = body("master", &payload);
+            asked["signRequest"][member] = value;
+            stage.post("/v1/synchronousSign", asked)
+        };
+        let refused = with(json!(payload)).await;
+        assert_eq!(refused.refused(), (400, 611), "{member}");
+        let message = refused.json()["message"].as_str().unwrap().to_owned();
+        assert!(message.starts_with(&format!("{member} is not served: {reason}")), "{message}");
+        assert_eq!(with(json!("YQ")).await.refused(), (400, 635), "{member}");
+        for length in [31, 33] {
+            let refused = with(json!(STANDARD.encode(vec![7; length]))).await;
+            assert_eq!(refused.refused(), (400, 612), "{member}");
+        }
+        with(Value::Null).await.ok();
     }
+    let mut both = body("master", &payload);
+    both["signRequest"]["taprootTweakData"] = json!(payload);
+    both["signRequest"]["merkleRootData"] = json!(payload);
+    assert_eq!(stage.post("/v1/synchronousSign", both.clone()).await.refused(), (400, 600));
+    // Of other algorithms they are no members, which says nothing.
+    both["signRequest"]["signatureAlgorithm"] = json!("SHA256_WITH_ECDSA");
+    stage.post("/v1/synchronousSign", both).await.ok();
     let short = stage.post("/v1/synchronousSign", body("master", "YQ==")).await;
     assert_eq!(short.refused(), (400, 612));
     stage

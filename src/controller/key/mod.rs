@@ -6,6 +6,8 @@ mod gather;
 mod plan;
 mod publish;
 mod report;
+#[cfg(test)]
+mod taken_over;
 
 use std::{sync::Arc, time::Duration};
 

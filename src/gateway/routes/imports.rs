@@ -360,12 +360,13 @@ async fn resume(state: &Shared, api: &Api<HsmKey>, name: &str, wanted: &HsmKey) 
     }
 }
 
-/// Whether a gateway brings the key, or died while it did: one that is imported, or derived from a master with a password. What
-/// else is derived has no such note, and is the controller's to make.
+/// Whether the key of an object is still to be brought, by a gateway that is at it, died while it was or was refused by the
+/// token. Of derived keys only those come here whose master has a password, and the controller makes none of them: their
+/// objects need not say that a gateway began.
 fn is_unfinished(object: &HsmKey) -> bool {
     let recorded = object.status.as_ref().is_some_and(|status| status.key_id.is_some());
-    let noted = object.spec.derived_from.is_some() && object.annotations().contains_key(IMPORTING);
-    object.is_awaited() || (noted && !recorded && object.metadata.deletion_timestamp.is_none())
+    let derived = object.spec.derived_from.is_some();
+    object.is_awaited() || (derived && !recorded && object.metadata.deletion_timestamp.is_none())
 }
 
 /// Whether an object asks for the key that this request brings. How it is called, published and let go of is for whoever

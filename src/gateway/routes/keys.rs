@@ -183,7 +183,7 @@ pub(super) async fn finished(
     which: TakeBack,
 ) -> Result<SignedKeyAttributes, ApiError> {
     let name = made.name_any();
-    match settled(state, &caller.namespace, made).await {
+    match settled(state, &caller.namespace, made, which != TakeBack::Refused).await {
         Settled::Ready(answer) => Ok(*answer),
         Settled::Stalled { reason, mut error } => {
             // What left nothing on the token may leave nothing in the cluster either. A key that is there and
@@ -267,8 +267,11 @@ enum Settled {
     Late,
 }
 
+/// What the controller says of a key that only a gateway makes: of one that was `brought`, it said so before.
+const GATEWAYS: &str = "PasswordRequired";
+
 /// Waits until a key is Ready or a person must act.
-async fn settled(state: &Shared, namespace: &str, made: &HsmKey) -> Settled {
+async fn settled(state: &Shared, namespace: &str, made: &HsmKey, brought: bool) -> Settled {
     let mut changes = state.directory.changes();
     let (name, uid) = (made.name_any(), made.uid());
     let wait = async {
@@ -282,7 +285,9 @@ async fn settled(state: &Shared, namespace: &str, made: &HsmKey) -> Settled {
                 {
                     return Settled::Ready(Box::new(answer));
                 }
-                if let Some((reason, error)) = stalled(&entry.object) {
+                if let Some((reason, error)) = stalled(&entry.object)
+                    && !(brought && reason == GATEWAYS)
+                {
                     return Settled::Stalled { reason: reason.to_owned(), error };
                 }
             }

@@ -18,7 +18,7 @@ use crate::{
         openapi::Document,
     },
     model::{
-        Password, SignatureAlgorithm, SignatureType,
+        Password, SignatureAlgorithm, SignatureType, bip340,
         context::{self, InvalidContext},
         payload::{InvalidPayload, PayloadType},
     },
@@ -68,19 +68,37 @@ struct SignRequest {
     /// Context of an ML-DSA or SLH-DSA signature, at most 255 bytes.
     #[schemars(extend("contentEncoding" = "base64"))]
     context: Option<String>,
+    /// Of BIP-340, 32 bytes; not served.
+    #[schemars(extend("contentEncoding" = "base64"))]
     auxiliary_random_data: Option<String>,
+    /// Of BIP-340, 32 bytes; not served. Excludes `merkleRootData`.
+    #[schemars(extend("contentEncoding" = "base64"))]
     taproot_tweak_data: Option<String>,
+    /// Of BIP-340, 32 bytes or none; not served. Excludes `taprootTweakData`.
+    #[schemars(extend("contentEncoding" = "base64"))]
     merkle_root_data: Option<String>,
 }
 
 impl SignRequest {
-    /// Whether it asks for a signature of BIP-340 that only the vendor's parameters give, which are not public. Without
-    /// them, another key would sign.
-    const fn needs_parameters(&self) -> bool {
-        matches!(self.signature_algorithm, SignatureAlgorithm::NoneWithEcSchnorrBip0340)
-            && (self.auxiliary_random_data.is_some()
-                || self.taproot_tweak_data.is_some()
-                || self.merkle_root_data.is_some())
+    /// Whether a signature of BIP-340 can be made with what is asked for.
+    fn check_parameters(&self) -> Result<(), ApiError> {
+        if !matches!(self.signature_algorithm, SignatureAlgorithm::NoneWithEcSchnorrBip0340) {
+            return Ok(());
+        }
+        let texts = bip340::Texts {
+            auxiliary: self.auxiliary_random_data.as_deref(),
+            tweak: self.taproot_tweak_data.as_deref(),
+            root: self.merkle_root_data.as_deref(),
+        };
+        bip340::check(texts).map_err(|refused| {
+            let code = match refused {
+                bip340::Refused::Base64(_) => Code::Encoding,
+                bip340::Refused::Length { .. } => Code::Payload,
+                bip340::Refused::Both => Code::Validation,
+                bip340::Refused::Tweak(_) | bip340::Refused::Auxiliary => Code::Unsupported,
+            };
+            ApiError::new(code, refused.to_string())
+        })
     }
 }
 
@@ -104,10 +122,7 @@ pub async fn sign(
         return Err(ApiError::new(Code::Unsupported, "signedApprovals are not served yet"));
     }
     let context = context::decode(request.context.as_deref()).map_err(bad_context)?;
-    if request.needs_parameters() {
-        let message = "auxiliaryRandomData, taprootTweakData and merkleRootData are not served: how a token takes them is not public";
-        return Err(ApiError::new(Code::Unsupported, message));
-    }
+    request.check_parameters()?;
     let named = derived::named(&state, &caller, &request.sign_key_name).await?;
     let entry = &named.entry;
     let (algorithm, about) = (Some(request.signature_algorithm.name()), About::Payload(&payload));
