@@ -35,10 +35,10 @@ pub struct VendorMechanisms {
     /// Mechanism that makes the RSA key that the HSM attests others with. Default: 0x80002200.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rks_rsa_generate: Option<VendorNumber>,
-    /// Attribute that says that a key is one of these. Default: 0x80000021.
+    /// Attribute of an HSM's attestation key that says so. Default: 0x80000021.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rks_attestation_sign: Option<VendorNumber>,
-    /// Attribute with the certificates of such a key. Default: 0x80000022.
+    /// Attribute with an attestation key's certificates. Default: 0x80000022.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rks_certificate_chain: Option<VendorNumber>,
 }
