@@ -158,7 +158,7 @@ fn in_der(signature: Vec<u8>) -> Result<Vec<u8>, HsmError> {
     }
     let unreadable = || HsmError::new(Kind::Device, "an attestation's signature that cannot be read");
     let half = signature.len() / 2;
-    if half == 0 || signature.len() % 2 != 0 {
+    if half == 0 || !signature.len().is_multiple_of(2) {
         return Err(unreadable());
     }
     let (r, s) = signature.split_at(half);
