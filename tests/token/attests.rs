@@ -90,7 +90,7 @@ fn openssl_agrees(token: &Token, key: &AttestationKey, attested: &Attested) {
     assert!(shown.contains("Digital Signature, Non Repudiation"), "{shown}");
     let pem = &shown[shown.find("-----BEGIN PUBLIC KEY").unwrap()..];
     let end = pem.find("-----END PUBLIC KEY-----").unwrap() + "-----END PUBLIC KEY-----".len();
-    write("attestation.pem", pem[..end].as_bytes());
+    write("attestation.pem", &pem.as_bytes()[..end]);
     let (public, signature, xml) = (path("attestation.pem"), path("key.sig"), path("key.xml"));
     let check = |options: &[&str]| {
         let mut command = Command::new("openssl");
