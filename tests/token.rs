@@ -5,6 +5,8 @@
 mod agreement;
 #[path = "token/algorithms.rs"]
 mod algorithms;
+#[path = "token/attests.rs"]
+mod attests;
 #[path = "token/blame.rs"]
 mod blame;
 #[path = "token/certificates.rs"]

@@ -83,6 +83,7 @@ impl Default for Fake {
             cipher_algorithms: ciphers::all(),
             agreement: false,
             derived: Vec::new(),
+            attests: false,
         };
         let token = TokenFacts {
             label: "fake".into(),
@@ -253,6 +254,9 @@ impl Inner {
             Request::Wrap(job) => self.wrap(&job),
             Request::Agree { .. } => Err(keys::unsupported("key agreement")),
             Request::SignInContext { .. } => Err(keys::unsupported("signature in a context")),
+            Request::AttestationKey { .. } | Request::Attest { .. } => {
+                Err(keys::unsupported("attestation of its own"))
+            }
             Request::Derived { .. } | Request::SignDerived { .. } | Request::Derive(_) => {
                 Err(HsmError::new(Kind::Unsupported, "the fake has no trees"))
             }

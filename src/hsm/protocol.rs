@@ -181,6 +181,22 @@ pub enum Request {
         /// The payload, decoded.
         payload: Bytes,
     },
+    /// Make the key that the HSM itself attests others with, unless one with this id exists, or the label is that of such a
+    /// key already. Answered by [`Reply::AttestationKey`], or by [`Reply::Keys`] with other keys of that label: then nothing
+    /// is made.
+    AttestationKey {
+        /// `CKA_ID`, for a key that is made.
+        id: KeyId,
+        /// `CKA_LABEL`.
+        label: KeyLabel,
+    },
+    /// Have the HSM itself say what a key is. Answered by [`Reply::Attested`].
+    Attest {
+        /// The HSM's attestation key.
+        by: KeyId,
+        /// The key that is spoken of, private or secret.
+        key: KeyId,
+    },
 }
 
 /// A key to derive and keep.
@@ -291,6 +307,30 @@ pub enum Reply {
     Agreed(Plaintext),
     /// See [`Request::Import`].
     Untold(Untold),
+    /// See [`Request::AttestationKey`].
+    AttestationKey(Box<AttestationKey>),
+    /// See [`Request::Attest`].
+    Attested(Box<Attested>),
+}
+
+/// The key that an HSM attests others with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttestationKey {
+    /// The key, as its token reports it. It signs nothing but attestations.
+    pub facts: KeyFacts,
+    /// Its certificates, as PEM one after the other: its own, the device's, the root. Nobody has checked them.
+    pub chain: String,
+}
+
+/// What an HSM says of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attested {
+    /// The document.
+    pub xml: Bytes,
+    /// The signature over exactly these bytes; ECDSA in DER.
+    pub signature: Bytes,
+    /// How it was made: RSASSA-PSS or ECDSA, with SHA-256.
+    pub algorithm: SignatureAlgorithm,
 }
 
 /// A data object as its token reports it.
@@ -339,6 +379,8 @@ pub struct Capabilities {
     pub agreement: bool,
     /// Key algorithms of which it derives keys along a path.
     pub derived: Vec<KeyAlgorithm>,
+    /// Whether the HSM itself says what its keys are, see [`Request::Attest`].
+    pub attests: bool,
 }
 
 /// One key algorithm that a token generates.
@@ -627,6 +669,8 @@ impl Request {
             Self::Agree { .. } | Self::Derived { .. } | Self::SignDerived { .. } => Lane::Sign,
             Self::Derive(_) => Lane::Change,
             Self::SignInContext { .. } => Lane::Sign,
+            Self::AttestationKey { .. } => Lane::Change,
+            Self::Attest { .. } => Lane::Sign,
         }
     }
 
@@ -670,6 +714,8 @@ impl Request {
             Self::Derived { .. } | Self::SignDerived { .. } => true,
             Self::Derive(_) => false,
             Self::SignInContext { .. } => true,
+            Self::AttestationKey { .. } => false,
+            Self::Attest { .. } => true,
         }
     }
 
@@ -705,6 +751,8 @@ impl Request {
             Self::SignDerived { .. } => "sign_derived",
             Self::Derive(_) => "derive",
             Self::SignInContext { .. } => "sign_in_context",
+            Self::AttestationKey { .. } => "attestation_key",
+            Self::Attest { .. } => "attest",
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Numbers of mechanisms, key types and attributes that are a vendor's own.
 //!
 //! PKCS#11 leaves the numbers from 0x80000000 on to vendors, and the vendor's header is not public. The defaults are those
-//! that others read there and published for Securosys Primus (<https://github.com/gmikeska/emvault-securosys>); where
-//! nobody did, there is none. A number counts only where the token's list of mechanisms has it.
+//! that others read there and published for Securosys Primus (<https://github.com/gmikeska/emvault-securosys>, and those of
+//! attestation <https://github.com/otpki/pkcs11>); where nobody did, there is none. A number counts only where the token's list of mechanisms has it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,15 @@ pub struct VendorMechanisms {
     /// Mechanism that signs 32 bytes as BIP-340 says, without parameters. No default: the number is not public.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schnorr_bip340: Option<VendorNumber>,
+    /// Mechanism that makes the RSA key that the HSM attests others with. Default: 0x80002200.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rks_rsa_generate: Option<VendorNumber>,
+    /// Attribute of an HSM's attestation key that says so. Default: 0x80000021.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rks_attestation_sign: Option<VendorNumber>,
+    /// Attribute with an attestation key's certificates. Default: 0x80000022.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rks_certificate_chain: Option<VendorNumber>,
 }
 
 /// A number of a vendor's, in hexadecimal: `0x80000E01`.
@@ -64,6 +73,19 @@ pub struct VendorNumbers {
     pub chain_code: u64,
     /// Mechanism that signs as BIP-340 says, where it is known.
     pub schnorr: Option<u64>,
+    /// How the HSM itself attests keys.
+    pub rks: RksNumbers,
+}
+
+/// Numbers of the key that an HSM attests others with: one of its root key store (RKS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RksNumbers {
+    /// Mechanism that makes it.
+    pub generate: u64,
+    /// Attribute that says that it is one.
+    pub attestation_sign: u64,
+    /// Attribute with its certificates.
+    pub certificate_chain: u64,
 }
 
 /// How masters of one kind of trees are made.
@@ -97,6 +119,11 @@ impl VendorMechanisms {
                 .map(|(generate, key_type)| TreeNumbers { generate, key_type }),
             chain_code: given(&self.slip10_chain_code).unwrap_or(0x8000_1100),
             schnorr: given(&self.schnorr_bip340),
+            rks: RksNumbers {
+                generate: given(&self.rks_rsa_generate).unwrap_or(0x8000_2200),
+                attestation_sign: given(&self.rks_attestation_sign).unwrap_or(0x8000_0021),
+                certificate_chain: given(&self.rks_certificate_chain).unwrap_or(0x8000_0022),
+            },
         }
     }
 }
@@ -118,7 +145,10 @@ mod tests {
         );
         assert_eq!(own.derive, 0x8000_abcd);
         assert_eq!(own.ed, Some(TreeNumbers { generate: 0x8000_0ef1, key_type: 0x8000_0ef2 }));
-        assert_eq!((own.ec, own.chain_code), (usual.ec, usual.chain_code));
+        assert_eq!((own.ec, own.chain_code, own.rks), (usual.ec, usual.chain_code, usual.rks));
+        let own = numbers(r#"{"rksRsaGenerate":"0x80002299","rksCertificateChain":"0x80000099"}"#);
+        assert_eq!(own.rks.attestation_sign, usual.rks.attestation_sign);
+        assert_eq!((own.rks.generate, own.rks.certificate_chain), (0x8000_2299, 0x8000_0099));
     }
 
     #[test]

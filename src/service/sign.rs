@@ -281,6 +281,8 @@ pub fn unexpected(reply: &Reply) -> HsmError {
         Reply::Wrapped(_) => "Wrapped",
         Reply::Agreed(_) => "Agreed",
         Reply::Untold(_) => "Untold",
+        Reply::AttestationKey(_) => "AttestationKey",
+        Reply::Attested(_) => "Attested",
     };
     HsmError::new(Kind::Device, format!("the token-host answered another request ({name})"))
 }

@@ -68,6 +68,7 @@ pub fn of(module: &Module, slot: CK_SLOT_ID, mechanisms: &[CK_MECHANISM_TYPE]) -
         cipher_algorithms: CipherAlgorithm::ALL.iter().copied().filter(sealed).collect(),
         agreement: mechanisms.contains(&CKM_ECDH1_DERIVE),
         derived: Vec::new(),
+        attests: false,
     }
 }
 

@@ -4,6 +4,7 @@
 //! it is worth keeping.
 
 mod agreement;
+mod attest;
 mod capability;
 mod cipher;
 mod context;

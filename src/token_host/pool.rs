@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    agreement, cipher, context, data, export, import,
+    agreement, attest, cipher, context, data, export, import,
     index::Objects,
     intake::{Intake, Place},
     inventory, mechanism, object, probe, raw,
@@ -405,6 +405,13 @@ impl Worker {
                 token.forget(&wanted.template.id);
                 tree::derive(objects, wanted)
             }),
+            Request::AttestationKey { id, label } => self.alone(asked, |objects| {
+                token.forget(id);
+                attest::key(objects, id, label)
+            }),
+            Request::Attest { by, key } => {
+                self.attempt(Some(by), |session| attest::attest(&token, session, by, key))
+            }
             Request::Open(_) | Request::Ping | Request::Workers(_) | Request::Since(..) => {
                 unreachable!("not for a worker, see submit")
             }

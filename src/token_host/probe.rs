@@ -61,6 +61,11 @@ fn list(token: &Token) -> Result<Findings, HsmError> {
         let value = format!("SLIP-10 of {}", derived.join(" and "));
         quirks.push(Quirk::usual("keyDerivation", value, "keys are derived on the token, along a path"));
     }
+    if token.facts.capabilities.attests {
+        const MEANS: &str =
+            "the HSM can say itself what its keys are; attestations are the operator's own until it is asked";
+        quirks.push(Quirk::usual("keyAttestation", "offered by the HSM", MEANS));
+    }
     if has(token, CKM_ECDSA) {
         const MEANS: &str = "the operator hashes, and the token signs the digest";
         let missing = mechanism::without_hashed_ecdsa(&token.mechanisms);

@@ -70,6 +70,7 @@ macro_rules! call {
 }
 
 mod agreement;
+mod attest;
 mod cipher;
 mod tree;
 mod wrap;
@@ -81,6 +82,8 @@ pub struct Module {
     functions: *const CK_FUNCTION_LIST,
     /// The vendor's own, where it has it.
     derive_key_pair: Option<tree::DeriveKeyPair>,
+    /// Another one.
+    attest_key: Option<attest::AttestKey>,
     /// Numbers of trees of keys, where the token has them.
     tree: OnceLock<Tree>,
     init_args: Option<CString>,
@@ -137,8 +140,12 @@ impl Module {
         // SAFETY: a vendor that has this symbol gives it this type, by his published samples.
         let derive_key_pair =
             unsafe { library.get::<tree::DeriveKeyPair>(tree::DERIVE_KEY_PAIR) }.ok().map(|symbol| *symbol);
+        // SAFETY: likewise.
+        let attest_key =
+            unsafe { library.get::<attest::AttestKey>(attest::ATTEST_KEY) }.ok().map(|symbol| *symbol);
         let tree = OnceLock::new();
-        let module = Self { functions, derive_key_pair, tree, init_args, starts: AtomicU64::new(0) };
+        let module =
+            Self { functions, derive_key_pair, attest_key, tree, init_args, starts: AtomicU64::new(0) };
         module.initialise().map_err(LoadFailure::Module)?;
         Ok(module)
     }

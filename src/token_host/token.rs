@@ -13,7 +13,7 @@ use cryptoki_sys::*;
 use parking_lot::{FairMutex, FairMutexGuard};
 
 use super::{
-    capability, error,
+    attest, capability, error,
     index::Index,
     mechanism::{self, KeyShape},
     raw::{Failure, LoadFailure, Module, Object, Session, TokenInfo},
@@ -108,8 +108,9 @@ impl Token {
             mechanism::schnorr_is(number);
         }
         let derived = tree::find_out(&module, &open.vendor, &mechanisms);
+        let attests = attest::offered(&module, slot, &info, &open.vendor.rks);
         let facts = TokenFacts {
-            capabilities: Capabilities { derived, ..capability::of(&module, slot, &mechanisms) },
+            capabilities: Capabilities { derived, attests, ..capability::of(&module, slot, &mechanisms) },
             library: module.description().unwrap_or_default(),
             slot,
             label: info.label,

@@ -1,8 +1,9 @@
 //! A PKCS#11 module for tests that answers like one for a Securosys Primus HSM, as far as its public sources say how:
-//! SoftHSM, and keys of BIP-32 and SLIP-10 trees on top.
+//! SoftHSM, and keys of BIP-32 and SLIP-10 trees on top, and attestation by the HSM itself.
 //!
 //! `VENDOR_LIBRARY` is the path of SoftHSM, `VENDOR_STORE` that of a file for what SoftHSM has no place for. What
-//! `VENDOR_REFUSES` names is refused: `session-objects`, or `import`. `VENDOR_SEED`, in hexadecimal, takes the place of random seeds.
+//! `VENDOR_REFUSES` names is refused: `session-objects`, `import`, or `rks` (the root key store is not initialised).
+//! `VENDOR_ATTEST_ROOM` is the least room, in bytes, that a document is written into. `VENDOR_SEED`, in hexadecimal, takes the place of random seeds.
 //!
 //! It is no HSM: the private keys of its trees are in that file, in plain.
 #![allow(unsafe_code, reason = "both of its sides are C interfaces")]
@@ -10,6 +11,7 @@
 mod curve;
 mod keys;
 mod numbers;
+mod rks;
 mod schnorr;
 mod store;
 mod template;
@@ -31,6 +33,10 @@ struct Module {
     no_session_objects: bool,
     /// Keys from elsewhere are refused.
     no_import: bool,
+    /// Nobody set up the root key store.
+    no_rks: bool,
+    /// Least room for a document.
+    attest_room: CK_ULONG,
     /// What masters are made from.
     seed: Option<Vec<u8>>,
 }
@@ -44,6 +50,9 @@ impl Module {
         let store = Store::new(variable("VENDOR_STORE")?.into());
         let refuses = |refused| std::env::var_os("VENDOR_REFUSES").is_some_and(|what| what == refused);
         let (no_session_objects, no_import) = (refuses("session-objects"), refuses("import"));
+        let no_rks = refuses("rks");
+        let room = std::env::var("VENDOR_ATTEST_ROOM").unwrap_or_else(|_| "0".into());
+        let attest_room = room.parse().map_err(|error| format!("VENDOR_ATTEST_ROOM: {error}"))?;
         let seed = std::env::var("VENDOR_SEED").ok();
         let seed = seed.map(hex::decode).transpose().map_err(|error| format!("VENDOR_SEED: {error}"))?;
         // SAFETY: runs the initialisers of SoftHSM, which is what was asked for.
@@ -64,7 +73,7 @@ impl Module {
         let real = unsafe { *list };
         let mut wrapped = Box::new(real);
         wrap::wrap(&mut wrapped);
-        Ok(Self { real, wrapped, store, no_session_objects, no_import, seed })
+        Ok(Self { real, wrapped, store, no_session_objects, no_import, no_rks, attest_room, seed })
     }
 }
 

@@ -12,6 +12,12 @@ pub const CKM_EC_SLIP10_KEY_PAIR_GEN: CK_MECHANISM_TYPE = 0x8000_0e02;
 pub const CKK_EC_SLIP10: CK_KEY_TYPE = 0x8000_0014;
 /// The chain code of a key of a tree.
 pub const CKA_SLIP10_CHAIN_CODE: CK_ATTRIBUTE_TYPE = 0x8000_1100;
+/// Makes the RSA key that the HSM attests others with.
+pub const CKM_RKS_RSA_PKCS_KEY_PAIR_GEN: CK_MECHANISM_TYPE = 0x8000_2200;
+/// Says that a key is one of these.
+pub const CKA_RKS_ATTESTATION_SIGN: CK_ATTRIBUTE_TYPE = 0x8000_0021;
+/// Its certificates, in PEM.
+pub const CKA_RKS_CERTIFICATE_CHAIN: CK_ATTRIBUTE_TYPE = 0x8000_0022;
 /// The HSM does not have the curve.
 pub const UNKNOWN_CURVE: CK_RV = 0x8000_0058;
 /// The partition takes no keys from elsewhere.

@@ -36,6 +36,11 @@ impl Store {
         Self(path)
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+
     /// Keeps a key, and returns the `CKA_SUBJECT` that it is found by.
     pub fn keep(&self, Kept { node, origin }: &Kept) -> std::io::Result<Vec<u8>> {
         let subject = [&MARK[..], &Sha256::digest(node.curve.public(&node.private))].concat();

@@ -12,7 +12,7 @@ use super::{
     curve::Curve,
     keys::{self, Place},
     numbers::*,
-    schnorr,
+    rks, schnorr,
     store::{Kept, Origin},
     template,
 };
@@ -30,11 +30,12 @@ macro_rules! real {
 pub(super) use real;
 
 /// Mechanisms that SoftHSM does not have, and what they are for.
-const MECHANISMS: [(CK_MECHANISM_TYPE, CK_FLAGS); 4] = [
+const MECHANISMS: [(CK_MECHANISM_TYPE, CK_FLAGS); 5] = [
     (CKM_SLIP10_CHILD_DERIVE, CKF_DERIVE),
     (CKM_EC_SLIP10_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR),
     (CKM_EC_EDWARDS_SLIP10_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR),
     (CKM_SCHNORR_BIP340, CKF_SIGN),
+    (CKM_RKS_RSA_PKCS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR),
 ];
 
 /// Puts the wrapped functions in place of SoftHSM's.
@@ -122,8 +123,9 @@ unsafe extern "C" fn C_GetMechanismInfo(
     let Some((_, flags)) = MECHANISMS.iter().find(|row| row.0 == mechanism) else {
         return real!(C_GetMechanismInfo(slot, mechanism, info));
     };
+    let (least, most) = if mechanism == CKM_RKS_RSA_PKCS_KEY_PAIR_GEN { (2048, 4096) } else { (256, 256) };
     // SAFETY: the standard obliges the caller to have it point somewhere.
-    unsafe { info.write(CK_MECHANISM_INFO { ulMinKeySize: 256, ulMaxKeySize: 256, flags: *flags }) };
+    unsafe { info.write(CK_MECHANISM_INFO { ulMinKeySize: least, ulMaxKeySize: most, flags: *flags }) };
     CKR_OK
 }
 
@@ -139,6 +141,14 @@ unsafe extern "C" fn C_GenerateKeyPair(
 ) -> CK_RV {
     // SAFETY: the standard says what these point to.
     let how = unsafe { *mechanism };
+    if how.mechanism == CKM_RKS_RSA_PKCS_KEY_PAIR_GEN {
+        let place = Place { session, public, private };
+        // SAFETY: as above.
+        return code(unsafe {
+            let public = template::read(public_template, public_count);
+            rks::make(&place, public, template::read(private_template, private_count))
+        });
+    }
     if !matches!(how.mechanism, CKM_EC_SLIP10_KEY_PAIR_GEN | CKM_EC_EDWARDS_SLIP10_KEY_PAIR_GEN) {
         return real!(C_GenerateKeyPair(
             session,
@@ -194,7 +204,7 @@ fn own(kept: &Kept, kind: CK_ATTRIBUTE_TYPE) -> Option<Vec<u8>> {
     })
 }
 
-unsafe extern "C" fn C_GetAttributeValue(
+pub unsafe extern "C" fn C_GetAttributeValue(
     session: CK_SESSION_HANDLE,
     object: CK_OBJECT_HANDLE,
     template: *mut CK_ATTRIBUTE,
@@ -209,14 +219,25 @@ unsafe extern "C" fn C_GetAttributeValue(
         answer,
         CKR_OK | CKR_ATTRIBUTE_TYPE_INVALID | CKR_ATTRIBUTE_SENSITIVE | CKR_BUFFER_TOO_SMALL
     );
-    let ours = rows.iter().any(|row| matches!(row.type_, CKA_KEY_TYPE | CKA_SLIP10_CHAIN_CODE | CKA_LOCAL));
-    if !may_be_ours || !ours {
+    let of = |kinds: &[CK_ATTRIBUTE_TYPE]| rows.iter().any(|row| kinds.contains(&row.type_));
+    let tree = of(&[CKA_KEY_TYPE, CKA_SLIP10_CHAIN_CODE, CKA_LOCAL]);
+    let rks = of(&[CKA_SIGN, CKA_RKS_ATTESTATION_SIGN, CKA_RKS_CERTIFICATE_CHAIN]);
+    if !may_be_ours || !(tree || rks) {
         return answer;
     }
-    let Ok(Some(kept)) = keys::kept(session, object) else { return answer };
+    let kept = if tree { keys::kept(session, object).ok().flatten() } else { None };
+    let mark = if rks { rks::kept(session, object) } else { None };
+    if kept.is_none() && mark.is_none() {
+        return answer;
+    }
+    let own = |kind| match (&kept, &mark) {
+        (Some(kept), _) => own(kept, kind),
+        (None, Some(mark)) => rks::own(mark, kind),
+        (None, None) => None,
+    };
     let mut small = false;
     for (row, room) in rows.iter_mut().zip(room) {
-        let Some(value) = own(&kept, row.type_) else { continue };
+        let Some(value) = own(row.type_) else { continue };
         if row.pValue.is_null() {
             row.ulValueLen = value.len() as CK_ULONG;
         } else if usize::try_from(room).is_ok_and(|room| room >= value.len()) {
@@ -293,6 +314,9 @@ unsafe extern "C" fn C_SignInit(
     let how = unsafe { *mechanism };
     if how.mechanism != CKM_SCHNORR_BIP340 {
         drop(all);
+        if rks::is_one(session, key) {
+            return CKR_KEY_FUNCTION_NOT_PERMITTED;
+        }
         return real!(C_SignInit(session, mechanism, key));
     }
     code(signing(session, &how, key).map(|signing| {

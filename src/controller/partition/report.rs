@@ -306,6 +306,7 @@ mod tests {
                 cipher_algorithms: vec![CipherAlgorithm::RsaOaep, CipherAlgorithm::RsaOaepSha256],
                 agreement: true,
                 derived: Vec::new(),
+                attests: false,
             },
             ..TokenFacts::default()
         }
