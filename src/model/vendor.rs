@@ -2,7 +2,8 @@
 //!
 //! PKCS#11 leaves the numbers from 0x80000000 on to vendors, and the vendor's header is not public. The defaults are those
 //! that others read there and published for Securosys Primus (<https://github.com/gmikeska/emvault-securosys>, and those of
-//! attestation <https://github.com/otpki/pkcs11>); where nobody did, there is none. A number counts only where the token's list of mechanisms has it.
+//! attestation <https://github.com/otpki/pkcs11>); where nobody did, there is none. A number counts only where the token's
+//! list of mechanisms has it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -67,13 +67,13 @@ pub fn key(objects: &mut Objects<'_>, id: &KeyId, label: &KeyLabel) -> Result<Re
         return Err(HsmError::new(Kind::Forbidden, message));
     }
     let [chain] = session.attributes(private, [numbers.certificate_chain])?;
-    let chain = chain.and_then(|chain| String::from_utf8(chain).ok()).filter(|chain| !chain.is_empty());
+    // Some write a NUL behind a text.
+    let chain = chain.and_then(|chain| String::from_utf8(chain).ok());
+    let chain = chain.map(|chain| chain.trim_end_matches('\0').to_owned()).filter(|chain| !chain.is_empty());
     let chain = chain.ok_or_else(|| {
         let message = format!("token {name} has no readable certificates for its attestation key {label}");
         HsmError::new(Kind::Unsupported, message)
     })?;
-    // Some write a NUL behind a text.
-    let chain = chain.trim_end_matches('\0').to_owned();
     Ok(Reply::AttestationKey(Box::new(AttestationKey { facts, chain })))
 }
 

@@ -41,7 +41,7 @@ struct Shared {
     waiting: usize,
 }
 
-/// A thread that looks for the next request instead of sleeping, as long as nobody else has use for the core. One at a
+/// A thread that looks for the next request instead of sleeping. It gives its core away to whoever waits for it. One at a
 /// time is enough.
 struct Awake<'a>(Option<(&'a AtomicBool, Instant)>);
 
@@ -208,6 +208,19 @@ mod tests {
         let mut ids: Vec<_> = heard.iter().take(4).map(Option::unwrap).collect();
         ids.sort_unstable();
         assert_eq!(ids, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn one_thread_at_a_time_stays_awake_and_not_for_ever() {
+        let one = AtomicBool::new(false);
+        let mut first = Awake::new(&one, Duration::from_secs(3600));
+        assert!(first.stays());
+        assert!(!Awake::new(&one, Duration::from_secs(3600)).stays());
+        drop(first);
+        assert!(!Awake::new(&one, Duration::ZERO).stays());
+        let mut short = Awake::new(&one, Duration::from_nanos(1));
+        while short.stays() {}
+        assert!(Awake::new(&one, Duration::from_secs(3600)).stays());
     }
 
     #[test]

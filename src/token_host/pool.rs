@@ -36,10 +36,9 @@ const SLOW_QUEUE: usize = 256;
 /// An answer waits for a signature to come only where the last one was quicker than this.
 const SOON: Duration = Duration::from_millis(1);
 /// A thread that just signed looks for the next request so long before it sleeps, if the last one came as soon.
-/// Who asks for one signature after the other does not pay for waking it up then, which takes as long as many a
+/// Who asks for one signature after the other does not wait for it to wake up then, which takes as long as many a
 /// signature.
 const LINGER: Duration = Duration::from_micros(300);
-
 /// A call is made so often at most because the login went away meanwhile, on each step of recovery. A token that loses
 /// it more often is not well, whoever asks it.
 const LOGINS: usize = 8;

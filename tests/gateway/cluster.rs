@@ -124,12 +124,19 @@ impl Cluster {
     }
 
     /// Writes an object as somebody does of whom neither gateway nor controller is, and has both see it.
-    pub fn write(self: &Arc<Self>, mut key: HsmKey) {
+    pub fn write(self: &Arc<Self>, key: HsmKey) {
+        let key = self.put(key);
+        self.look(key);
+    }
+
+    /// Writes an object as the controller left it after its last look.
+    pub fn put(&self, mut key: HsmKey) -> HsmKey {
         let mut all = self.all();
         all.stamp(&mut key);
         all.keys.insert(name_of(&key), key.clone());
         drop(all);
-        self.look(key);
+        self.directory.put(Arc::new(key.clone()));
+        key
     }
 
     /// The controller's next look at the key of an object that a gateway noted as its own: one that is on the token is taken

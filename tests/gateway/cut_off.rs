@@ -1,7 +1,10 @@
 //! `POST /v1/derivedKey` from a master with a password, cut off at each of its steps as by the end of the gateway: the same
 //! request, or the controller, completes it, and one key comes of it.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use axum::{
@@ -12,7 +15,10 @@ use axum::{
     response::Response,
 };
 use hsm_operator::{
-    api::IMPORTING,
+    api::{
+        IMPORTING,
+        condition::{self, Report},
+    },
     hsm::{
         Hsm, Supervisor,
         fake::Fake,
@@ -27,7 +33,7 @@ use tokio::sync::Notify;
 use crate::{
     cluster::Cluster,
     common::{token::Token, vendor},
-    world::{Answer, World},
+    world::{Answer, World, unready},
 };
 
 const LABEL: &str = "master/0'/1";
@@ -171,6 +177,18 @@ impl Stage {
         keys.map(|entry| KeyId::from_bytes(entry.id).unwrap()).filter(|id| *id != master).collect()
     }
 
+    /// Waits for the first word of the controller.
+    async fn is_looked_at(&self) {
+        let wait = async {
+            while self.cluster.of_label(LABEL).unwrap().status.is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait)
+            .await
+            .expect("the stand-in looks at what is there");
+    }
+
     /// The key is there once, is its object's, and signs.
     async fn is_whole(&self, context: &str) {
         let key = self.cluster.of_label(LABEL).unwrap_or_else(|| panic!("{context}: no object"));
@@ -256,9 +274,7 @@ async fn wherever_a_gateway_ends_the_controller_takes_over_what_is_there_and_der
         answer.status == 201 || answer.refused() == (400, 608),
         "whether the controller was there before: {answer:?}"
     );
-    while stage.cluster.of_label(LABEL).unwrap().status.is_none() {
-        tokio::task::yield_now().await;
-    }
+    stage.is_looked_at().await;
     stage.is_whole("Noted").await;
 }
 
@@ -299,9 +315,7 @@ async fn a_manifest_from_a_master_with_a_password_is_completed_by_the_request() 
     let mut key = stage.cluster.of_label(LABEL).unwrap();
     key.annotations_mut().clear();
     stage.cluster.write(key);
-    while stage.cluster.of_label(LABEL).unwrap().status.is_none() {
-        tokio::task::yield_now().await;
-    }
+    stage.is_looked_at().await;
     assert_eq!(stage.derived_ids().await, []);
     stage.world.rules.asked();
     let answer = stage.derive().await;
@@ -309,4 +323,33 @@ async fn a_manifest_from_a_master_with_a_password_is_completed_by_the_request() 
     assert_eq!(stage.world.rules.asked()[..2], ["create hsmkeys shop/", "use hsmkeys shop/master"]);
     assert_ne!(answer.ok()["json"]["publicKey"], Value::Null);
     stage.is_whole("manifest").await;
+}
+
+/// What the controller refused before says nothing of a key that comes afterwards, and stands until its next look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_earlier_refusal_is_not_taken_for_the_outcome() {
+    let stage = Stage::new().await;
+    stage.cut_off_at(Step::Created).await;
+    let mut key = stage.cluster.of_label(LABEL).unwrap();
+    key.annotations_mut().clear();
+    stage.cluster.put(unready(key, true, "Conflict", "another key has this label"));
+    let answer = stage.derive().await;
+    assert_eq!(answer.status, 201, "{:?}", answer.body);
+    stage.is_whole("earlier refusal").await;
+}
+
+/// A key that was there once and is gone stays gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_there_once_is_not_derived_again() {
+    let stage = Stage::new().await;
+    stage.cut_off_at(Step::Created).await;
+    let mut key = stage.cluster.of_label(LABEL).unwrap();
+    key.annotations_mut().clear();
+    let mut key = unready(key, true, "MissingOnToken", "the key is gone from the token");
+    let there = [Report::new(condition::GENERATED, Some(true), "DuplicateObject", "two keys have its id")];
+    let conditions = &mut key.status.as_mut().unwrap().conditions;
+    conditions.append(&mut condition::apply(&[], &there, Some(1), jiff::Timestamp::now()));
+    stage.cluster.put(key);
+    assert_eq!(stage.derive().await.refused(), (400, 608));
+    assert_eq!(stage.derived_ids().await, []);
 }

@@ -3,7 +3,8 @@
 //!
 //! `VENDOR_LIBRARY` is the path of SoftHSM, `VENDOR_STORE` that of a file for what SoftHSM has no place for. What
 //! `VENDOR_REFUSES` names is refused: `session-objects`, `import`, or `rks` (the root key store is not initialised).
-//! `VENDOR_ATTEST_ROOM` is the least room, in bytes, that a document is written into. `VENDOR_SEED`, in hexadecimal, takes the place of random seeds.
+//! `VENDOR_ATTEST_ROOM` is the least room, in bytes, that a document is written into. `VENDOR_SEED`, in hexadecimal,
+//! takes the place of random seeds.
 //!
 //! It is no HSM: the private keys of its trees are in that file, in plain.
 #![allow(unsafe_code, reason = "both of its sides are C interfaces")]

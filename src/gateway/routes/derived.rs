@@ -310,7 +310,7 @@ pub async fn derive(
     let checked = may.and_then(|()| new(&state, &master, &name, &path, attributes));
     record.record(checked.as_ref().err().map(|error| error.message.as_str()));
     let (partition, key) = checked?;
-    let made = if master.object.spec.password.is_some() {
+    let made = if state.passwords.secret_of(&master.object).is_some() {
         by_gateway(&state, &caller, &master, &path, key).await
     } else {
         keys::put(&state, &caller, key, partition).await

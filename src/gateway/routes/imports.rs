@@ -11,7 +11,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions},
+    api::{PartialObjectMeta, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tokio::time::timeout;
@@ -21,13 +21,14 @@ use super::{
     import_body::{Brought, Checked, ImportBody, public_attributes},
     key_body::{NewKey, SignedKeyAttributes},
     keys::{
-        LOOKUP_WAIT, TakeBack, allowed, another_label, api_error, client, finished, object, take_back, taken,
+        LOOKUP_WAIT, TRIES, TakeBack, allowed, another_label, api_error, client, delete_while, finished,
+        object, take_back, taken,
     },
     operations::usage,
     password::is_whole,
 };
 use crate::{
-    api::{HsmKey, IMPORTING, certificate::CertificateSpec, key::Source},
+    api::{HsmKey, IMPORTING, certificate::CertificateSpec, condition, key::Source},
     auth,
     gateway::{
         Shared,
@@ -322,49 +323,60 @@ struct Begun {
     since: String,
 }
 
+impl Begun {
+    /// Whether no other request took the object over.
+    fn is_of(&self, now: &PartialObjectMeta<HsmKey>) -> bool {
+        now.uid() == self.object.uid() && now.annotations().get(IMPORTING) == Some(&self.since)
+    }
+}
+
 /// Takes an object over whose import somebody began and did not finish: one of its requests at a time.
 async fn resume(state: &Shared, api: &Api<HsmKey>, name: &str, wanted: &HsmKey) -> Result<Begun, ApiError> {
     let busy =
         |what: &str| ApiError::new(Code::Busy, format!("the key is being brought to its token {what}"));
-    let found = timeout(LOOKUP_WAIT, api.get_opt(name)).await;
-    let found = found.map_err(|_| ApiError::new(Code::Busy, super::keys::API_AWAY))?;
-    let Some(object) = found.map_err(|error| api_error(&error))? else {
-        return Err(busy("and was taken back just now; try again"));
-    };
-    if !is_unfinished(&object) || !is_the_same(&object, wanted) {
-        return Err(taken());
-    }
-    let since = object.annotations().get(IMPORTING).and_then(|since| since.parse::<Timestamp>().ok());
-    let now = Timestamp::now();
-    if since.is_some_and(|since| now.duration_since(since) < BEGUN) {
-        return Err(busy("by another request; try again in a minute"));
-    }
-    // Of several that find it left alone, one gets it.
-    let mut claim = json!({ "metadata": {
-        "uid": object.uid(), "resourceVersion": object.resource_version(),
-        "annotations": { IMPORTING: now.to_string() },
-    } });
-    if let Some(certificate) = &wanted.spec.certificate {
-        // The one that an earlier request left is not this key's, or the same.
-        claim["spec"] = json!({ "certificate": certificate });
-    }
-    match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(&claim)).await {
-        Ok(_) => {
-            state.metrics.wrote("HsmKey", "patch");
-            Ok(Begun { object, fresh: false, since: now.to_string() })
+    // Of several that find it left alone, one gets it. Who else writes there is the controller.
+    for _ in 0..TRIES {
+        let found = timeout(LOOKUP_WAIT, api.get_opt(name)).await;
+        let found = found.map_err(|_| ApiError::new(Code::Busy, super::keys::API_AWAY))?;
+        let Some(object) = found.map_err(|error| api_error(&error))? else {
+            return Err(busy("and was taken back just now; try again"));
+        };
+        if !is_unfinished(&object) || !is_the_same(&object, wanted) {
+            return Err(taken());
         }
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-            Err(busy("by another request; try again in a minute"))
+        let since = object.annotations().get(IMPORTING).and_then(|since| since.parse::<Timestamp>().ok());
+        let now = Timestamp::now();
+        if since.is_some_and(|since| now.duration_since(since) < BEGUN) {
+            break;
         }
-        Err(error) => Err(api_error(&error)),
+        let mut claim = json!({ "metadata": {
+            "uid": object.uid(), "resourceVersion": object.resource_version(),
+            "annotations": { IMPORTING: now.to_string() },
+        } });
+        if let Some(certificate) = &wanted.spec.certificate {
+            // The one that an earlier request left is not this key's, or the same.
+            claim["spec"] = json!({ "certificate": certificate });
+        }
+        match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(&claim)).await {
+            Ok(_) => {
+                state.metrics.wrote("HsmKey", "patch");
+                return Ok(Begun { object, fresh: false, since: now.to_string() });
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(api_error(&error)),
+        }
     }
+    Err(busy("by another request; try again in a minute"))
 }
 
 /// Whether the key of an object is still to be brought, by a gateway that is at it, died while it was or was refused by the
 /// token. Of derived keys only those come here whose master has a password, and the controller makes none of them: their
-/// objects need not say that a gateway began.
+/// objects need not say that a gateway began. A key that was there once is not made again.
 fn is_unfinished(object: &HsmKey) -> bool {
-    let recorded = object.status.as_ref().is_some_and(|status| status.key_id.is_some());
+    let status = object.status.as_ref();
+    let recorded = status.is_some_and(|status| {
+        status.key_id.is_some() || condition::is_true(&status.conditions, condition::GENERATED)
+    });
     let derived = object.spec.derived_from.is_some();
     object.is_awaited() || (derived && !recorded && object.metadata.deletion_timestamp.is_none())
 }
@@ -396,9 +408,6 @@ fn same_attributes(object: &HsmKey, wanted: &HsmKey) -> bool {
     RequestedAttributes { destroyable, ..one } == *other
 }
 
-/// How often something is tried that others' changes of the object get in the way of.
-const TRIES: usize = 5;
-
 /// Leaves things as they were before a request whose key certainly did not get on the token.
 async fn given_up(state: &Shared, api: &Api<HsmKey>, begun: &Begun, refused: ApiError) -> ApiError {
     if !begun.fresh {
@@ -406,23 +415,7 @@ async fn given_up(state: &Shared, api: &Api<HsmKey>, begun: &Begun, refused: Api
         done(state, api, begun).await;
         return refused;
     }
-    let name = begun.object.name_any();
-    for _ in 0..TRIES {
-        let Some(now) = still_own(api, begun).await else { break };
-        let only_this = Preconditions { uid: now.uid(), resource_version: now.resource_version() };
-        let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
-        match api.delete(&name, &params).await {
-            Ok(_) => {
-                state.metrics.wrote("HsmKey", "delete");
-                break;
-            }
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => {
-                tracing::warn!(name, error = %logs::chain(&error), "cannot take back the object of a key that was not imported");
-                break;
-            }
-        }
-    }
+    delete_while(state, api, &begun.object.name_any(), |now| begun.is_of(now)).await;
     refused
 }
 
@@ -449,9 +442,7 @@ async fn done(state: &Shared, api: &Api<HsmKey>, begun: &Begun) {
 /// The object as it is now, if no other request took it over meanwhile.
 async fn still_own(api: &Api<HsmKey>, begun: &Begun) -> Option<PartialObjectMeta<HsmKey>> {
     let read = timeout(LOOKUP_WAIT, api.get_metadata_opt(&begun.object.name_any())).await;
-    let now = read.ok()?.ok()??;
-    let own = now.uid() == begun.object.uid() && now.annotations().get(IMPORTING) == Some(&begun.since);
-    own.then_some(now)
+    read.ok()?.ok()?.filter(|now| begun.is_of(now))
 }
 
 /// The public half of a key that says nothing of it but by its signatures.

@@ -11,7 +11,7 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, PartialObjectMeta, PostParams, Preconditions},
     core::{DeserializeGuard, ObjectMeta},
 };
 use tokio::time::timeout;
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     api::{
-        HsmKey, LocalRef, condition,
+        HsmKey, IMPORTING, LocalRef, condition,
         key::{DeletionPolicy, HsmKeySpec},
         password::PasswordRef,
     },
@@ -37,6 +37,7 @@ use crate::{
     },
     model::{KeyLabel, Password, name::InvalidLabel},
     service::directory::{Entry, Usable},
+    telemetry::logs,
 };
 
 /// What the document says of these endpoints.
@@ -274,6 +275,11 @@ const GATEWAYS: &str = "PasswordRequired";
 async fn settled(state: &Shared, namespace: &str, made: &HsmKey, brought: bool) -> Settled {
     let mut changes = state.directory.changes();
     let (name, uid) = (made.name_any(), made.uid());
+    // What was said before the key came says nothing of it, and is only taken back at the controller's next look.
+    let earlier = stalled(made).map(|(reason, error)| (reason.to_owned(), error.message));
+    let is_new = |reason: &str, error: &ApiError| {
+        !earlier.as_ref().is_some_and(|(old, message)| old == reason && *message == error.message)
+    };
     let wait = async {
         loop {
             changes.borrow_and_update();
@@ -287,6 +293,7 @@ async fn settled(state: &Shared, namespace: &str, made: &HsmKey, brought: bool) 
                 }
                 if let Some((reason, error)) = stalled(&entry.object)
                     && !(brought && reason == GATEWAYS)
+                    && is_new(reason, &error)
                 {
                     return Settled::Stalled { reason: reason.to_owned(), error };
                 }
@@ -313,14 +320,44 @@ fn stalled(key: &HsmKey) -> Option<(&str, ApiError)> {
     Some((&stalled.reason, ApiError::new(code, stalled.message.clone())))
 }
 
+/// Deletes the object that a request made, unless another request noted on it that it brings the key.
 pub(super) async fn take_back(state: &Shared, api: &Api<HsmKey>, made: &HsmKey) {
-    let only_this = Preconditions { uid: made.uid(), resource_version: None };
-    let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
-    state.metrics.wrote("HsmKey", "delete");
-    if let Err(error) = api.delete(&made.name_any(), &params).await {
-        tracing::warn!(name = made.name_any(), error = %crate::telemetry::logs::chain(&error), "cannot take back a refused key");
-    }
+    let note = made.annotations().get(IMPORTING);
+    let is_own = |now: &PartialObjectMeta<HsmKey>| {
+        let noted = now.annotations().get(IMPORTING);
+        now.uid() == made.uid() && (noted.is_none() || noted == note)
+    };
+    delete_while(state, api, &made.name_any(), is_own).await;
 }
+
+/// Deletes an object as long as it is as `is_own` says, in the moment in which it is deleted.
+pub(super) async fn delete_while(
+    state: &Shared,
+    api: &Api<HsmKey>,
+    name: &str,
+    is_own: impl Fn(&PartialObjectMeta<HsmKey>) -> bool,
+) {
+    let failed = |error: String| tracing::warn!(name, error, "cannot take back the object of a refused key");
+    for _ in 0..TRIES {
+        let now = match timeout(LOOKUP_WAIT, api.get_metadata_opt(name)).await {
+            Ok(Ok(Some(now))) if is_own(&now) => now,
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => return failed(logs::chain(&error)),
+            Err(_) => return failed(API_AWAY.into()),
+        };
+        let only_this = Preconditions { uid: now.uid(), resource_version: now.resource_version() };
+        let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
+        match api.delete(name, &params).await {
+            Ok(_) => return state.metrics.wrote("HsmKey", "delete"),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return failed(logs::chain(&error)),
+        }
+    }
+    failed("others change it all the time".into());
+}
+
+/// How often something is tried that others' changes of an object get in the way of.
+pub(super) const TRIES: usize = 5;
 
 /// `GET /v1/key`: labels of the caller's namespace.
 pub async fn list(
