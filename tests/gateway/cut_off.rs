@@ -16,7 +16,7 @@ use axum::{
 };
 use hsm_operator::{
     api::{
-        IMPORTING,
+        HsmKey, IMPORTING,
         condition::{self, Report},
     },
     hsm::{
@@ -153,6 +153,14 @@ impl Stage {
             () = self.knife.reached.notified() => {}
         }
         *self.knife.at.lock().unwrap() = None;
+    }
+
+    /// The object of the key as a manifest has it: nobody brings the key.
+    async fn applied(&self) -> HsmKey {
+        self.cut_off_at(Step::Created).await;
+        let mut key = self.cluster.of_label(LABEL).unwrap();
+        key.annotations_mut().clear();
+        key
     }
 
     /// A minute later.
@@ -311,9 +319,7 @@ async fn what_the_token_refuses_the_second_time_is_completed_by_a_third() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_manifest_from_a_master_with_a_password_is_completed_by_the_request() {
     let stage = Stage::new().await;
-    stage.cut_off_at(Step::Created).await;
-    let mut key = stage.cluster.of_label(LABEL).unwrap();
-    key.annotations_mut().clear();
+    let key = stage.applied().await;
     stage.cluster.write(key);
     stage.is_looked_at().await;
     assert_eq!(stage.derived_ids().await, []);
@@ -329,9 +335,7 @@ async fn a_manifest_from_a_master_with_a_password_is_completed_by_the_request() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_earlier_refusal_is_not_taken_for_the_outcome() {
     let stage = Stage::new().await;
-    stage.cut_off_at(Step::Created).await;
-    let mut key = stage.cluster.of_label(LABEL).unwrap();
-    key.annotations_mut().clear();
+    let key = stage.applied().await;
     stage.cluster.put(unready(key, true, "Conflict", "another key has this label"));
     let answer = stage.derive().await;
     assert_eq!(answer.status, 201, "{:?}", answer.body);
@@ -342,9 +346,7 @@ async fn an_earlier_refusal_is_not_taken_for_the_outcome() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_there_once_is_not_derived_again() {
     let stage = Stage::new().await;
-    stage.cut_off_at(Step::Created).await;
-    let mut key = stage.cluster.of_label(LABEL).unwrap();
-    key.annotations_mut().clear();
+    let key = stage.applied().await;
     let mut key = unready(key, true, "MissingOnToken", "the key is gone from the token");
     let there = [Report::new(condition::GENERATED, Some(true), "DuplicateObject", "two keys have its id")];
     let conditions = &mut key.status.as_mut().unwrap().conditions;

@@ -71,7 +71,8 @@ async fn signatures_go_on_while_token_hosts_are_killed_one_by_one(token: Token) 
             let (hosts, done) = (Arc::clone(&hosts), Arc::clone(&done));
             tokio::spawn(async move {
                 while !done.load(Ordering::Relaxed) {
-                    assert!(matches!(hosts.call(request()).await, Ok(Reply::Signature(_))));
+                    let answer = hosts.call(request()).await;
+                    assert!(matches!(answer, Ok(Reply::Signature(_))), "{answer:?}");
                 }
             })
         })

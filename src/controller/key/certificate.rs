@@ -316,16 +316,7 @@ mod tests {
         }
 
         async fn try_look(&self) -> Result<Done, Error> {
-            let seen = Seen {
-                partition: None,
-                allowed: true,
-                soon: false,
-                hsm: Some(self.fake.clone()),
-                rival: None,
-                holder: None,
-                _claim: None,
-                presence: Presence::Recorded,
-            };
+            let seen = Seen::alone(Some(self.fake.clone()), Presence::Recorded);
             published(&self.key, &seen, &self.ctx, self.key.status.clone().unwrap(), "Ready").await
         }
 

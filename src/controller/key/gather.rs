@@ -40,6 +40,15 @@ pub struct Seen {
     pub presence: Presence,
 }
 
+#[cfg(test)]
+impl Seen {
+    /// Of a key that may be there, with nobody in its way.
+    pub fn alone(hsm: Option<Arc<dyn Hsm>>, presence: Presence) -> Self {
+        let (partition, rival, holder, claim) = (None, None, None, None);
+        Self { partition, allowed: true, soon: false, hsm, rival, holder, _claim: claim, presence }
+    }
+}
+
 /// Another object that claims the same label and was there first.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rival {

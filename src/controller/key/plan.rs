@@ -482,16 +482,8 @@ mod tests {
         let spec = serde_json::json!({
             "pkcs11": {"library": "/x", "tokenLabel": "t", "pinSecretRef": {"name": "s"}}, "allowedNamespaces": {}
         });
-        Seen {
-            partition: Some(Arc::new(HsmPartition::new("p", serde_json::from_value(spec).unwrap()))),
-            allowed: true,
-            soon: false,
-            hsm: None,
-            rival: None,
-            holder: None,
-            _claim: None,
-            presence,
-        }
+        let partition = HsmPartition::new("p", serde_json::from_value(spec).unwrap());
+        Seen { partition: Some(Arc::new(partition)), ..Seen::alone(None, presence) }
     }
 
     fn reason(step: &Step) -> &'static str {

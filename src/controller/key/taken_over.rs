@@ -66,16 +66,8 @@ impl Stage {
     }
 
     fn seen(&self, presence: Presence) -> Seen {
-        Seen {
-            partition: Some(Arc::clone(&self.partition)),
-            allowed: true,
-            soon: false,
-            hsm: Some(self.fake.clone()),
-            rival: None,
-            holder: None,
-            _claim: None,
-            presence,
-        }
+        let partition = Some(Arc::clone(&self.partition));
+        Seen { partition, ..Seen::alone(Some(self.fake.clone()), presence) }
     }
 
     /// Puts the key of an object on the token, as a gateway does.
