@@ -123,6 +123,8 @@ pub struct Counters {
     pub in_flight: usize,
     /// Process id of the token-host, while there is one.
     pub pid: Option<u32>,
+    /// The token is open.
+    pub ready: bool,
 }
 
 /// What the next token-host is started with.
@@ -260,6 +262,7 @@ impl Supervisor {
             restarts: self.shared.started.load(Ordering::Relaxed).saturating_sub(1),
             in_flight: self.shared.calls.len(),
             pid: (pid != 0).then_some(pid),
+            ready: matches!(*self.shared.state.borrow(), HostState::Ready(_)),
         }
     }
 

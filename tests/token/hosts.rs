@@ -47,11 +47,13 @@ fn request() -> Request {
     }
 }
 
-/// Waits until so many of them run.
+/// Waits until so many of them run and have opened the token. SoftHSM empties the token's file at a login and writes it
+/// again: it is no token any more, for anybody, if the process is killed in between.
 async fn running(hosts: &Hosts, count: usize) -> Vec<u32> {
     let all = async {
         loop {
-            let pids: Vec<u32> = hosts.counters().iter().filter_map(|one| one.pid).collect();
+            let pids: Vec<u32> =
+                hosts.counters().iter().filter(|one| one.ready).filter_map(|one| one.pid).collect();
             if pids.len() == count {
                 return pids;
             }
