@@ -5,8 +5,12 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -25,6 +29,8 @@ use crate::hsm::protocol::Request;
 pub struct Intake {
     socket: UnixStream,
     shared: Mutex<Shared>,
+    /// A thread looks for requests without sleeping.
+    awake: AtomicBool,
     /// Wakes up threads for requests that came together with another one and have left the socket with it.
     more: OwnedFd,
 }
@@ -33,6 +39,37 @@ struct Shared {
     inbox: Inbox,
     /// Threads that wait, or are about to.
     waiting: usize,
+}
+
+/// A thread that looks for the next request instead of sleeping. It gives its core away to whoever waits for it. One at a
+/// time is enough.
+struct Awake<'a>(Option<(&'a AtomicBool, Instant)>);
+
+impl<'a> Awake<'a> {
+    fn new(one: &'a AtomicBool, linger: Duration) -> Self {
+        let ours = !linger.is_zero() && !one.swap(true, Ordering::Relaxed);
+        Self(ours.then(|| (one, Instant::now() + linger)))
+    }
+
+    /// Whether it goes on.
+    fn stays(&mut self) -> bool {
+        if self.0.is_some_and(|(_, until)| Instant::now() >= until) {
+            self.end();
+        }
+        self.0.is_some()
+    }
+
+    fn end(&mut self) {
+        if let Some((one, _)) = self.0.take() {
+            one.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Awake<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// One thread's place to wait for an [`Intake`].
@@ -50,7 +87,12 @@ impl Intake {
     pub fn new(socket: UnixStream) -> std::io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
         let shared = Shared { inbox: Inbox::new(socket.try_clone()?), waiting: 0 };
-        Ok(Self { socket, shared: Mutex::new(shared), more: eventfd(0, flags)? })
+        Ok(Self {
+            socket,
+            shared: Mutex::new(shared),
+            awake: AtomicBool::new(false),
+            more: eventfd(0, flags)?,
+        })
     }
 
     /// A place for one more thread.
@@ -82,16 +124,17 @@ impl Intake {
     }
 
     /// The next request, waited for at a place where it is not here already; `None` when the parent is gone. `meanwhile` is
-    /// told whether it is here, before the wait.
+    /// told whether it is here, before the wait, which begins with looking for it for as long as `linger`.
     ///
     /// # Errors
     /// As [`Inbox::next`].
     pub fn next(
         &self,
         Place(epoll): &Place,
+        linger: Duration,
         meanwhile: impl FnOnce(bool),
     ) -> Result<Option<(u64, Request)>, Error> {
-        let mut meanwhile = Some(meanwhile);
+        let (mut meanwhile, mut awake) = (Some(meanwhile), None);
         let mut shared = self.shared();
         loop {
             let here = self.take(&mut shared)?;
@@ -104,10 +147,16 @@ impl Intake {
             if let Poll::Ready(next) = here {
                 return Ok(next);
             }
+            let stays_awake = awake.get_or_insert_with(|| Awake::new(&self.awake, linger)).stays();
             let mut events =
                 [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(SOCKET) };
                     2];
-            let woken = epoll::wait(epoll, &mut events, None);
+            let woken = if stays_awake {
+                std::thread::yield_now();
+                Ok(0)
+            } else {
+                epoll::wait(epoll, &mut events, None)
+            };
             shared = self.shared();
             shared.waiting -= 1;
             match woken {
@@ -143,7 +192,7 @@ mod tests {
             let (intake, said, together) = (Arc::clone(&intake), said.clone(), Arc::clone(&together));
             let place = intake.place().unwrap();
             thread::spawn(move || {
-                let next = intake.next(&place, |_| ()).unwrap();
+                let next = intake.next(&place, Duration::ZERO, |_| ()).unwrap();
                 together.wait();
                 said.send(next.map(|(id, _)| id)).unwrap();
             });
@@ -159,6 +208,46 @@ mod tests {
         let mut ids: Vec<_> = heard.iter().take(4).map(Option::unwrap).collect();
         ids.sort_unstable();
         assert_eq!(ids, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn one_thread_at_a_time_stays_awake_and_not_for_ever() {
+        let one = AtomicBool::new(false);
+        let mut first = Awake::new(&one, Duration::from_secs(3600));
+        assert!(first.stays());
+        assert!(!Awake::new(&one, Duration::from_secs(3600)).stays());
+        drop(first);
+        assert!(!Awake::new(&one, Duration::ZERO).stays());
+        let mut short = Awake::new(&one, Duration::from_nanos(1));
+        while short.stays() {}
+        assert!(Awake::new(&one, Duration::from_secs(3600)).stays());
+    }
+
+    #[test]
+    fn each_request_is_taken_once_whether_its_thread_sleeps_or_not() {
+        let (mut parent, ours) = UnixStream::pair().unwrap();
+        let intake = Intake::new(ours).unwrap();
+        let taken = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let place = intake.place().unwrap();
+                    while let Some((id, _)) = intake.next(&place, Duration::from_micros(20), |_| ()).unwrap()
+                    {
+                        taken.lock().unwrap().push(id);
+                    }
+                });
+            }
+            for id in 1..=2000 {
+                parent.write_all(&frame::encode(id, &Request::Random(8))).unwrap();
+            }
+            drop(parent);
+        });
+        let mut taken = taken.into_inner().unwrap();
+        taken.sort_unstable();
+        assert_eq!(taken, (1..=2000).collect::<Vec<_>>());
+        assert_eq!(intake.shared().waiting, 0);
+        assert!(!intake.awake.load(Ordering::Relaxed));
     }
 
     #[test]

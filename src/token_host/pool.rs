@@ -35,6 +35,10 @@ use crate::{
 const SLOW_QUEUE: usize = 256;
 /// An answer waits for a signature to come only where the last one was quicker than this.
 const SOON: Duration = Duration::from_millis(1);
+/// A thread that just signed looks for the next request so long before it sleeps, if the last one came as soon.
+/// Who asks for one signature after the other does not wait for it to wake up then, which takes as long as many a
+/// signature.
+const LINGER: Duration = Duration::from_micros(300);
 /// A call is made so often at most because the login went away meanwhile, on each step of recovery. A token that loses
 /// it more often is not well, whoever asks it.
 const LOGINS: usize = 8;
@@ -196,11 +200,13 @@ struct Worker {
     changes: bool,
     /// How long the last signature took.
     took: Duration,
+    /// How long the last one was waited for.
+    waited: Duration,
 }
 
 impl Worker {
     fn of(token: &Arc<Token>, changes: bool) -> Self {
-        Self { token: Arc::clone(token), session: None, changes, took: Duration::MAX }
+        Self { token: Arc::clone(token), session: None, changes, took: Duration::MAX, waited: Duration::MAX }
     }
 
     /// Signs what comes, one at a time. While all are busy requests wait unread: nobody is woken up for a request that
@@ -208,7 +214,10 @@ impl Worker {
     fn sign(mut self, signatures: &Signatures, place: &Place) {
         let out = &signatures.out;
         while !signatures.one_leaves() {
-            match self.next(signatures, place) {
+            let idle = Instant::now();
+            let next = self.next(signatures, place);
+            self.waited = idle.elapsed();
+            match next {
                 Ok(Some((id, request))) if request.lane() == Lane::Sign => {
                     let begun = Instant::now();
                     let answer = self.serve(id, &request, begun, out);
@@ -235,7 +244,8 @@ impl Worker {
         Signatures { intake, out, held_up, leaving: _ }: &Signatures,
         place: &Place,
     ) -> Result<Option<(u64, Request)>, super::Error> {
-        intake.next(place, |here| {
+        let linger = if self.took < SOON && self.waited < LINGER { LINGER } else { Duration::ZERO };
+        intake.next(place, linger, |here| {
             if here && self.took < SOON && !held_up.load(Ordering::Relaxed) {
                 out.flush_if_due();
             } else {
