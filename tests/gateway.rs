@@ -3,6 +3,8 @@
 
 #[path = "gateway/addresses.rs"]
 mod addresses;
+#[path = "gateway/audit.rs"]
+mod audit;
 #[path = "gateway/bad_input.rs"]
 mod bad_input;
 #[path = "gateway/browser.rs"]

@@ -295,13 +295,6 @@ impl HsmKeySpec {
 }
 
 impl HsmKey {
-    /// Whether the key is still to be brought to the HSM, or was brought there and nobody told of it yet.
-    #[must_use]
-    pub fn is_awaited(&self) -> bool {
-        let recorded = self.status.as_ref().is_some_and(|status| status.key_id.is_some());
-        self.spec.source != Source::Generated && !recorded && self.metadata.deletion_timestamp.is_none()
-    }
-
     /// Whether only the public half is on the HSM, by intention.
     #[must_use]
     pub fn is_public_only(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Data objects over REST.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use hsm_operator::{
     api::condition::{self, Report},
@@ -10,7 +10,10 @@ use hsm_operator::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::world::{World, office};
+use crate::{
+    audit::audited,
+    world::{World, office},
+};
 
 fn body(name: &str, value: &str) -> Value {
     json!({"name": name, "value": value})
@@ -144,60 +147,21 @@ async fn nothing_is_made_where_no_keys_can_be() {
     assert_eq!(world.fake.calls(), before);
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// On one thread, which is the one that the log is taken of.
 #[tokio::test]
 async fn every_use_is_recorded_and_no_value_is() {
     const VALUE: &str = "c2VjcmV0IHZhbHVl";
     let world = World::new(&["p256"]).await;
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
-    world.call("POST", "/v1/dataObject", &body("d", VALUE)).await.ok();
-    world.call("POST", "/v1/dataObject", &body("d", VALUE)).await.refused();
-    world.call("GET", "/v1/dataObject/d", &Value::Null).await.ok();
-    world.call_as("nobody", "GET", "/v1/dataObject/d", &Value::Null).await.refused();
-    world.call("DELETE", "/v1/dataObject/d", &Value::Null).await;
-    world.call("POST", "/v1/key/export/plain", &json!({"label": "p256"})).await.refused();
-    let derive = json!({"masterKeyLabel": "p256", "derivationPath": "0"});
-    world.call("POST", "/v1/derivedKey", &derive).await.refused();
-    drop(guard);
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let records: Vec<String> = lines
-        .filter(|line| line["target"] == "audit")
-        .map(|line| {
-            let fields = &line["fields"];
-            assert!(!fields["request_id"].as_str().unwrap().is_empty(), "{line}");
-            let text = |name: &str| fields[name].as_str().unwrap_or("").to_owned();
-            format!(
-                "{} {} {}{} {}",
-                text("caller").rsplit(':').next().unwrap(),
-                text("operation"),
-                text("data_object"),
-                text("key"),
-                text("decision")
-            )
-        })
-        .collect();
+    let (records, text) = audited(async {
+        world.call("POST", "/v1/dataObject", &body("d", VALUE)).await.ok();
+        world.call("POST", "/v1/dataObject", &body("d", VALUE)).await.refused();
+        world.call("GET", "/v1/dataObject/d", &Value::Null).await.ok();
+        world.call_as("nobody", "GET", "/v1/dataObject/d", &Value::Null).await.refused();
+        world.call("DELETE", "/v1/dataObject/d", &Value::Null).await;
+        world.call("POST", "/v1/key/export/plain", &json!({"label": "p256"})).await.refused();
+        let derive = json!({"masterKeyLabel": "p256", "derivationPath": "0"});
+        world.call("POST", "/v1/derivedKey", &derive).await.refused();
+    })
+    .await;
     assert_eq!(
         records,
         [

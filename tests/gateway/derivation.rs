@@ -19,6 +19,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::{
+    audit::audited,
     cluster::Cluster,
     common::{token::Token, vendor},
     lifecycle::{Fate, Stand, world_before},
@@ -218,13 +219,21 @@ async fn the_attributes_of_a_derived_key_are_its_masters_and_its_own_public_key(
     let signature = STANDARD.decode(answer["xmlSignature"].as_str().unwrap()).unwrap();
     assert_eq!(public.verify(SignatureAlgorithm::Sha256WithRsa, xml.as_bytes(), &signature), Ok(true));
     assert_eq!(answer["attestationKeyName"], master["attestationKeyName"]);
-    // The deprecated form is the same; addresses are of keys with a policy.
+    // The deprecated form is the same.
     let old = stage.world.call("GET", "/v1/key/master/0'/1/attributes", &Value::Null).await.ok();
     assert_eq!(old["json"]["publicKey"], key["publicKey"]);
-    for name in ["master", "master/0'/1"] {
-        let address = stage.post("/v1/key/address", json!({"label": name})).await;
-        assert_eq!(address.refused(), (400, 630), "{name}");
-    }
+    // To show what is derived for it uses the master. Addresses are of keys with a policy.
+    let (records, _) = audited(async {
+        for name in ["master", "master/0'/1"] {
+            let address = stage.post("/v1/key/address", json!({"label": name})).await;
+            assert_eq!(address.refused(), (400, 630), "{name}");
+        }
+        for name in ["master", "master/1"] {
+            stage.post("/v1/key/attributes", json!({"label": name})).await.ok();
+        }
+    })
+    .await;
+    assert_eq!(records, ["app derive master/0'/1 allowed", "app derive master/1 allowed"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

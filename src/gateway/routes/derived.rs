@@ -93,12 +93,21 @@ pub async fn named(state: &Shared, caller: &auth::Caller, name: &str) -> Result<
 
 impl Named {
     /// Checks the password for whoever only looks: to derive a key for a moment is to use its master, whose password is
-    /// needed then.
-    pub async fn unlock_to_show(&self, state: &Shared, given: Option<&Password>) -> Result<(), ApiError> {
-        match self.path {
-            Some(_) => password::check(state, &self.entry, given).await,
-            None => password::check_if_given(state, &self.entry, given).await,
+    /// needed then, and which is recorded.
+    pub async fn unlock_to_show(
+        &self,
+        state: &Shared,
+        caller: &auth::Caller,
+        request_id: &str,
+        given: Option<&Password>,
+    ) -> Result<(), ApiError> {
+        if self.path.is_none() {
+            return password::check_if_given(state, &self.entry, given).await;
         }
+        let record = usage(caller, &self.entry, request_id, "derive", None, About::Nothing);
+        password::unlock(state, &self.entry, given, &record).await?;
+        record.record(None);
+        Ok(())
     }
 
     /// The same for whoever checks a signature, which takes the public half of a key that is there, and no password.

@@ -377,8 +377,8 @@ fn is_unfinished(object: &HsmKey) -> bool {
     let recorded = status.is_some_and(|status| {
         status.key_id.is_some() || condition::is_true(&status.conditions, condition::GENERATED)
     });
-    let derived = object.spec.derived_from.is_some();
-    object.is_awaited() || (derived && !recorded && object.metadata.deletion_timestamp.is_none())
+    let brought = object.spec.source != Source::Generated || object.spec.derived_from.is_some();
+    brought && !recorded && object.metadata.deletion_timestamp.is_none()
 }
 
 /// Whether an object asks for the key that this request brings. How it is called, published and let go of is for whoever

@@ -15,7 +15,7 @@ use crate::{
     gateway::{
         Shared,
         error::{ApiError, Code},
-        extract::{Caller, JsonBody},
+        extract::{Caller, JsonBody, RequestId},
         openapi::Document,
     },
     model::Password,
@@ -41,9 +41,10 @@ pub struct AddressAnswer {
 pub async fn address(
     State(state): State<Shared>,
     Caller(caller): Caller,
+    RequestId(request_id): RequestId,
     JsonBody(body): JsonBody<NameBody>,
 ) -> Result<Json<AddressAnswer>, ApiError> {
-    address_of(&state, &caller, &body.label, body.password.as_ref()).await
+    address_of(&state, &caller, &request_id, &body.label, body.password.as_ref()).await
 }
 
 /// The address of a key, for both forms of asking. It follows from the public key, also that of a key that is derived for a
@@ -51,13 +52,14 @@ pub async fn address(
 pub async fn address_of(
     state: &Shared,
     caller: &auth::Caller,
+    request_id: &str,
     label: &str,
     given: Option<&Password>,
 ) -> Result<Json<AddressAnswer>, ApiError> {
     let named = derived::named(state, caller, label).await?;
     let spec = &named.entry.object.spec;
     allowed(state, caller, "get", &named.entry.object.name_any()).await?;
-    named.unlock_to_show(state, given).await?;
+    named.unlock_to_show(state, caller, request_id, given).await?;
     let key = named.key(state).await?;
     let none = |why: &str| ApiError::new(Code::Address, format!("the key '{label}' has no address: {why}"));
     let wanted = spec.address_format.ok_or_else(|| {

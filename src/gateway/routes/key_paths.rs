@@ -30,10 +30,10 @@ pub async fn get(
         (!name.is_empty()).then_some(name)
     };
     if let Some(name) = named("/attributes") {
-        return Ok(keys::describe(&state, &caller, &name, None).await?.into_response());
+        return Ok(keys::describe(&state, &caller, &request_id, &name, None).await?.into_response());
     }
     if let Some(name) = named("/address") {
-        return Ok(key_facts::address_of(&state, &caller, &name, None).await?.into_response());
+        return Ok(key_facts::address_of(&state, &caller, &request_id, &name, None).await?.into_response());
     }
     if let Some(name) = named("/export/plain") {
         return Ok(exports::plain(&state, &caller, &request_id, &name, None).await?.into_response());

@@ -32,7 +32,7 @@ use crate::{
     gateway::{
         Shared,
         error::{ApiError, Code},
-        extract::{Caller, JsonBody, PathName},
+        extract::{Caller, JsonBody, PathName, RequestId},
         openapi::Document,
     },
     model::{KeyLabel, Password, name::InvalidLabel},
@@ -372,21 +372,23 @@ pub async fn list(
 pub async fn attributes(
     State(state): State<Shared>,
     Caller(caller): Caller,
+    RequestId(request_id): RequestId,
     JsonBody(body): JsonBody<NameBody>,
 ) -> Result<Json<SignedKeyAttributes>, ApiError> {
-    describe(&state, &caller, &body.label, body.password.as_ref()).await
+    describe(&state, &caller, &request_id, &body.label, body.password.as_ref()).await
 }
 
 /// What a key is, for both forms of asking.
 pub async fn describe(
     state: &Shared,
     caller: &auth::Caller,
+    request_id: &str,
     label: &str,
     given: Option<&Password>,
 ) -> Result<Json<SignedKeyAttributes>, ApiError> {
     let named = derived::named(state, caller, label).await?;
     allowed(state, caller, "get", &named.entry.object.name_any()).await?;
-    named.unlock_to_show(state, given).await?;
+    named.unlock_to_show(state, caller, request_id, given).await?;
     named.described(state).await.map(Json)
 }
 
