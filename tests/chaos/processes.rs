@@ -71,13 +71,24 @@ impl Process {
         })
     }
 
-    /// Resident memory in KiB; `None` when it is gone.
-    fn resident(&self) -> Option<u64> {
+    /// `None` when it is gone.
+    fn memory(&self) -> Option<Memory> {
         let path = PathBuf::from("/proc").join(self.id.to_string()).join("status");
         let status = std::fs::read_to_string(path).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.trim().trim_end_matches(" kB").parse().ok()
+        let of = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().trim_end_matches(" kB").parse().ok()
+        };
+        Some(Memory { resident: of("VmRSS:")?, own: of("RssAnon:")? })
     }
+}
+
+/// What a process has of memory, in KiB.
+#[derive(Clone, Copy)]
+struct Memory {
+    resident: u64,
+    /// Without what is of files: code that it came to run, and that the kernel takes away and reads again as it likes.
+    own: u64,
 }
 
 /// Kills a daemon of the cluster and starts it again.
@@ -95,8 +106,8 @@ struct Life {
     component: String,
     begun: Instant,
     /// What it had when it was as old as `warm`.
-    warm: Option<u64>,
-    last: u64,
+    warm: Option<Memory>,
+    last: Memory,
     age: f32,
 }
 
@@ -104,18 +115,18 @@ impl Weights {
     /// Weighs all that live; most token-hosts do so for a few troubles only. From the age of `warm` on, nothing may be added.
     pub fn weigh(&mut self, warm: std::time::Duration) {
         for process in all() {
-            let Some(resident) = process.resident() else { continue };
+            let Some(memory) = process.memory() else { continue };
             let life = self.0.entry((process.id, process.has_children())).or_insert_with(|| Life {
                 component: process.component.clone(),
                 begun: Instant::now(),
                 warm: None,
-                last: resident,
+                last: memory,
                 age: 0.0,
             });
-            life.last = resident;
+            life.last = memory;
             life.age = life.begun.elapsed().as_secs_f32();
             if life.begun.elapsed() >= warm {
-                life.warm.get_or_insert(resident);
+                life.warm.get_or_insert(memory);
             }
         }
     }
@@ -125,13 +136,18 @@ impl Weights {
         self.0.retain(|_, life| life.component != component);
     }
 
-    /// The most that a process of a component has grown, as a share, and how much it had.
+    /// The most that a process of a component has grown by memory of its own, as a share of its resident memory, and how
+    /// much it had.
     pub fn growth(&self, component: &str) -> Option<(f64, String)> {
         let grown = self.0.values().filter(|life| life.component == component).filter_map(|life| {
-            let warm = life.warm?;
+            let (warm, last) = (life.warm?, life.last);
             #[expect(clippy::cast_precision_loss, reason = "less than a terabyte")]
-            let growth = life.last as f64 / warm as f64;
-            Some((growth, format!("{} to {} KiB in {:.0} s", warm, life.last, life.age)))
+            let growth = 1.0 + (last.own as f64 - warm.own as f64) / warm.resident as f64;
+            let said = format!(
+                "{} to {} KiB of its own, {} to {} KiB with files, in {:.0} s",
+                warm.own, last.own, warm.resident, last.resident, life.age
+            );
+            Some((growth, said))
         });
         grown.max_by(|(a, _), (b, _)| a.total_cmp(b))
     }
