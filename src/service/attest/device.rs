@@ -30,8 +30,10 @@ pub(super) struct Device {
 }
 
 /// Whether the token says that the HSM attests keys.
-pub(super) fn offered(hsm: &dyn Hsm) -> bool {
-    hsm.token().is_some_and(|token| token.capabilities.attests)
+pub(super) fn offered(hsm: &dyn Hsm) -> Result<bool, AttestError> {
+    let unreached = || HsmError::new(Kind::Unavailable, "the token is not reached at the moment");
+    let token = hsm.token().ok_or_else(|| failed("an attestation", unreached()))?;
+    Ok(token.capabilities.attests)
 }
 
 impl Device {

@@ -108,6 +108,8 @@ pub struct Attestor {
 #[derive(Clone)]
 struct Known {
     settings: AttestationSettings,
+    /// Whether the HSM said then that it attests keys.
+    offered: bool,
     software: Software,
     device: Option<Device>,
     instead: Option<String>,
@@ -145,12 +147,14 @@ impl Attestor {
     ) -> Result<Known, AttestError> {
         let (name, settings) = (partition.name_any(), partition.spec.attestation.clone());
         let known = self.known.lock().expect("no panic while it is held").get(&name).cloned();
-        if let Some(known) = known.filter(|known| known.settings == settings) {
+        // Another version of the library may offer what an earlier one did not, or no more.
+        let offered = device::offered(hsm)?;
+        if let Some(known) = known.filter(|known| known.settings == settings && known.offered == offered) {
             return Ok(known);
         }
         let software = Software::ensure(hsm, &name, &settings.key_name.0, now).await?;
-        let (device, instead) = who(hsm, partition, now).await?;
-        let known = Known { settings, software, device, instead };
+        let (device, instead) = who(hsm, partition, offered, now).await?;
+        let known = Known { settings, offered, software, device, instead };
         self.known.lock().expect("no panic while it is held").insert(name, known.clone());
         Ok(known)
     }
@@ -197,6 +201,7 @@ impl Attestor {
 async fn who(
     hsm: &dyn Hsm,
     partition: &HsmPartition,
+    offered: bool,
     now: Timestamp,
 ) -> Result<(Option<Device>, Option<String>), AttestError> {
     let settings = &partition.spec.attestation;
@@ -204,7 +209,7 @@ async fn who(
     let before = attested.is_some_and(AttestationStatus::is_device);
     match settings.mode {
         AttestationMode::Software => return Ok((None, None)),
-        AttestationMode::Auto if !before && !device::offered(hsm) => return Ok((None, None)),
+        AttestationMode::Auto if !before && !offered => return Ok((None, None)),
         AttestationMode::Auto | AttestationMode::Vendor => {}
     }
     match Device::ensure(hsm, &settings.device_key_name(), now).await {

@@ -307,6 +307,18 @@ async fn trouble_that_passes_changes_nobodys_mode() {
 }
 
 #[tokio::test]
+async fn a_library_that_offers_the_call_later_or_no_more_is_noticed() {
+    let (attestor, now) = (Attestor::default(), Timestamp::now());
+    let (right, silent) = (Vendor::new().await, Vendor { offers: false, ..Vendor::new().await });
+    let found = attestor.ensure(&silent, &partition("Auto"), now).await.unwrap();
+    assert_eq!(found.current.mode, "Software");
+    let found = attestor.ensure(&right, &told("Auto", &found), now).await.unwrap();
+    assert_eq!(found.current.mode, "Vendor");
+    let error = attestor.ensure(&silent, &told("Auto", &found), now).await.unwrap_err();
+    assert!(error.refusal().is_some(), "{error:?}");
+}
+
+#[tokio::test]
 async fn once_the_hsm_attested_keys_it_is_not_replaced_by_itself() {
     let before = ensured(&Vendor::new().await, &partition("Auto")).await.unwrap();
     let refusing = Vendor::refusing("attestation_key", Kind::Unsupported).await;
