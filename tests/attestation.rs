@@ -2,10 +2,10 @@
 
 use hsm_operator::attestation::verify::verify_chain;
 use hsm_operator::attestation::{
-    AttestedKey, Bundle, CertificateRequest, ChainError, Evidence, EvidenceError, Protection, Role,
-    Statements, Tbs, chain, fingerprint, verify,
+    AttestedKey, Bundle, CertificateRequest, ChainError, Evidence, EvidenceError, Protection, Role, Signer,
+    Statements, Tbs, chain, fingerprint, read_unverified, verify,
 };
-use hsm_operator::model::{KeyAlgorithm, KeyAttributes};
+use hsm_operator::model::{KeyAlgorithm, KeyAttributes, SignatureAlgorithm};
 use hsm_operator::public_key::PublicKey;
 use jiff::{Timestamp, ToSpan};
 use std::path::Path;
@@ -126,7 +126,13 @@ impl World {
     }
 
     fn bundle(&self) -> Bundle<'_> {
-        Bundle { label: LABEL, xml: self.xml.as_bytes(), signature: &self.signature, chain: &self.chain }
+        Bundle {
+            label: LABEL,
+            xml: self.xml.as_bytes(),
+            signature: &self.signature,
+            chain: &self.chain,
+            signer: Signer::Operator,
+        }
     }
 
     fn verify(&self, xml: &[u8], signature: &[u8]) -> Result<Statements, EvidenceError> {
@@ -372,4 +378,95 @@ fn the_same_bundle_is_the_same_bytes_whatever_its_key_is_called() {
     assert_eq!(WORLD.bundle().to_zip().unwrap(), WORLD.bundle().to_zip().unwrap());
     let label = "PrimusHSM_Attestation_PublicKey";
     assert!(Bundle { label, ..WORLD.bundle() }.to_zip().is_ok());
+}
+
+/// What tells the two apart is in the signed bytes, in the certificates, and in how the signature is made.
+#[test]
+fn a_bundle_of_the_operator_is_not_taken_for_one_of_an_hsm() {
+    let statements = WORLD.verify(WORLD.xml.as_bytes(), &WORLD.signature).unwrap();
+    assert!(statements.is_software() && chain::names_operator(&WORLD.chain));
+    let folder = unpacked(&WORLD);
+    let path = folder.path();
+    let usual =
+        ["dgst", "-sha256", "-verify", "Anna_s_key.pem", "-signature", "Anna_s_key.sig", "Anna_s_key.xml"];
+    ok(path, "openssl", &usual);
+    let pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:digest"];
+    let as_of_an_hsm = [&usual[..2], &pss, &usual[2..]].concat();
+    assert!(!run(path, "openssl", &as_of_an_hsm).status.success());
+    // The readme of an HSM's bundle asks for what this one does not have.
+    let signer = Signer::Device(SignatureAlgorithm::Sha256WithRsaPss);
+    let posing = Bundle { signer, ..WORLD.bundle() };
+    std::fs::write(path.join("posing.zip"), posing.to_zip().unwrap()).unwrap();
+    ok(path, "python3", &["-m", "zipfile", "-e", "posing.zip", "."]);
+    let readme = std::fs::read_to_string(path.join("README_attestation.md")).unwrap();
+    assert!(!readme.contains('@') && readme.contains("It must not say `enforcement`"), "{readme}");
+    let script = format!("set -eu\n{}", readme.split("```").nth(1).unwrap());
+    assert!(!run(path, "bash", &["-o", "pipefail", "-c", &script]).status.success());
+}
+
+#[test]
+fn no_text_that_people_choose_makes_a_document_of_another_kind() {
+    for label in [
+        "PRIMUS HSM KEY (SN: 1)",
+        "a</label></private_key>",
+        "\"><private_key creation=\"generated\"><label>b",
+        "a<!-- ",
+        "<![CDATA[a]]>",
+        "&lt;b&gt;&#60;",
+    ] {
+        let attributes = KeyAttributes::default();
+        let xml = AttestedKey {
+            label,
+            create_time: now(),
+            attest_time: now(),
+            algorithm: KeyAlgorithm::Ec,
+            curve_oid: Some("1.3.132.0.34"),
+            key_size: None,
+            public_key: Some(WORLD.attested.spki()),
+            attributes: &attributes,
+            derivation: None,
+            address: None,
+            public_only: false,
+            local: None,
+            policy: None,
+        }
+        .to_xml()
+        .unwrap();
+        let root = "<private_key creation=\"imported\" enforcement=\"software\" issuer=\"hsm-operator\">";
+        assert_eq!(xml.lines().nth(1), Some(root), "{label}");
+        let statements = read_unverified(xml.as_bytes()).unwrap();
+        assert!(statements.is_software(), "{label}");
+        assert_eq!(statements.label, label);
+    }
+}
+
+#[test]
+fn an_attestation_key_whatever_its_name_has_no_certificate_of_an_hsm() {
+    let path = WORLD.folder.path();
+    let (ca, leaf) = (public(path, "ca.key"), public(path, "leaf.key"));
+    for name in ["PRIMUS_HSM_ROOTKEY", "PRIMUS HSM KEY (SN: 1)", "SECUROSYS_ROOTKEY_DEV", "PrimusHSM"] {
+        let request = CertificateRequest { attestation_key: name, ..request(Role::Leaf, &leaf, &ca) };
+        let der = certificate(path, "ca.key", &request);
+        assert!(chain::names_operator(&[&der]), "{name}");
+        std::fs::write(path.join("posing.der"), &der).unwrap();
+        let shown = [
+            "x509",
+            "-inform",
+            "DER",
+            "-in",
+            "posing.der",
+            "-noout",
+            "-subject",
+            "-issuer",
+            "-nameopt",
+            "RFC2253",
+        ];
+        let shown = String::from_utf8(ok(path, "openssl", &shown)).unwrap();
+        let common = format!("subject=CN=hsm-operator software attestation key {name}");
+        assert!(shown.starts_with(&common), "{shown}");
+        assert_eq!(shown.matches("O=hsm-operator").count(), 2, "{shown}");
+        let mut chain = WORLD.chain.clone();
+        chain[0] = der;
+        verify_chain(&chain, &WORLD.root(), now()).unwrap();
+    }
 }

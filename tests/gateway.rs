@@ -3,6 +3,8 @@
 
 #[path = "gateway/addresses.rs"]
 mod addresses;
+#[path = "gateway/attested.rs"]
+mod attested;
 #[path = "gateway/audit.rs"]
 mod audit;
 #[path = "gateway/bad_input.rs"]

@@ -13,6 +13,8 @@ pub const REACHABLE: &str = "Reachable";
 pub const SIGNABLE: &str = "Signable";
 /// Keys can be made on the partition.
 pub const CREATABLE: &str = "Creatable";
+/// Somebody attests the keys of the partition.
+pub const ATTESTING: &str = "Attesting";
 /// The key is on the token.
 pub const GENERATED: &str = "Generated";
 /// The key's Secret is written.

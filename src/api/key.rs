@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LocalRef,
+    attestation::AttestationMode,
     certificate::{CertificateSpec, CertificateStatus},
     condition,
     password::PasswordRef,
 };
 use crate::model::{
-    KeyAlgorithm, KeyAttributes, KeyPolicy, RequestedAttributes, address::AddressFormat, curve,
-    vocabulary_enum as vocabulary,
+    KeyAlgorithm, KeyAttributes, KeyPolicy, RequestedAttributes, SignatureAlgorithm, address::AddressFormat,
+    curve, vocabulary_enum as vocabulary,
 };
 
 /// A key that lives in an HSM partition; the cluster only ever sees its public half.
@@ -278,12 +279,32 @@ pub struct Attestation {
     pub xml: String,
     /// Signature of its bytes, base64.
     pub xml_signature: String,
+    /// How the signature was made: `SHA256_WITH_RSA`, also where nothing is said, `SHA256_WITH_RSA_PSS` or
+    /// `SHA256_WITH_ECDSA`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature_algorithm: Option<String>,
     /// Label of the key that signed.
     pub attestation_key_name: String,
     /// When it was made.
     pub attest_time: String,
     /// `Software`: the operator states what the token reported. `Vendor`: the HSM states it.
     pub mode: String,
+}
+
+impl Attestation {
+    /// How the signature was made; `None` for what is not known.
+    #[must_use]
+    pub fn algorithm(&self) -> Option<SignatureAlgorithm> {
+        self.signature_algorithm
+            .as_ref()
+            .map_or(Some(SignatureAlgorithm::Sha256WithRsa), |name| name.parse().ok())
+    }
+
+    /// Whether it is the HSM itself that speaks.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        self.mode == AttestationMode::Vendor.name()
+    }
 }
 
 impl HsmKeySpec {

@@ -5,6 +5,7 @@
     reason = "printer columns share their types; the derive names them one by one"
 )]
 
+pub mod attestation;
 pub mod certificate;
 pub mod condition;
 pub mod key;

@@ -10,6 +10,9 @@ use kube::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::attestation::{
+    AttestationKeyName, AttestationMode, AttestationSettings, AttestationStatus, OTHERS_MAX,
+};
 use super::{
     replica::{Replica, ReplicaStatus},
     sessions::{Sessions, SessionsStatus},
@@ -177,48 +180,6 @@ fn default_pin_key() -> String {
     "pin".into()
 }
 
-/// How keys are attested.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct AttestationSettings {
-    /// Label of the attestation key on the token, made at first use.
-    #[serde(default = "default_attestation_key")]
-    #[schemars(length(min = 1, max = 64))]
-    pub key_name: AttestationKeyName,
-    /// Who attests: the token's vendor where the library offers it, or the operator.
-    #[serde(default)]
-    pub mode: AttestationMode,
-}
-
-/// Label of an attestation key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct AttestationKeyName(pub String);
-
-impl Default for AttestationKeyName {
-    fn default() -> Self {
-        Self("attestation-key".into())
-    }
-}
-
-fn default_attestation_key() -> AttestationKeyName {
-    AttestationKeyName::default()
-}
-
-vocabulary! {
-    /// Who attests keys.
-    #[derive(Default)]
-    AttestationMode {
-        /// The vendor where the library offers it, the operator otherwise.
-        #[default]
-        Auto = "Auto",
-        /// The vendor, or nobody.
-        Vendor = "Vendor",
-        /// The operator.
-        Software = "Software",
-    }
-}
-
 vocabulary! {
     /// What becomes of a key that was made for an earlier HsmKey of the same name.
     #[derive(Default)]
@@ -251,7 +212,7 @@ vocabulary! {
 #[serde(rename_all = "camelCase")]
 pub struct HsmPartitionStatus {
     /// Ready: keys can be made and used. Reachable: the token answers. Signable: at least one token signs. Creatable: keys
-    /// can be made. Stalled: a person must act.
+    /// can be made. Attesting: who attests keys, or why nobody does. Stalled: a person must act.
     #[serde(default)]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -277,9 +238,14 @@ pub struct HsmPartitionStatus {
     /// What else was found when the token's objects were last listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<InventoryStatus>,
-    /// The operator's own attestation on this partition.
+    /// The key that attests keys of this partition from now on, and its certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<AttestationStatus>,
+    /// Others: the operator's own where the HSM attests, and those that attested before, the newest first, at most 8. A key
+    /// keeps the attestation that it has, and the certificates that belong to it are here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub other_attestations: Vec<AttestationStatus>,
     /// Version of the PIN Secret that the token accepted, and a digest of how it was reached. Gateways log in with no other
     /// PIN and in no other way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -478,20 +444,6 @@ pub struct Missing {
     pub count: i32,
     /// The first 20 of them, as `namespace/name`.
     pub keys: Vec<String>,
-}
-
-/// The operator's own attestation on a partition.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct AttestationStatus {
-    /// Who attests.
-    pub mode: String,
-    /// Label of the attestation key.
-    pub key_name: String,
-    /// SHA-256 of the root certificate, in upper-case hexadecimal with colons: the one thing to pin.
-    pub root_fingerprint: String,
-    /// Certificates, PEM, leaf first, root last.
-    pub chain: String,
 }
 
 impl HsmPartition {

@@ -1,6 +1,7 @@
 //! The zip of an attestation, as `POST /v1/key/keyAttestation` answers it.
 
 use super::chain;
+use crate::model::{SignatureAlgorithm, signature::Scheme};
 use crate::public_key::{ParseError, PublicKey};
 use der::{Decode, Encode};
 use std::io::{Cursor, Write};
@@ -25,6 +26,17 @@ pub struct Bundle<'a> {
     pub signature: &'a [u8],
     /// Certificates in DER, leaf first, root last.
     pub chain: &'a [Vec<u8>],
+    /// Who signed.
+    pub signer: Signer,
+}
+
+/// Who signed a document: its reader has to look for other things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signer {
+    /// The operator, by [`SIGNATURE_ALGORITHM`](super::SIGNATURE_ALGORITHM).
+    Operator,
+    /// The HSM itself, in this way.
+    Device(SignatureAlgorithm),
 }
 
 /// Why there is no zip.
@@ -45,6 +57,20 @@ pub enum BundleError {
 }
 
 impl Bundle<'_> {
+    fn readme(&self) -> String {
+        let Signer::Device(algorithm) = self.signer else { return OPERATORS.to_owned() };
+        let (scheme, options) = match algorithm.row().scheme {
+            Scheme::RsaPss(_) => (
+                "RSASSA-PSS with SHA-256 and a salt as long as the hash",
+                " -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest",
+            ),
+            Scheme::RsaPkcs1 => ("RSA PKCS #1 v1.5 with SHA-256", ""),
+            _ => ("ECDSA with SHA-256, in DER", ""),
+        };
+        let last = self.chain.len().to_string();
+        DEVICES.replace("@SCHEME@", scheme).replace("@OPTIONS@", options).replace("@LAST@", &last)
+    }
+
     /// Writes the zip. The same bundle always gives the same bytes.
     ///
     /// The public key is there under both names that the contract's documentation uses, always taken from
@@ -58,7 +84,7 @@ impl Bundle<'_> {
         let certificates = chain::to_pem(self.chain);
         let stem = file_stem(self.label);
         let root = self.chain.last().map(|der| chain::fingerprint(der)).unwrap_or_default();
-        let readme = README_TEXT.replace("@STEM@", &stem).replace("@ROOT@", &root);
+        let readme = self.readme().replace("@STEM@", &stem).replace("@ROOT@", &root);
         let mut files: Vec<(String, &[u8])> = vec![
             (format!("{stem}.xml"), self.xml),
             (format!("{stem}.sig"), self.signature),
@@ -103,7 +129,8 @@ pub fn file_stem(label: &str) -> String {
     }
 }
 
-const README_TEXT: &str = include_str!("readme.md");
+const OPERATORS: &str = include_str!("readme.md");
+const DEVICES: &str = include_str!("readme_device.md");
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@
 //! | --- | --- | --- | --- |
 //! | basicConstraints (critical) | CA, pathlen 1 | CA, pathlen 0 | no CA |
 //! | keyUsage (critical) | nonRepudiation, keyCertSign, cRLSign | same | digitalSignature, nonRepudiation |
-//! | subject | names operator and partition | same | CN is the attestation key's label |
+//! | subject | names operator and partition | same | CN is the attestation key's label, O the operator |
 
 use super::{ISSUER, SIGNATURE_ALGORITHM};
 use crate::model::KeyAlgorithm;
@@ -20,6 +20,7 @@ use der::asn1::{Any, BitString, ObjectIdentifier, OctetString, Utf8StringRef};
 use der::{Decode, Encode, Sequence};
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
+use x509_cert::Certificate;
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::certificate::{Rfc5280, Version};
 use x509_cert::ext::pkix::{
@@ -29,6 +30,9 @@ use x509_cert::ext::{Extension, Extensions};
 use x509_cert::name::{Name, RelativeDistinguishedName};
 use x509_cert::serial_number::SerialNumber;
 use x509_cert::time::{Time, Validity};
+
+/// What names in the certificates of HSMs contain.
+const MAKERS: [&str; 2] = ["primus", "securosys"];
 
 /// Longest value of one part of a name (RFC 5280, upper bounds), in characters.
 const NAME_PART_MAX: usize = 64;
@@ -100,6 +104,21 @@ pub fn root_end(begin: Timestamp) -> Timestamp {
 #[must_use]
 pub fn fingerprint(certificate: &[u8]) -> String {
     hex::encode(Hash::Sha256.digest(certificate))
+}
+
+/// Whether a certificate of a chain is one of the operator's, by the organisation that subject or issuer names. One that cannot be
+/// read is nobody's.
+#[must_use]
+pub fn names_operator<C: AsRef<[u8]>>(certificates: &[C]) -> bool {
+    let ours = |name: &Name| {
+        name.iter().any(|part| part.oid == ORGANIZATION_NAME && part.value.value() == ISSUER.as_bytes())
+    };
+    certificates.iter().any(|der| {
+        Certificate::from_der(der.as_ref()).is_ok_and(|certificate| {
+            let tbs = certificate.tbs_certificate();
+            ours(tbs.subject()) || ours(tbs.issuer())
+        })
+    })
 }
 
 /// Certificates as `CERTIFICATE` blocks of PEM, in the order given.
@@ -217,6 +236,9 @@ fn name(role: Role, request: &CertificateRequest<'_>) -> Result<Name, der::Error
     let common = match role {
         Role::Root => format!("{ISSUER} software attestation root (partition {})", request.partition),
         Role::Ca => format!("{ISSUER} software attestation CA (partition {})", request.partition),
+        Role::Leaf if sounds_like_a_device(request.attestation_key) => {
+            format!("{ISSUER} software attestation key {}", request.attestation_key)
+        }
         Role::Leaf => request.attestation_key.to_owned(),
     };
     let partition = format!("partition {}", request.partition);
@@ -228,6 +250,12 @@ fn name(role: Role, request: &CertificateRequest<'_>) -> Result<Name, der::Error
     let parts = parts.into_iter().map(|(oid, value)| part(oid, value)).collect::<Result<Vec<_>, _>>()?;
     // `Name` cannot be built from its parts, but read.
     Name::from_der(&parts.to_der()?)
+}
+
+/// Whether a label, which people choose, could be taken for the name of an HSM or its maker.
+fn sounds_like_a_device(label: &str) -> bool {
+    let label = label.to_ascii_lowercase();
+    MAKERS.iter().any(|maker| label.contains(maker))
 }
 
 fn part(oid: ObjectIdentifier, value: &str) -> Result<RelativeDistinguishedName, der::Error> {

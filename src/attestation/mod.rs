@@ -2,9 +2,10 @@
 //!
 //! An attestation is an XML [`document`] with a detached RSA signature (PKCS #1 v1.5, SHA-256) over its
 //! exact bytes, and a [`chain`] of three certificates from the attestation key to a root. A [`bundle`]
-//! packs them as the contract's zip, [`verify()`] checks them offline against a pinned root.
+//! packs them as the contract's zip, [`verify()`] checks them offline against a pinned root. An HSM that attests keys itself
+//! makes documents of the same form, with certificates of its own; it does not say `enforcement`, and signs with RSASSA-PSS.
 //!
-//! # What one proves
+//! # What one of the operator proves
 //! The token tells the operator about the key; the operator repeats it under a key of its own. So an
 //! attestation proves that *this operator recorded at this time what the token reported*, and that nobody
 //! changed it since. It does not prove what the hardware did: whoever has the token's PIN can sign any
@@ -18,7 +19,7 @@ mod policy;
 mod read;
 pub mod verify;
 
-pub use self::bundle::{Bundle, BundleError};
+pub use self::bundle::{Bundle, BundleError, Signer};
 pub use self::chain::{CertificateRequest, ChainError, Role, Tbs, fingerprint};
 pub use self::document::{AttestedKey, DocumentError};
 pub use self::read::{Protection, ReadError, Statements};

@@ -50,6 +50,12 @@ pub enum Protection {
 }
 
 impl Statements {
+    /// Whether the document says that software wrote it. One that an HSM wrote says nothing of who did.
+    #[must_use]
+    pub fn is_software(&self) -> bool {
+        self.root.contains_key("enforcement") || self.root.contains_key("issuer")
+    }
+
     /// Whether the document says that the key was generated inside and could never leave.
     #[must_use]
     pub fn protection(&self) -> Protection {

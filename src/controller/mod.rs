@@ -171,9 +171,7 @@ pub async fn run(settings: Settings, end: CancellationToken) {
                     // This watch may be ahead of the reconcilers' copy, and the observed one is what they have.
                     status.and_then(|status| status.observed_generation),
                     status.is_some_and(|status| condition::is_true(&status.conditions, condition::READY)),
-                    status
-                        .and_then(|status| status.attestation.as_ref())
-                        .map(|one| one.root_fingerprint.clone()),
+                    status.and_then(|status| status.attestation.as_ref()).map(|one| one.chain.clone()),
                 );
                 let all = relevant.see(partition, facts);
                 let some = missing.see(partition, gone.cloned());

@@ -171,7 +171,7 @@ impl Partitions {
         (!quirk.value.starts_with("not probed")).then_some(!quirk.odd)
     }
 
-    /// The attestation chain of a partition, PEM, leaf first.
+    /// The certificates of the key that attests keys of a partition now, PEM, leaf first.
     #[must_use]
     pub fn attestation_chain(&self, partition: &str) -> Option<String> {
         let known = self.known.read().expect("no panic while it is held");

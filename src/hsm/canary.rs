@@ -3,10 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use x509_cert::{
-    Certificate,
-    der::{Decode, Encode},
-};
 
 use super::{
     Hsm,
@@ -14,16 +10,16 @@ use super::{
 };
 use crate::{
     api::HsmPartition,
-    attestation::{SIGNATURE_ALGORITHM, chain},
+    attestation::{SIGNATURE_ALGORITHM, bundle::attestation_key, chain},
     model::KeyId,
     public_key::PublicKey,
-    service::attest::own_keys,
+    service::attest::leaf,
 };
 
 /// Nothing that an attestation key signs otherwise begins like this, so that no canary is an attestation.
 const PREFIX: &[u8] = b"hsm-operator canary ";
 
-/// A key that is on every token of a partition: the one that attests.
+/// A key that is on every token of a partition: the operator's attestation key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Canary {
     key: KeyId,
@@ -48,15 +44,13 @@ impl Canary {
         Self { key, public: Arc::new(public) }
     }
 
-    /// The attestation key, as the controller found it on the partition's own token; `None` as long as it has not.
+    /// The operator's attestation key, as the controller found it on the partition's own token; `None` as long as it has not.
     #[must_use]
     pub fn of(partition: &HsmPartition) -> Option<Self> {
-        let attestation = partition.status.as_ref()?.attestation.as_ref()?;
-        let leaf = chain::from_pem(&attestation.chain).ok()?.into_iter().next()?;
-        let certificate = Certificate::from_der(&leaf).ok()?;
-        let spki = certificate.tbs_certificate().subject_public_key_info().to_der().ok()?;
-        let [_, _, key] = own_keys(&attestation.key_name);
-        Some(Self::new(key, PublicKey::from_spki(&spki).ok()?))
+        // Also where the HSM itself attests: its key signs nothing else.
+        let attestation = partition.status.as_ref()?.software_attestation()?;
+        let public = attestation_key(&chain::from_pem(&attestation.chain).ok()?).ok()?;
+        Some(Self::new(leaf(&attestation.key_name), public))
     }
 
     /// Has a token sign.

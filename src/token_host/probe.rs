@@ -62,8 +62,7 @@ fn list(token: &Token) -> Result<Findings, HsmError> {
         quirks.push(Quirk::usual("keyDerivation", value, "keys are derived on the token, along a path"));
     }
     if token.facts.capabilities.attests {
-        const MEANS: &str =
-            "the HSM can say itself what its keys are; attestations are the operator's own until it is asked";
+        const MEANS: &str = "the HSM says itself what its keys are, unless attestation.mode is Software";
         quirks.push(Quirk::usual("keyAttestation", "offered by the HSM", MEANS));
     }
     if has(token, CKM_ECDSA) {

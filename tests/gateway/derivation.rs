@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hsm_operator::{
+    api::partition::AttestationMode,
     gateway::partitions::Known,
     hsm::{
         Hsm, Supervisor,
@@ -59,9 +60,10 @@ impl Stage {
     async fn attesting() -> Self {
         let stage = Self::new().await;
         let mut partition = office().await.partition.clone();
+        partition.spec.attestation.mode = AttestationMode::Software;
         let attestation =
             Attestor::default().ensure(stage.hsm.as_ref(), &partition, Timestamp::now()).await.unwrap();
-        partition.status.as_mut().unwrap().attestation = Some(attestation);
+        partition.status.as_mut().unwrap().attestation = Some(attestation.current);
         let behind: Arc<dyn Hsm> = stage.hsm.clone();
         stage.world.partitions.put(Known { object: Arc::new(partition), hsm: Some(behind) });
         stage

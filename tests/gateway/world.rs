@@ -125,7 +125,7 @@ pub async fn office() -> &'static Office {
             let ready = [Report::new(condition::READY, Some(true), "Ready", "it answers")];
             partition.status = Some(HsmPartitionStatus {
                 conditions: condition::apply(&[], &ready, None, Timestamp::now()),
-                attestation: Some(attestation),
+                attestation: Some(attestation.current),
                 ..HsmPartitionStatus::default()
             });
             Office { token, attestor, partition }

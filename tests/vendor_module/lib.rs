@@ -3,7 +3,8 @@
 //!
 //! `VENDOR_LIBRARY` is the path of SoftHSM, `VENDOR_STORE` that of a file for what SoftHSM has no place for. What
 //! `VENDOR_REFUSES` names is refused: `session-objects`, `import`, or `rks` (the root key store is not initialised).
-//! `VENDOR_ATTEST_ROOM` is the least room, in bytes, that a document is written into. `VENDOR_SEED`, in hexadecimal,
+//! `VENDOR_PASSES_OVER=rks` makes it pass over the vendor's attribute of an attestation key, and `VENDOR_DIES=rks` makes it die
+//! once when it has made one. `VENDOR_ATTEST_ROOM` is the least room, in bytes, that a document is written into. `VENDOR_SEED`, in hexadecimal,
 //! takes the place of random seeds.
 //!
 //! It is no HSM: the private keys of its trees are in that file, in plain.
@@ -36,6 +37,10 @@ struct Module {
     no_import: bool,
     /// Nobody set up the root key store.
     no_rks: bool,
+    /// Attestation keys come out as ordinary ones.
+    passes_over_rks: bool,
+    /// The first attestation key is the end of the process.
+    dies_of_rks: bool,
     /// Least room for a document.
     attest_room: CK_ULONG,
     /// What masters are made from.
@@ -52,6 +57,8 @@ impl Module {
         let refuses = |refused| std::env::var_os("VENDOR_REFUSES").is_some_and(|what| what == refused);
         let (no_session_objects, no_import) = (refuses("session-objects"), refuses("import"));
         let no_rks = refuses("rks");
+        let is_rks = |name| std::env::var_os(name).is_some_and(|what| what == "rks");
+        let (passes_over_rks, dies_of_rks) = (is_rks("VENDOR_PASSES_OVER"), is_rks("VENDOR_DIES"));
         let room = std::env::var("VENDOR_ATTEST_ROOM").unwrap_or_else(|_| "0".into());
         let attest_room = room.parse().map_err(|error| format!("VENDOR_ATTEST_ROOM: {error}"))?;
         let seed = std::env::var("VENDOR_SEED").ok();
@@ -74,7 +81,18 @@ impl Module {
         let real = unsafe { *list };
         let mut wrapped = Box::new(real);
         wrap::wrap(&mut wrapped);
-        Ok(Self { real, wrapped, store, no_session_objects, no_import, no_rks, attest_room, seed })
+        Ok(Self {
+            real,
+            wrapped,
+            store,
+            no_session_objects,
+            no_import,
+            no_rks,
+            passes_over_rks,
+            dies_of_rks,
+            attest_room,
+            seed,
+        })
     }
 }
 

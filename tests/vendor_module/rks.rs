@@ -89,7 +89,9 @@ pub unsafe fn make(place: &Place, mut public: Vec<Row>, mut private: Vec<Row>) -
     private.retain(|row| row.0 != CKA_RKS_ATTESTATION_SIGN);
     // For SoftHSM it is a key that signs.
     template::set(&mut private, CKA_SIGN, &[CK_TRUE]);
-    template::set(&mut private, CKA_SUBJECT, &mark);
+    if !module().passes_over_rks {
+        template::set(&mut private, CKA_SUBJECT, &mark);
+    }
     template::set(&mut public, CKA_VERIFY, &[CK_TRUE]);
     let (mut public_rows, mut private_rows) = (template::write(&public), template::write(&private));
     let mut mechanism = plain(CKM_RSA_PKCS_KEY_PAIR_GEN);
@@ -108,7 +110,12 @@ pub unsafe fn make(place: &Place, mut public: Vec<Row>, mut private: Vec<Row>) -
     let label = template::find(&private, CKA_LABEL).map(String::from_utf8_lossy).unwrap_or_default();
     let spki = spki(place.session, made).ok_or(CKR_FUNCTION_FAILED)?;
     let chain = certified(&label, &spki).ok_or(CKR_FUNCTION_FAILED)?;
-    std::fs::write(file(&hex::encode(&mark)), chain).map_err(|_| CKR_DEVICE_ERROR)
+    std::fs::write(file(&hex::encode(&mark)), chain).map_err(|_| CKR_DEVICE_ERROR)?;
+    if module().dies_of_rks && !file("died").exists() {
+        std::fs::write(file("died"), []).map_err(|_| CKR_DEVICE_ERROR)?;
+        std::process::abort();
+    }
+    Ok(())
 }
 
 /// The certificates of an attestation key: its own, the device's and the root.

@@ -88,6 +88,9 @@ fn record(partition: &HsmPartition) -> serde_json::Value {
         "sessions": { "spec": partition.spec.sessions, "now": partition.sessions(), "measured": status.sessions },
         "hsmKeys": status.key_count,
         "unclaimed": status.unclaimed.as_ref().map(|unclaimed| unclaimed.count),
+        "attestation": status.attestation.as_ref().map(|by| json!({
+            "mode": by.mode, "keyName": by.key_name, "rootFingerprint": by.root_fingerprint,
+        })),
         "conditions": status.conditions,
     })
 }
@@ -168,6 +171,10 @@ impl Page {
             counted(unclaimed)
         );
         self.line("Objects", &objects);
+        if let Some(by) = &status.attestation {
+            let who = if by.is_device() { "the HSM itself" } else { "the operator" };
+            self.line("Attests", &format!("{who}, with key {}; root {}", by.key_name, by.root_fingerprint));
+        }
         match &token.probed {
             None => self.line("Quirks", "it was not tried yet"),
             Some(probed) => self.probed(probed),
@@ -213,7 +220,7 @@ impl Page {
     fn condition(&mut self, condition: &Condition) {
         let Condition { type_, status, reason, message, .. } = condition;
         self.item(&format!("{type_} {status}, {reason}: {message}"));
-        let bad = (type_ == "Stalled") == (status == "True");
+        let bad = (type_ == "Stalled") == (status == "True") || reason == "SoftwareInstead";
         if bad {
             self.item(&format!("  see docs/troubleshooting.md#{}", section(reason)));
         }
@@ -224,6 +231,7 @@ impl Page {
 fn section(reason: &str) -> String {
     match reason {
         "AllHealthy" | "Degraded" | "NoneHealthy" => "allhealthy-degraded-nonehealthy".into(),
+        "SoftwareInstead" => "vendor-software-softwareinstead".into(),
         "DuplicateObject" | "InvalidSpec" => format!("{}-of-a-partition", reason.to_lowercase()),
         _ => reason.to_lowercase(),
     }
@@ -291,6 +299,7 @@ mod tests {
         partition(json!({
             "keyCount": 3,
             "unclaimed": {"count": 1, "keys": []},
+            "attestation": {"mode": "Vendor", "keyName": "a", "rootFingerprint": "AB:CD", "chain": ""},
             "token": {
                 "label": "t", "manufacturer": "M", "model": "X", "serial": "7", "firmware": "1.2",
                 "library": "P11 library 1.0", "keyAlgorithms": ["RSA 512-4096", "EC"],
@@ -306,6 +315,7 @@ mod tests {
                 }
             },
             "conditions": [
+                {"type": "Attesting", "status": "True", "reason": "SoftwareInstead", "message": "no RKS", "lastTransitionTime": "2026-01-01T00:00:00Z"},
                 {"type": "Ready", "status": "True", "reason": "Ready", "message": "it is", "lastTransitionTime": "2026-01-01T00:00:00Z"},
                 {"type": "Reachable", "status": "False", "reason": "TokenFull", "message": "CKR_DEVICE_MEMORY: there is no room on the token; destroy keys or enlarge the partition", "lastTransitionTime": "2026-01-01T00:00:00Z"}
             ]
@@ -327,6 +337,7 @@ Speed       57 µs for one P-256 signature, in one session
 Limits      sessions: 9 open, no limit; memory: not told
 Sessions    4 in each token-host
 Objects     3 HsmKeys, 1 keys that no HsmKey claims
+Attests     the HSM itself, with key a; root AB:CD
 Mechanisms  5: AES_GCM, RSA_PKCS, and 3 more
 
 What is odd
@@ -336,6 +347,8 @@ What is as usual
   hmacKey: any length; 32 bytes
 
 Conditions
+  Attesting True, SoftwareInstead: no RKS
+    see docs/troubleshooting.md#vendor-software-softwareinstead
   Ready True, Ready: it is
   Reachable False, TokenFull: CKR_DEVICE_MEMORY: there is no room on the token; destroy keys or
     enlarge the partition
@@ -373,6 +386,8 @@ Conditions
             "TokenError",
             "CrashesLibrary",
             "NoneHealthy",
+            "NotAttesting",
+            "SoftwareInstead",
             "InUse",
             "Malformed",
         ] {

@@ -40,7 +40,7 @@ use crate::{
         protocol::{Find, KeyFacts, KeyTemplate, Kind, Reply, Request},
     },
     model::{KeyAlgorithm, KeyId, curve},
-    service::{directory::Usable, sign::unexpected},
+    service::{attest::AttestError, directory::Usable, sign::unexpected},
 };
 
 /// Keys that take a token long are made a few at a time, so that none waits longer for its turn than a call may take.
@@ -83,6 +83,10 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
         Err(Error::LabelTaken) => return Ok(Action::requeue(Duration::ZERO)),
         // What a token refuses for good is said on the object; everything else is tried again.
         Err(Error::Hsm { source, .. }) if matches!(source.kind, Kind::Unsupported | Kind::Invalid) => {
+            Done::Refused(Refusal::hsm(&source))
+        }
+        // What the HSM does not attest it will not attest later either.
+        Err(Error::Attest(AttestError::Hsm { source, .. })) if source.kind == Kind::Unsupported => {
             Done::Refused(Refusal::hsm(&source))
         }
         Err(error) => {

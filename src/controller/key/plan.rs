@@ -333,8 +333,9 @@ fn recovery(seen: &Seen) -> Recovery {
 
 /// Whoever could sign with an attestation key could attest anything.
 fn is_own(facts: &KeyFacts, seen: &Seen) -> bool {
-    let name = seen.partition.as_ref().map(|partition| partition.spec.attestation.key_name.0.as_str());
-    facts.id.as_ref().is_some_and(|id| own_keys(name.unwrap_or_default()).contains(id))
+    let Some(partition) = &seen.partition else { return false };
+    let own = own_keys(&partition.spec.attestation, partition.status.as_ref());
+    facts.id.as_ref().is_some_and(|id| own.contains(id))
 }
 
 fn recorded(key: &HsmKey) -> bool {
@@ -434,7 +435,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::HsmPartition,
+        api::{
+            HsmPartition,
+            partition::{AttestationSettings, AttestationStatus, HsmPartitionStatus},
+        },
         controller::key::gather::Rival,
         model::{
             KeyAlgorithm, KeyAttributes, KeyId, KeyPolicy,
@@ -782,10 +786,26 @@ mod tests {
 
     #[test]
     fn the_keys_that_attest_are_nobodys_to_take() {
-        for id in own_keys("attestation-key") {
+        for id in own_keys(&AttestationSettings::default(), None) {
             let facts = KeyFacts { id: Some(id), ..facts() };
             assert_eq!(reason(&plan(&key(true), &seen(Presence::Labelled(vec![facts])))), "Conflict");
         }
+        // One that the vendor's tools made has an id of its own.
+        let adopted = |status: Option<HsmPartitionStatus>| {
+            let mut seen = seen(Presence::Labelled(vec![facts()]));
+            let mut partition = (**seen.partition.as_ref().unwrap()).clone();
+            partition.status = status;
+            seen.partition = Some(Arc::new(partition));
+            reason(&plan(&key(true), &seen)).to_owned()
+        };
+        let attestation = AttestationStatus {
+            mode: "Vendor".into(),
+            key_id: facts().id.map(|id| id.to_string()),
+            ..AttestationStatus::default()
+        };
+        let status = HsmPartitionStatus { attestation: Some(attestation), ..HsmPartitionStatus::default() };
+        assert_eq!(adopted(Some(status)), "Conflict");
+        assert_eq!(adopted(None), "Adopt");
     }
 
     #[test]

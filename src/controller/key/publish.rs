@@ -19,6 +19,7 @@ use crate::{
         error::Error,
     },
     public_key::PublicKey,
+    service::attest::chain_of,
 };
 
 /// What may be in such a Secret.
@@ -131,18 +132,18 @@ fn data(key: &HsmKey, status: &HsmKeyStatus, ctx: &Context) -> BTreeMap<String, 
         }
         put("publicKey.der", der);
     }
+    let partition = ctx.partitions.get(&ObjectRef::new(&key.spec.partition_ref.name));
+    let known = partition
+        .as_ref()
+        .and_then(|guarded| guarded.0.as_ref().ok())
+        .and_then(|partition| partition.status.as_ref());
     if let Some(attestation) = &status.attestation {
         put("attestation.xml", attestation.xml.clone().into_bytes());
         put("attestation.sig", STANDARD.decode(&attestation.xml_signature).unwrap_or_default());
-    }
-    let partition = ctx.partitions.get(&ObjectRef::new(&key.spec.partition_ref.name));
-    let chain = partition
-        .as_ref()
-        .and_then(|guarded| guarded.0.as_ref().ok())
-        .and_then(|partition| partition.status.as_ref())
-        .and_then(|status| status.attestation.as_ref());
-    if let Some(attestation) = chain {
-        put("attestation-chain.pem", attestation.chain.clone().into_bytes());
+        // Never those of another key than the one that signed, which may have been another one then.
+        if let Some(by) = known.and_then(|known| chain_of(known, attestation)) {
+            put("attestation-chain.pem", by.chain.clone().into_bytes());
+        }
     }
     if let Some(certificate) = &status.certificate {
         put("tls.crt", certificate.pem.clone().into_bytes());

@@ -11,7 +11,7 @@ use crate::{
     api::{
         HsmKey,
         condition::{self, Report},
-        key::{Derivation, HsmKeyStatus},
+        key::{Attestation, Derivation, HsmKeyStatus},
     },
     hsm::protocol::KeyFacts,
     model::derivation::SLIP10,
@@ -101,15 +101,15 @@ pub fn report(key: &HsmKey, old: &HsmKeyStatus, step: &Step, done: &Done, now: T
             } else {
                 ("the key can be used", "the key is on the token")
             };
+            let attested = if status.attestation.as_ref().is_some_and(Attestation::is_device) {
+                "the HSM's own attestation is in status and Secret"
+            } else {
+                "the attestation is in status and Secret"
+            };
             let mut all = vec![
                 Report::new(condition::READY, Some(true), "Ready", usable),
                 Report::new(condition::GENERATED, Some(true), reason, there),
-                Report::new(
-                    condition::ATTESTED,
-                    Some(true),
-                    "Attested",
-                    "the attestation is in status and Secret",
-                ),
+                Report::new(condition::ATTESTED, Some(true), "Attested", attested),
                 Report::new(
                     condition::PUBLISHED,
                     Some(true),

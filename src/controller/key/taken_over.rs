@@ -61,7 +61,7 @@ impl Stage {
         let mut partition = HsmPartition::new("p", serde_json::from_value(spec).unwrap());
         let fake = Arc::new(Fake::default());
         let attestation = ctx.attestor.ensure(fake.as_ref(), &partition, ctx.now()).await.unwrap();
-        partition.status.get_or_insert_default().attestation = Some(attestation);
+        partition.status.get_or_insert_default().attestation = Some(attestation.current);
         Self { ctx, fake, partition: Arc::new(partition) }
     }
 

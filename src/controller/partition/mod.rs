@@ -1,5 +1,6 @@
 //! Reconciler of HsmPartitions: gather, plan, act, report.
 
+mod attesting;
 pub mod objects;
 mod replicas;
 mod report;
@@ -26,8 +27,7 @@ use super::{
 };
 use crate::{
     api::{
-        HsmPartition, PARTITION_FINALIZER, TAKE_INVENTORY, condition,
-        partition::{AttestationMode, HsmPartitionStatus},
+        HsmPartition, PARTITION_FINALIZER, TAKE_INVENTORY, condition, partition::HsmPartitionStatus,
         pins::Pins,
     },
     hsm::{
@@ -35,6 +35,7 @@ use crate::{
         protocol::{HsmError, Kind},
         registry::TokenConfig,
     },
+    service::attest::AttestError,
     telemetry::logs::chain,
 };
 
@@ -67,9 +68,11 @@ pub async fn reconcile(partition: Arc<Guarded<HsmPartition>>, ctx: Arc<Context>)
     let reached = match &outcome {
         Outcome::Ready { .. } => Some(true),
         Outcome::Connecting => None,
-        Outcome::PinMissing(_) | Outcome::PinRejected { .. } | Outcome::Failed(_) | Outcome::InUse(_) => {
-            Some(false)
-        }
+        Outcome::PinMissing(_)
+        | Outcome::PinRejected { .. }
+        | Outcome::Failed(_)
+        | Outcome::NotAttesting { .. }
+        | Outcome::InUse(_) => Some(false),
     };
     ctx.reached.set(&partition.name_any(), reached);
     let old = partition.status.clone().unwrap_or_default();
@@ -220,13 +223,6 @@ async fn connect(
             wait(outcome)
         }
         HostState::Ready(token) => {
-            if partition.spec.attestation.mode == AttestationMode::Vendor {
-                let message = format!(
-                    "attestation.mode is Vendor and the library of the token '{}' offers no attestation that is served: choose Auto or Software",
-                    token.label
-                );
-                return wait(Outcome::Failed(HsmError::new(Kind::Unsupported, message)));
-            }
             let seen = match ctx.inventories.of(&name, handle.hsm()).await {
                 Ok(seen) => seen,
                 Err(error) => {
@@ -238,8 +234,17 @@ async fn connect(
             let attestation = match ctx.attestor.ensure(handle.hsm(), partition, ctx.now()).await {
                 Ok(attestation) => attestation,
                 Err(error) => {
+                    if let Some(refusal) = error.refusal() {
+                        let message = attesting::not_attesting(partition, refusal);
+                        return wait(Outcome::NotAttesting { token, version, message });
+                    }
                     let kind = error.hsm().map_or(Kind::Device, |hsm| hsm.kind);
-                    let message = format!("the attestation keys are not in order: {}", chain(&error));
+                    let mut message = format!("the attestation keys are not in order: {}", chain(&error));
+                    if matches!(error, AttestError::NotByHsm(_)) {
+                        message.push_str(
+                            "; if that stays, attestation.mode Software does without the HSM's own",
+                        );
+                    }
                     return wait(Outcome::Failed(HsmError::new(kind, message)));
                 }
             };

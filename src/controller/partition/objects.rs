@@ -19,7 +19,6 @@ use crate::{
         protocol::{Find, ObjectClass, Reply, Request},
     },
     model::{KeyId, KeyLabel},
-    service::attest::own_keys,
 };
 
 /// Most objects of a kind that are listed.
@@ -143,8 +142,9 @@ pub fn says_missing(key: &HsmKey) -> bool {
 }
 
 /// Keys that nobody claims, and how the token looks otherwise.
-pub fn compare(seen: &Inventory, claims: &Claims, attestation_key: &str) -> (Unclaimed, InventoryStatus) {
-    let own = own_keys(attestation_key);
+///
+/// `own` are the keys of the operator itself.
+pub fn compare(seen: &Inventory, claims: &Claims, own: &[KeyId]) -> (Unclaimed, InventoryStatus) {
     let content = seen.content();
     let (mut unclaimed, mut recoverable) = (Vec::new(), 0_usize);
     for key in &content.keys {
@@ -270,10 +270,10 @@ mod tests {
             entry(Some(id(1)), "mine"),
             entry(Some(id(2)), "stray"),
             entry(None, "nameless"),
-            entry(Some(own_keys("attestation-key")[2].clone()), "attestation-key"),
+            entry(Some(id(3)), "attestation-key"),
         ]);
         let claims = Claims::of([key("k", "mine", Some(&id(1)), None)].iter(), vec![]);
-        let (unclaimed, inventory) = compare(&seen, &claims, "attestation-key");
+        let (unclaimed, inventory) = compare(&seen, &claims, &[id(3)]);
         assert_eq!((labels(&unclaimed), unclaimed.count), (vec!["nameless", "stray"], 2));
         assert_eq!(unclaimed.keys[1].algorithm, Some(KeyAlgorithm::Rsa));
         assert_eq!((inventory.keys, inventory.time.as_str()), (4, "1970-01-01T00:00:07Z"));
@@ -285,11 +285,11 @@ mod tests {
         let on_token =
             seen(vec![entry(Some(earlier("k")), "label"), entry(Some(earlier("other")), "label2")]);
         let claims = Claims::of([key("k", "label", None, Some("Recoverable"))].iter(), vec![]);
-        let (unclaimed, inventory) = compare(&on_token, &claims, "a");
+        let (unclaimed, inventory) = compare(&on_token, &claims, &[]);
         assert_eq!((labels(&unclaimed), inventory.recoverable), (vec!["label2"], 1));
         // Under another label it is another key.
         let claims = Claims::of([key("k", "renamed", None, None)].iter(), vec![]);
-        let (unclaimed, inventory) = compare(&on_token, &claims, "a");
+        let (unclaimed, inventory) = compare(&on_token, &claims, &[]);
         assert_eq!((labels(&unclaimed), inventory.recoverable), (vec!["label", "label2"], 0));
         assert_eq!(unclaimed.keys[0].made_for.as_deref(), Some("ns/k"));
     }
@@ -304,7 +304,7 @@ mod tests {
             entry(Some(earlier("gone", "z")), "z"),
         ]);
         let claims = Claims::of([].iter(), vec!["a".into(), "b".into()]);
-        let (unclaimed, _) = compare(&seen, &claims, "a");
+        let (unclaimed, _) = compare(&seen, &claims, &[]);
         let made_for: Vec<_> = unclaimed.keys.iter().map(|key| key.made_for.clone()).collect();
         assert_eq!(made_for, [Some(format!("b/{made_over_rest}")), Some("b/k".into()), None]);
     }
@@ -317,13 +317,13 @@ mod tests {
         let public = |id| InventoryEntry { class: ObjectClass::PublicKey, ..entry(Some(id), "k") };
         let seen = seen(vec![public(id(3)), public(id(4))]);
         assert!(seen.has_public(&id(3)) && seen.kept(&id(3)).is_none());
-        let (unclaimed, inventory) = compare(&seen, &Claims::of([alone].iter(), vec![]), "a");
+        let (unclaimed, inventory) = compare(&seen, &Claims::of([alone].iter(), vec![]), &[]);
         let wanted = Ghost { id: "04".into(), label: "k".into(), kind: "PublicKey".into() };
         assert_eq!((unclaimed.count, inventory.keys), (0, 0));
         assert_eq!((inventory.ghosts.count, inventory.ghosts.objects), (1, vec![wanted]));
         // A key that should have a private half does not hide what is left of it.
         let (_, inventory) =
-            compare(&seen, &Claims::of([key("k", "k", Some(&id(3)), None)].iter(), vec![]), "a");
+            compare(&seen, &Claims::of([key("k", "k", Some(&id(3)), None)].iter(), vec![]), &[]);
         assert_eq!(inventory.ghosts.count, 2);
     }
 
@@ -338,7 +338,7 @@ mod tests {
             entry(Some(id(4)), "a"),
             entry(Some(id(4)), "b"),
         ]);
-        let (_, inventory) = compare(&seen, &claims, "a");
+        let (_, inventory) = compare(&seen, &claims, &[]);
         let wanted = Ghost { id: "03".into(), label: String::new(), kind: "PrivateKey".into() };
         assert_eq!((inventory.ghosts.count, inventory.ghosts.objects), (1, vec![wanted]));
         assert_eq!((inventory.duplicates.count, inventory.duplicates.ids), (1, vec!["04".into()]));
@@ -351,7 +351,7 @@ mod tests {
             key("gone", "b", Some(&id(2)), Some("MissingOnToken")),
             key("new", "c", None, Some("Conflict")),
         ];
-        let (_, inventory) = compare(&seen(vec![]), &Claims::of(keys.iter(), vec![]), "a");
+        let (_, inventory) = compare(&seen(vec![]), &Claims::of(keys.iter(), vec![]), &[]);
         assert_eq!((inventory.missing.count, inventory.missing.keys), (1, vec!["ns/gone".into()]));
     }
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::objects::{Claims, compare};
+use super::{
+    attesting::{NOT_ATTESTING, attesting, others},
+    objects::{Claims, compare},
+};
 use crate::{
     api::{
         HsmPartition,
         condition::{self, Report},
-        partition::{
-            AttestationStatus, HsmPartitionStatus, Probed, SignatureSpeed, TokenLimits, TokenQuirk,
-            TokenStatus,
-        },
+        partition::{HsmPartitionStatus, Probed, SignatureSpeed, TokenLimits, TokenQuirk, TokenStatus},
     },
     controller::{inventory::Inventory, partition::replicas::Signing, probes},
     hsm::{
@@ -20,6 +20,7 @@ use crate::{
         probe::{Findings, Quirk},
         protocol::{HsmError, TokenFacts},
     },
+    service::attest::{Attesting, own_keys},
 };
 
 /// Most mechanisms that are listed.
@@ -42,6 +43,15 @@ pub enum Outcome {
     },
     /// The token is not reached.
     Failed(HsmError),
+    /// The token is there, and the HSM does not attest keys, as it is to.
+    NotAttesting {
+        /// The token.
+        token: Arc<TokenFacts>,
+        /// Version of the Secret with the PIN that it accepted.
+        version: String,
+        /// Why not, and what to do.
+        message: String,
+    },
     /// Everything is there.
     Ready {
         /// The token.
@@ -51,7 +61,7 @@ pub enum Outcome {
         /// What is on it.
         seen: Arc<Inventory>,
         /// How its keys are attested.
-        attestation: Box<AttestationStatus>,
+        attestation: Box<Attesting>,
         /// What HsmKeys say of it.
         claims: Box<Claims>,
         /// Version of the Secret with the PIN that it accepted.
@@ -98,15 +108,29 @@ pub fn report(
         Outcome::Failed(error) => {
             both(crate::controller::error::reason(error.kind), &error.message, error.kind.needs_person())
         }
+        Outcome::NotAttesting { token, version, message } => {
+            status.token = Some(token_status(token, None, old.token.as_ref()));
+            status.accepted_pin = Some(partition.spec.pkcs11.accepted(version));
+            status.rejected_pin = None;
+            let no = |kind, status| Report::new(kind, Some(status), NOT_ATTESTING, message);
+            vec![
+                no(condition::READY, false),
+                no(condition::ATTESTING, false),
+                no(condition::STALLED, true),
+                Report::new(condition::REACHABLE, Some(true), "Connected", "the token answers"),
+            ]
+        }
         Outcome::Ready { token, findings, seen, attestation, claims, version, recovery } => {
             let about = token_status(token, findings.as_deref(), old.token.as_ref());
             let offers = about.key_algorithms.join(", ");
             status.token = Some(about);
             status.accepted_pin = Some(partition.spec.pkcs11.accepted(version));
             status.rejected_pin = None;
-            status.attestation = Some((**attestation).clone());
+            status.other_attestations = others(old, attestation);
+            status.attestation = Some(attestation.current.clone());
             status.key_count = i32::try_from(claims.recorded.len()).ok();
-            let (unclaimed, inventory) = compare(seen, claims, &attestation.key_name);
+            let own = own_keys(&partition.spec.attestation, Some(&status));
+            let (unclaimed, inventory) = compare(seen, claims, &own);
             (status.unclaimed, status.inventory) = (Some(unclaimed), Some(inventory));
             let message = format!("the token '{}' is ready: {offers}", token.label);
             vec![
@@ -117,6 +141,7 @@ pub fn report(
                     "Connected",
                     with_recovery("the token answers", recovery.as_ref()),
                 ),
+                attesting(partition.spec.attestation.mode, attestation),
             ]
         }
         Outcome::InUse(message) => vec![Report::new("Deletable", Some(false), "InUse", message)],
@@ -126,7 +151,9 @@ pub fn report(
             || Report { kind: condition::SIGNABLE, ..reachable.clone() },
             |signing| signing.report(reachable),
         );
-        let creatable = Report { kind: condition::CREATABLE, ..reachable.clone() };
+        // A token that answers is not enough where nobody attests what is made.
+        let hindered = reports.iter().find(|one| one.kind == condition::READY && one.status == Some(false));
+        let creatable = Report { kind: condition::CREATABLE, ..hindered.unwrap_or(reachable).clone() };
         reports.extend([signable, creatable]);
     }
     status.conditions = condition::apply(&old.conditions, &reports, partition.metadata.generation, now);
@@ -242,10 +269,7 @@ mod tests {
             token: Arc::new(TokenFacts::default()),
             findings: None,
             seen: Arc::new(Inventory::new(vec![], Timestamp::UNIX_EPOCH)),
-            attestation: Box::new(AttestationStatus {
-                key_name: "attestation-key".into(),
-                ..Default::default()
-            }),
+            attestation: Box::default(),
             claims: Box::default(),
             version: version.into(),
             recovery: None,
@@ -264,6 +288,37 @@ mod tests {
         let accepted = partition().spec.pkcs11.accepted("8");
         assert_eq!((status.rejected_pin, status.accepted_pin), (None, Some(accepted)));
         assert!(condition::find(&status.conditions, condition::STALLED).is_none());
+    }
+
+    /// The token is there and signs on; it is new keys that nobody would attest.
+    #[test]
+    fn a_partition_whose_hsm_does_not_attest_is_reached_and_makes_no_keys() {
+        let (token, message) = (Arc::new(facts()), "no root key store".to_owned());
+        let outcome = Outcome::NotAttesting { token, version: "7".into(), message };
+        let now = Timestamp::from_second(1).unwrap();
+        let status = report(&partition(), &HsmPartitionStatus::default(), &outcome, None, now);
+        let said = |kind| {
+            let one = condition::find(&status.conditions, kind).unwrap();
+            (one.status.as_str(), one.reason.as_str())
+        };
+        for kind in [condition::READY, condition::CREATABLE, condition::ATTESTING] {
+            assert_eq!(said(kind), ("False", "NotAttesting"), "{kind}");
+        }
+        assert_eq!(said(condition::STALLED), ("True", "NotAttesting"));
+        for kind in [condition::REACHABLE, condition::SIGNABLE] {
+            assert_eq!(said(kind), ("True", "Connected"), "{kind}");
+        }
+        assert_eq!(status.accepted_pin, Some(partition().spec.pkcs11.accepted("7")));
+        assert_eq!((status.attestation, status.token.unwrap().label.as_str()), (None, "t"));
+        let status = report(&partition(), &status_of(&outcome), &ready("7"), None, now);
+        for kind in [condition::READY, condition::CREATABLE, condition::ATTESTING] {
+            assert!(condition::is_true(&status.conditions, kind), "{kind}");
+        }
+        assert!(condition::find(&status.conditions, condition::STALLED).is_none());
+    }
+
+    fn status_of(outcome: &Outcome) -> HsmPartitionStatus {
+        report(&partition(), &HsmPartitionStatus::default(), outcome, None, Timestamp::UNIX_EPOCH)
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
         key::{DeletionPolicy, HsmKeySpec},
         password::PasswordRef,
     },
-    attestation::{Bundle, chain},
+    attestation::{Bundle, Signer, chain},
     auth::{self, Action},
     gateway::{
         Shared,
@@ -36,7 +36,10 @@ use crate::{
         openapi::Document,
     },
     model::{KeyLabel, Password, name::InvalidLabel},
-    service::directory::{Entry, Usable},
+    service::{
+        attest,
+        directory::{Entry, Usable},
+    },
     telemetry::logs,
 };
 
@@ -405,7 +408,9 @@ pub async fn attestation(
     let incomplete = || ApiError::new(Code::Busy, format!("the key '{}' is not attested yet", body.label));
     let statement =
         entry.object.status.as_ref().and_then(|status| status.attestation.as_ref()).ok_or_else(incomplete)?;
-    let chain = state.partitions.attestation_chain(&usable.partition).ok_or_else(incomplete)?;
+    let partition = state.partitions.object(&usable.partition).ok_or_else(incomplete)?;
+    let status = partition.status.as_ref().filter(|status| status.attestation.is_some());
+    let status = status.ok_or_else(incomplete)?;
     let unreadable = |error: &dyn std::error::Error| {
         tracing::error!(
             key = entry.label,
@@ -415,9 +420,23 @@ pub async fn attestation(
         ApiError::new(Code::General, "the attestation cannot be packed")
     };
     let signature = STANDARD.decode(&statement.xml_signature).map_err(|error| unreadable(&error))?;
-    let chain = chain::from_pem(&chain).map_err(|error| unreadable(&error))?;
-    let bundle =
-        Bundle { label: &entry.label, xml: statement.xml.as_bytes(), signature: &signature, chain: &chain };
+    let known = attest::chain_of(status, statement).zip(statement.algorithm());
+    let (by, algorithm) = known.ok_or_else(|| {
+        let message = format!(
+            "the certificates of the key that attested '{}' are not known any more; its attributes have the attestation",
+            body.label
+        );
+        ApiError::new(Code::General, message)
+    })?;
+    let chain = chain::from_pem(&by.chain).map_err(|error| unreadable(&error))?;
+    let signer = if by.is_device() { Signer::Device(algorithm) } else { Signer::Operator };
+    let bundle = Bundle {
+        label: &entry.label,
+        xml: statement.xml.as_bytes(),
+        signature: &signature,
+        chain: &chain,
+        signer,
+    };
     let zip = bundle.to_zip().map_err(|error| unreadable(&error))?;
     let file = entry.object.name_any();
     let headers = [
