@@ -39,6 +39,7 @@ async fn keys_of_algorithms_that_a_token_does_not_have_are_not_made(stage: &Stag
         ("LMS", Value::Null),
         ("XMSS-SHA256_10_256", Value::Null),
         ("XMSS-SHAKE256_10_256", Value::Null),
+        ("Camellia", json!(256)),
     ] {
         let refused = asked(json!({"algorithm": algorithm, "keySize": size})).await;
         assert_eq!(refused.refused(), (400, 611), "{algorithm} {size}");

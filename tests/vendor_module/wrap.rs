@@ -12,7 +12,7 @@ use super::{
     curve::Curve,
     keys::{self, Place},
     numbers::*,
-    rks, schnorr,
+    rks, schnorr, secret,
     store::{Kept, Origin},
     template,
 };
@@ -29,7 +29,7 @@ macro_rules! real {
 }
 pub(super) use real;
 
-/// Mechanisms that SoftHSM does not have, and what they are for.
+/// Mechanisms for key pairs that SoftHSM does not have, and what they are for.
 const MECHANISMS: [(CK_MECHANISM_TYPE, CK_FLAGS); 5] = [
     (CKM_SLIP10_CHILD_DERIVE, CKF_DERIVE),
     (CKM_EC_SLIP10_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR),
@@ -37,6 +37,11 @@ const MECHANISMS: [(CK_MECHANISM_TYPE, CK_FLAGS); 5] = [
     (CKM_SCHNORR_BIP340, CKF_SIGN),
     (CKM_RKS_RSA_PKCS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR),
 ];
+
+/// All mechanisms that SoftHSM does not have.
+fn mechanisms() -> impl Iterator<Item = (CK_MECHANISM_TYPE, CK_FLAGS)> {
+    MECHANISMS.into_iter().chain(secret::MECHANISMS)
+}
 
 /// Puts the wrapped functions in place of SoftHSM's.
 pub fn wrap(list: &mut CK_FUNCTION_LIST) {
@@ -48,9 +53,15 @@ pub fn wrap(list: &mut CK_FUNCTION_LIST) {
     list.C_GetAttributeValue = Some(C_GetAttributeValue);
     list.C_SignInit = Some(C_SignInit);
     list.C_Sign = Some(C_Sign);
+    list.C_GenerateKey = Some(secret::C_GenerateKey);
+    list.C_CreateObject = Some(secret::C_CreateObject);
+    list.C_EncryptInit = Some(secret::C_EncryptInit);
+    list.C_Encrypt = Some(secret::C_Encrypt);
+    list.C_DecryptInit = Some(secret::C_DecryptInit);
+    list.C_Decrypt = Some(secret::C_Decrypt);
 }
 
-const fn code(result: Result<(), CK_RV>) -> CK_RV {
+pub(super) const fn code(result: Result<(), CK_RV>) -> CK_RV {
     match result {
         Ok(()) => CKR_OK,
         Err(code) => code,
@@ -99,7 +110,7 @@ unsafe extern "C" fn C_GetMechanismList(
         return code;
     }
     all.truncate(usize::try_from(known).unwrap_or(0));
-    all.extend(MECHANISMS.map(|(mechanism, _)| mechanism));
+    all.extend(mechanisms().map(|(mechanism, _)| mechanism));
     // SAFETY: the standard obliges the caller to have `count` say how much room there is at `list`.
     unsafe {
         let room = *count;
@@ -120,12 +131,16 @@ unsafe extern "C" fn C_GetMechanismInfo(
     mechanism: CK_MECHANISM_TYPE,
     info: *mut CK_MECHANISM_INFO,
 ) -> CK_RV {
-    let Some((_, flags)) = MECHANISMS.iter().find(|row| row.0 == mechanism) else {
+    let Some((_, flags)) = mechanisms().find(|row| row.0 == mechanism) else {
         return real!(C_GetMechanismInfo(slot, mechanism, info));
     };
-    let (least, most) = if mechanism == CKM_RKS_RSA_PKCS_KEY_PAIR_GEN { (2048, 4096) } else { (256, 256) };
+    let (least, most) = match mechanism {
+        CKM_RKS_RSA_PKCS_KEY_PAIR_GEN => (2048, 4096),
+        _ if secret::MECHANISMS.iter().any(|row| row.0 == mechanism) => (16, 32),
+        _ => (256, 256),
+    };
     // SAFETY: the standard obliges the caller to have it point somewhere.
-    unsafe { info.write(CK_MECHANISM_INFO { ulMinKeySize: least, ulMaxKeySize: most, flags: *flags }) };
+    unsafe { info.write(CK_MECHANISM_INFO { ulMinKeySize: least, ulMaxKeySize: most, flags }) };
     CKR_OK
 }
 
@@ -227,13 +242,15 @@ pub unsafe extern "C" fn C_GetAttributeValue(
     }
     let kept = if tree { keys::kept(session, object).ok().flatten() } else { None };
     let mark = if rks { rks::kept(session, object) } else { None };
-    if kept.is_none() && mark.is_none() {
+    let camellia = if tree { secret::kept(session, object) } else { None };
+    if kept.is_none() && mark.is_none() && camellia.is_none() {
         return answer;
     }
-    let own = |kind| match (&kept, &mark) {
-        (Some(kept), _) => own(kept, kind),
-        (None, Some(mark)) => rks::own(mark, kind),
-        (None, None) => None,
+    let own = |kind| match (&kept, &mark, &camellia) {
+        (Some(kept), ..) => own(kept, kind),
+        (None, Some(mark), _) => rks::own(mark, kind),
+        (None, None, Some(key)) => secret::own(key, kind),
+        (None, None, None) => None,
     };
     let mut small = false;
     for (row, room) in rows.iter_mut().zip(room) {
