@@ -93,6 +93,13 @@ impl KeyAlgorithm {
         }
     }
 
+    /// Whether each signature uses up a part of the key, of which the token keeps count: signed with one part twice, as a
+    /// copy of the key would, two signatures tell enough to forge others.
+    #[must_use]
+    pub const fn is_stateful(self) -> bool {
+        matches!(self, Self::Lms | Self::XmssSha2 | Self::XmssShake)
+    }
+
     /// The one algorithm that has this identifier, if there is one: `ED` by that of either curve, and neither of the two
     /// that share theirs.
     #[must_use]

@@ -14,6 +14,7 @@ mod ecdsa;
 mod edwards;
 pub mod encoding;
 mod encrypt;
+mod hss;
 mod parse;
 mod post_quantum;
 mod recover;
@@ -55,7 +56,7 @@ enum Kind {
     },
     Ed25519,
     Ed448,
-    /// A string of bytes, by FIPS 203, 204 or 205.
+    /// A string of bytes, by FIPS 203, 204 or 205, or RFC 8554.
     PostQuantum(KeyAlgorithm),
 }
 
@@ -63,7 +64,7 @@ impl PublicKey {
     /// Reads a DER SubjectPublicKeyInfo and checks the key in it.
     ///
     /// RSA from 2048 to 8192 bits, DSA of 1024, 2048 and 3072 bits, EC on a named curve of [`crate::model::curve`] with an uncompressed
-    /// point, Ed25519 and Ed448, ML-DSA, ML-KEM and SLH-DSA. Only one encoding of a key is accepted, so that its [fingerprint] names the
+    /// point, Ed25519 and Ed448, ML-DSA, ML-KEM, SLH-DSA and LMS. Only one encoding of a key is accepted, so that its [fingerprint] names the
     /// key and not merely some bytes.
     ///
     /// # Errors

@@ -61,6 +61,9 @@ pub enum ParseError {
         /// Bytes given.
         given: usize,
     },
+    /// A string of bytes that says something impossible of itself.
+    #[error("the key of {0} has parameters that are not supported")]
+    Parameter(KeyAlgorithm),
 }
 
 pub(super) fn spki(der: &[u8]) -> Result<PublicKey, ParseError> {
@@ -134,6 +137,9 @@ fn post_quantum_key(
     }
     if bytes.len() != length {
         return Err(ParseError::Length { algorithm, length, given: bytes.len() });
+    }
+    if !post_quantum::is_sound(algorithm, bytes) {
+        return Err(ParseError::Parameter(algorithm));
     }
     Ok(Kind::PostQuantum(algorithm))
 }

@@ -1,5 +1,5 @@
-//! ML-DSA (FIPS 204), SLH-DSA (FIPS 205) and ML-KEM (FIPS 203): public keys are strings of bytes, and their identifiers
-//! have no parameters (RFC 9881, RFC 9909, RFC 9935).
+//! ML-DSA (FIPS 204), SLH-DSA (FIPS 205), ML-KEM (FIPS 203) and LMS (RFC 8554): public keys are strings of bytes, and their
+//! identifiers have no parameters (RFC 9881, RFC 9909, RFC 9935, RFC 9708).
 
 use aws_lc_rs::signature::{self as lc, UnparsedPublicKey};
 use slh_dsa::{
@@ -7,6 +7,7 @@ use slh_dsa::{
     Shake192s, Shake256f, Shake256s,
 };
 
+use super::hss;
 use crate::model::{KeyAlgorithm, digest::Hash};
 
 /// Bytes of a public key.
@@ -22,6 +23,7 @@ const fn length(algorithm: KeyAlgorithm) -> Option<usize> {
         K::SlhDsaSha2128s | K::SlhDsaSha2128f | K::SlhDsaShake128s | K::SlhDsaShake128f => 32,
         K::SlhDsaSha2192s | K::SlhDsaSha2192f | K::SlhDsaShake192s | K::SlhDsaShake192f => 48,
         K::SlhDsaSha2256s | K::SlhDsaSha2256f | K::SlhDsaShake256s | K::SlhDsaShake256f => 64,
+        K::Lms => hss::LENGTH,
         _ => return None,
     })
 }
@@ -30,6 +32,11 @@ const fn length(algorithm: KeyAlgorithm) -> Option<usize> {
 pub(super) fn by_oid(oid: &str) -> Option<(KeyAlgorithm, usize)> {
     let named = KeyAlgorithm::ALL.iter().filter(|algorithm| algorithm.row().oid == oid);
     named.copied().find_map(|algorithm| Some((algorithm, length(algorithm)?)))
+}
+
+/// Whether the bytes of a public key make sense, of which the length is right.
+pub(super) fn is_sound(algorithm: KeyAlgorithm, public: &[u8]) -> bool {
+    algorithm != KeyAlgorithm::Lms || hss::is_sound(public)
 }
 
 /// What a macro makes of the parameters of an SLH-DSA key; `None` of any other.
@@ -117,6 +124,7 @@ pub(super) fn verify(key: KeyAlgorithm, public: &[u8], message: &[u8], signature
         K::MlDsa44 => lattice(&lc::ML_DSA_44),
         K::MlDsa65 => lattice(&lc::ML_DSA_65),
         K::MlDsa87 => lattice(&lc::ML_DSA_87),
+        K::Lms => hss::verify(public, message, signature),
         other => return of_hashes!(other, hashes),
     })
 }

@@ -41,6 +41,7 @@ static ROWS: &[Row] = {
         row(K::Tdea, CKM_DES3_KEY_GEN, Meaningless),
         row(K::ChaCha20, CKM_CHACHA20_KEY_GEN, Meaningless),
         row(K::HmacSha256, CKM_GENERIC_SECRET_KEY_GEN, Meaningless),
+        row(K::Lms, CKM_HSS_KEY_PAIR_GEN, Meaningless),
     ]
 };
 
@@ -78,6 +79,7 @@ fn makes(row: &Row, mechanisms: &[CK_MECHANISM_TYPE]) -> bool {
         KeyAlgorithm::HmacSha256 => mechanisms.contains(&CKM_SHA256_HMAC),
         // Pairs are made within a group.
         KeyAlgorithm::Dsa => mechanisms.contains(&CKM_DSA_PARAMETER_GEN),
+        KeyAlgorithm::Lms => mechanisms.contains(&CKM_HSS),
         _ => true,
     };
     useful && mechanisms.contains(&row.generate)

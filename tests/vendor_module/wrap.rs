@@ -12,7 +12,7 @@ use super::{
     curve::Curve,
     keys::{self, Place},
     numbers::*,
-    rks, schnorr, secret,
+    rks, schnorr, secret, stateful,
     store::{Kept, Origin},
     template,
 };
@@ -40,7 +40,7 @@ const MECHANISMS: [(CK_MECHANISM_TYPE, CK_FLAGS); 5] = [
 
 /// All mechanisms that SoftHSM does not have.
 fn mechanisms() -> impl Iterator<Item = (CK_MECHANISM_TYPE, CK_FLAGS)> {
-    MECHANISMS.into_iter().chain(secret::MECHANISMS)
+    MECHANISMS.into_iter().chain(secret::MECHANISMS).chain(stateful::MECHANISMS)
 }
 
 /// Puts the wrapped functions in place of SoftHSM's.
@@ -136,6 +136,7 @@ unsafe extern "C" fn C_GetMechanismInfo(
     };
     let (least, most) = match mechanism {
         CKM_RKS_RSA_PKCS_KEY_PAIR_GEN => (2048, 4096),
+        CKM_HSS_KEY_PAIR_GEN | CKM_HSS => (0, 0),
         _ if secret::MECHANISMS.iter().any(|row| row.0 == mechanism) => (16, 32),
         _ => (256, 256),
     };
@@ -162,6 +163,14 @@ unsafe extern "C" fn C_GenerateKeyPair(
         return code(unsafe {
             let public = template::read(public_template, public_count);
             rks::make(&place, public, template::read(private_template, private_count))
+        });
+    }
+    if how.mechanism == CKM_HSS_KEY_PAIR_GEN {
+        let place = Place { session, public, private };
+        // SAFETY: as above.
+        return code(unsafe {
+            let public = template::read(public_template, public_count);
+            stateful::make(&place, public, template::read(private_template, private_count))
         });
     }
     if !matches!(how.mechanism, CKM_EC_SLIP10_KEY_PAIR_GEN | CKM_EC_EDWARDS_SLIP10_KEY_PAIR_GEN) {
@@ -237,24 +246,32 @@ pub unsafe extern "C" fn C_GetAttributeValue(
     let of = |kinds: &[CK_ATTRIBUTE_TYPE]| rows.iter().any(|row| kinds.contains(&row.type_));
     let tree = of(&[CKA_KEY_TYPE, CKA_SLIP10_CHAIN_CODE, CKA_LOCAL]);
     let rks = of(&[CKA_SIGN, CKA_RKS_ATTESTATION_SIGN, CKA_RKS_CERTIFICATE_CHAIN]);
-    if !may_be_ours || !(tree || rks) {
+    let hss = of(&[CKA_KEY_TYPE, CKA_VALUE, CKA_EC_PARAMS, CKA_EC_POINT, CKA_HSS_KEYS_REMAINING]);
+    if !may_be_ours || !(tree || rks || hss) {
         return answer;
     }
     let kept = if tree { keys::kept(session, object).ok().flatten() } else { None };
     let mark = if rks { rks::kept(session, object) } else { None };
     let camellia = if tree { secret::kept(session, object) } else { None };
-    if kept.is_none() && mark.is_none() && camellia.is_none() {
+    let hss = if hss { stateful::mark(session, object) } else { None };
+    if kept.is_none() && mark.is_none() && camellia.is_none() && hss.is_none() {
         return answer;
     }
-    let own = |kind| match (&kept, &mark, &camellia) {
-        (Some(kept), ..) => own(kept, kind),
-        (None, Some(mark), _) => rks::own(mark, kind),
-        (None, None, Some(key)) => secret::own(key, kind),
-        (None, None, None) => None,
+    // What is said in SoftHSM's place, or that there is no such attribute.
+    let own = |kind| match (&kept, &mark, &camellia, &hss) {
+        (Some(kept), ..) => own(kept, kind).map(Some),
+        (None, Some(mark), ..) => rks::own(mark, kind).map(Some),
+        (None, None, Some(key), _) => secret::own(key, kind).map(Some),
+        (None, None, None, Some(mark)) => stateful::own(session, object, mark, kind),
+        (None, None, None, None) => None,
     };
     let mut small = false;
     for (row, room) in rows.iter_mut().zip(room) {
         let Some(value) = own(row.type_) else { continue };
+        let Some(value) = value else {
+            row.ulValueLen = CK_UNAVAILABLE_INFORMATION;
+            continue;
+        };
         if row.pValue.is_null() {
             row.ulValueLen = value.len() as CK_ULONG;
         } else if usize::try_from(room).is_ok_and(|room| room >= value.len()) {
@@ -269,6 +286,7 @@ pub unsafe extern "C" fn C_GetAttributeValue(
     let missing = rows.iter().any(|row| row.ulValueLen == CK_UNAVAILABLE_INFORMATION);
     match answer {
         _ if small => CKR_BUFFER_TOO_SMALL,
+        CKR_OK if missing => CKR_ATTRIBUTE_TYPE_INVALID,
         CKR_ATTRIBUTE_TYPE_INVALID if !missing => CKR_OK,
         answer => answer,
     }
@@ -331,6 +349,9 @@ unsafe extern "C" fn C_SignInit(
     let how = unsafe { *mechanism };
     if how.mechanism != CKM_SCHNORR_BIP340 {
         drop(all);
+        if let Some(begun) = stateful::begin(session, how.mechanism, key) {
+            return code(begun);
+        }
         if rks::is_one(session, key) {
             return CKR_KEY_FUNCTION_NOT_PERMITTED;
         }
@@ -348,6 +369,10 @@ unsafe extern "C" fn C_Sign(
     signature: *mut CK_BYTE,
     length: *mut CK_ULONG,
 ) -> CK_RV {
+    // SAFETY: the caller's word.
+    if let Some(code) = unsafe { stateful::sign(session, (data, data_length), (signature, length)) } {
+        return code;
+    }
     let begun = SIGNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&session);
     let Some(Signing { private, aux, tweak }) = begun else {
         return real!(C_Sign(session, data, data_length, signature, length));
