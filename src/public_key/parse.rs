@@ -138,10 +138,7 @@ fn post_quantum_key(
     if bytes.len() != length {
         return Err(ParseError::Length { algorithm, length, given: bytes.len() });
     }
-    if !post_quantum::is_sound(algorithm, bytes) {
-        return Err(ParseError::Parameter(algorithm));
-    }
-    Ok(Kind::PostQuantum(algorithm))
+    post_quantum::told(algorithm, bytes).map(Kind::PostQuantum).ok_or(ParseError::Parameter(algorithm))
 }
 
 #[cfg(test)]

@@ -59,7 +59,8 @@ pub fn of(module: &Module, slot: CK_SLOT_ID, mechanisms: &[CK_MECHANISM_TYPE]) -
         KeyCapability { algorithm: row.algorithm, min_bits, max_bits }
     });
     // Which sets it has it does not say: sizes of these mechanisms mean nothing that a caller could choose.
-    let sets = parameter_set::ROWS.iter().filter(|row| mechanisms.contains(&row.generate));
+    let signs = |row: &&parameter_set::Row| row.key_type != CKK_XMSS || mechanisms.contains(&CKM_XMSS);
+    let sets = parameter_set::ROWS.iter().filter(|row| mechanisms.contains(&row.generate)).filter(signs);
     let sets = sets.map(|row| KeyCapability { algorithm: row.algorithm, min_bits: 0, max_bits: 0 });
     let signed = |algorithm: &SignatureAlgorithm| mechanism::way(*algorithm, mechanisms).is_some();
     let sealed = |cipher: &CipherAlgorithm| mechanisms.contains(&cipher::kind(*cipher));

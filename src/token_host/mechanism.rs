@@ -126,6 +126,7 @@ pub fn way(algorithm: SignatureAlgorithm, mechanisms: &[CK_MECHANISM_TYPE]) -> O
                 SignatureAlgorithm::MlDsa => CKM_ML_DSA,
                 SignatureAlgorithm::SlhDsa => CKM_SLH_DSA,
                 SignatureAlgorithm::Lms => CKM_HSS,
+                SignatureAlgorithm::XmssSha2 | SignatureAlgorithm::XmssShake => CKM_XMSS,
                 _ => return None,
             };
             return mechanisms.contains(&kind).then_some(Way::Bare(Mechanism::plain(kind)));

@@ -1,4 +1,4 @@
-//! Keys with a state: LMS, as HSS of one level (RFC 8554; PKCS #11 3.2). Each signature spends a part of the key, and
+//! Keys with a state: XMSS, and LMS as HSS of one level (PKCS #11 3.2). Each signature spends a part of the key, and
 //! the token keeps count.
 
 use cryptoki_sys::*;

@@ -1,4 +1,4 @@
-//! Keys of LMS on a token that has them: each signature is asked for once, whatever goes wrong, and none is handed out that
+//! Keys of LMS and XMSS on a token that has them: each signature is asked for once, whatever goes wrong, and none is handed out that
 //! is not right.
 
 use std::sync::Arc;
@@ -157,6 +157,34 @@ async fn what_fails_before_the_token_is_asked_is_tried_again() {
         let (asked, spent) = counted(&token);
         assert_eq!((asked, spent.len()), (number + 1, number + 1), "{rule}");
     }
+}
+
+/// Its tree takes seconds to make.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn xmss_signs_with_the_parameter_set_that_the_token_has() {
+    let token = vendor::token();
+    let hsm = token.supervisor().await;
+    let (algorithm, how) = (KeyAlgorithm::XmssSha2, SignatureAlgorithm::XmssSha2);
+    let facts = generate(&hsm, template("k", algorithm, None, None)).await.unwrap();
+    assert_eq!((facts.algorithm, &facts.curve_oid, facts.local), (Some(algorithm), &None, Some(true)));
+    let public = PublicKey::from_spki(facts.public_key.as_deref().unwrap()).unwrap();
+    assert_eq!(public.algorithm(), algorithm);
+    for message in ["one", "two"] {
+        let request = Request::SignStateful { key: id("k"), algorithm: how, payload: message.into() };
+        let Ok(Reply::Signature(signature)) = hsm.call(request).await else { panic!() };
+        assert_eq!(signature.len(), 2500);
+        assert_eq!(public.verify(how, message.as_bytes(), &signature), Ok(true));
+        assert_eq!(public.verify(how, b"another", &signature), Ok(false));
+    }
+    assert_eq!(counted(&token), (2, vec!["0".into(), "1".into()]));
+    for (key, algorithm) in [("k", LMS), ("k", SignatureAlgorithm::XmssShake)] {
+        let request = Request::SignStateful { key: id(key), algorithm, payload: "x".into() };
+        assert_eq!(hsm.call(request).await.unwrap_err().kind, Kind::Invalid, "{algorithm}");
+    }
+    // The list of mechanisms does not say which sets there are.
+    let other = generate(&hsm, template("other", KeyAlgorithm::XmssShake, None, None)).await.unwrap_err();
+    assert_eq!(other.kind, Kind::Unsupported);
+    assert!(other.message.contains("CKR_PARAMETER_SET_NOT_SUPPORTED"), "{other}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

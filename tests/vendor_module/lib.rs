@@ -1,6 +1,6 @@
 //! A PKCS#11 module for tests that answers like one for a Securosys Primus HSM, as far as its public sources say how:
 //! SoftHSM, and keys of BIP-32 and SLIP-10 trees on top, and attestation by the HSM itself; and mechanisms of the standard
-//! that SoftHSM does not have: Camellia, and LMS.
+//! that SoftHSM does not have: Camellia, LMS and XMSS.
 //!
 //! `VENDOR_LIBRARY` is the path of SoftHSM, `VENDOR_STORE` that of a file for what SoftHSM has no place for. What
 //! `VENDOR_REFUSES` names is refused: `session-objects`, `import`, or `rks` (the root key store is not initialised).
@@ -23,6 +23,7 @@ mod store;
 mod template;
 mod tree;
 mod wrap;
+mod xmss;
 
 use std::{path::PathBuf, ptr, sync::OnceLock};
 

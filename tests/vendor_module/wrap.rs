@@ -136,7 +136,7 @@ unsafe extern "C" fn C_GetMechanismInfo(
     };
     let (least, most) = match mechanism {
         CKM_RKS_RSA_PKCS_KEY_PAIR_GEN => (2048, 4096),
-        CKM_HSS_KEY_PAIR_GEN | CKM_HSS => (0, 0),
+        CKM_HSS_KEY_PAIR_GEN | CKM_HSS | CKM_XMSS_KEY_PAIR_GEN | CKM_XMSS => (0, 0),
         _ if secret::MECHANISMS.iter().any(|row| row.0 == mechanism) => (16, 32),
         _ => (256, 256),
     };
@@ -165,12 +165,13 @@ unsafe extern "C" fn C_GenerateKeyPair(
             rks::make(&place, public, template::read(private_template, private_count))
         });
     }
-    if how.mechanism == CKM_HSS_KEY_PAIR_GEN {
+    if matches!(how.mechanism, CKM_HSS_KEY_PAIR_GEN | CKM_XMSS_KEY_PAIR_GEN) {
         let place = Place { session, public, private };
         // SAFETY: as above.
         return code(unsafe {
             let public = template::read(public_template, public_count);
-            stateful::make(&place, public, template::read(private_template, private_count))
+            let private = template::read(private_template, private_count);
+            stateful::make(&place, how.mechanism, public, private)
         });
     }
     if !matches!(how.mechanism, CKM_EC_SLIP10_KEY_PAIR_GEN | CKM_EC_EDWARDS_SLIP10_KEY_PAIR_GEN) {
@@ -246,7 +247,14 @@ pub unsafe extern "C" fn C_GetAttributeValue(
     let of = |kinds: &[CK_ATTRIBUTE_TYPE]| rows.iter().any(|row| kinds.contains(&row.type_));
     let tree = of(&[CKA_KEY_TYPE, CKA_SLIP10_CHAIN_CODE, CKA_LOCAL]);
     let rks = of(&[CKA_SIGN, CKA_RKS_ATTESTATION_SIGN, CKA_RKS_CERTIFICATE_CHAIN]);
-    let hss = of(&[CKA_KEY_TYPE, CKA_VALUE, CKA_EC_PARAMS, CKA_EC_POINT, CKA_HSS_KEYS_REMAINING]);
+    let hss = of(&[
+        CKA_KEY_TYPE,
+        CKA_VALUE,
+        CKA_EC_PARAMS,
+        CKA_EC_POINT,
+        CKA_HSS_KEYS_REMAINING,
+        CKA_PARAMETER_SET,
+    ]);
     if !may_be_ours || !(tree || rks || hss) {
         return answer;
     }
