@@ -62,6 +62,8 @@ mod routes;
 mod secrets;
 #[path = "gateway/seeds.rs"]
 mod seeds;
+#[path = "gateway/stateful.rs"]
+mod stateful;
 #[path = "gateway/swagger_ui.rs"]
 mod swagger_ui;
 #[path = "gateway/timestamps.rs"]

@@ -286,3 +286,72 @@ fn keys_that_a_contract_does_not_have_are_refused() {
         "Unsupported Curve: '1.3.36.3.3.2.8.1.1.1'"
     );
 }
+
+/// Test cases of RFC 8554, of two levels each; and every byte of them matters.
+#[test]
+fn signatures_of_lms_are_those_of_the_rfc() {
+    let lines = include_str!("vectors/rfc8554.txt").lines().skip(1);
+    let all: Vec<Vec<u8>> = lines.map(|line| hex::decode(line.split_once(' ').unwrap().1).unwrap()).collect();
+    for case in all.chunks_exact(3) {
+        let [key, message, signature] = case else { panic!() };
+        let spki = [&hex::decode("304e300d060b2a864886f70d0109100311033d00").unwrap()[..], key].concat();
+        let public = PublicKey::from_spki(&spki).unwrap();
+        assert_eq!(public.algorithm(), KeyAlgorithm::Lms);
+        let fits = |message: &[u8], signature: &[u8]| public.verify(A::Lms, message, signature).unwrap();
+        assert!(fits(message, signature));
+        assert!(!fits(&message[1..], signature) && !fits(b"", signature));
+        for at in (0..signature.len()).step_by(97) {
+            let mut changed = signature.clone();
+            changed[at] ^= 1;
+            assert!(!fits(message, &changed), "{at}");
+            assert!(!fits(message, &signature[..at]), "{at}");
+        }
+        assert!(!fits(message, &[&signature[..], &[0]].concat()));
+        // One tree of two is none, and what it signed is not a message of the key's.
+        let one = [&[0; 4][..], &signature[4..]].concat();
+        assert!(!fits(message, &one));
+        // Other parameters than there are; and a key that says it has more levels.
+        for (at, value) in [(3 + 20, 0), (3 + 20, 9), (7 + 20, 4), (7 + 20, 10), (11 + 20, 0), (11 + 20, 5)] {
+            let mut changed = spki.clone();
+            changed[at] = value;
+            assert!(PublicKey::from_spki(&changed).is_err(), "{at} {value}");
+        }
+    }
+}
+
+/// Signatures that the implementation of RFC 8391's authors made, and Botan reads; and every byte of them matters.
+#[test]
+fn signatures_of_xmss_are_those_of_others() {
+    let lines = include_str!("vectors/rfc8391.txt").lines().filter(|line| !line.starts_with('#'));
+    let all: Vec<Vec<u8>> = lines.map(|line| hex::decode(line.split_once(' ').unwrap().1).unwrap()).collect();
+    let mut algorithms = Vec::new();
+    for case in all.chunks_exact(3) {
+        let [key, message, signature] = case else { panic!() };
+        let spki = [&hex::decode("3053300a06082b06010505070622034500").unwrap()[..], key].concat();
+        let public = PublicKey::from_spki(&spki).unwrap();
+        let (algorithm, other) = match public.algorithm() {
+            KeyAlgorithm::XmssSha2 => (A::XmssSha2, A::XmssShake),
+            _ => (A::XmssShake, A::XmssSha2),
+        };
+        algorithms.push(algorithm);
+        let fits = |message: &[u8], signature: &[u8]| public.verify(algorithm, message, signature).unwrap();
+        assert!(fits(message, signature));
+        assert!(!fits(b"another", signature));
+        assert!(public.verify(other, message, signature).is_err());
+        // Number, randomizer, the first and the last chain, and the path. A check costs thousands of hashes.
+        for at in [3, 4, 36, 36 + 67 * 32 - 1, signature.len() - 1] {
+            let mut changed = signature.clone();
+            changed[at] ^= 1;
+            assert!(!fits(message, &changed), "{at}");
+        }
+        assert!(!fits(message, &signature[1..]) && !fits(message, &[&signature[..], &[0]].concat()));
+        // The same tree by the other hash, and sets that are not the contract's.
+        let mut changed = spki.clone();
+        changed[20] ^= 0x11;
+        let hashed = PublicKey::from_spki(&changed).unwrap();
+        assert_eq!(hashed.verify(other, message, signature), Ok(false));
+        changed[20] = 2;
+        assert!(PublicKey::from_spki(&changed).is_err());
+    }
+    assert_eq!(algorithms, [[A::XmssSha2; 3], [A::XmssShake; 3]].concat());
+}

@@ -64,6 +64,8 @@ mod seeds;
 mod sessions;
 #[path = "token/stage.rs"]
 mod stage;
+#[path = "token/stateful.rs"]
+mod stateful;
 #[path = "token/vendor_module.rs"]
 mod vendor_module;
 #[path = "token/wraps.rs"]

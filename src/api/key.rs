@@ -71,6 +71,8 @@ use crate::model::{
     .message("the label of a derived key is the label of the key in derivedFrom, '/' and the path"))]
 #[x_kube(validation = Rule::new("!has(self.derivedFrom) || (self.algorithm in ['EC', 'ED'] && !(has(self.adopt) && self.adopt))")
     .message("keys with derivedFrom are EC or ED keys, and are derived, not adopted"))]
+#[x_kube(validation = Rule::new("!(self.algorithm in ['LMS', 'XMSS-SHA256_10_256', 'XMSS-SHAKE256_10_256']) || (self.source == 'Generated' && !(has(self.attributes.extractable) && self.attributes.extractable) && !(has(self.attributes.copyable) && self.attributes.copyable) && !(has(self.attributes.sensitive) && !self.attributes.sensitive))")
+    .message("keys of the algorithms LMS and XMSS have a state and no copies: they are generated, sensitive, and neither extractable nor copyable"))]
 #[x_kube(validation = Rule::new("!has(self.certificate) || self.algorithm in ['RSA', 'EC', 'ED']")
     .message("only keys of the algorithms RSA, EC and ED have certificates"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.password) || (has(self.password) && self.password.secretName == oldSelf.password.secretName)")
@@ -91,7 +93,8 @@ pub struct HsmKeySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub label: Option<String>,
-    /// Algorithm, in the words of the REST API. Cannot change.
+    /// Algorithm, in the words of the REST API. Keys of LMS and XMSS have a state: each makes so many signatures and no more,
+    /// and they are refused on partitions with replicas. Cannot change.
     #[x_kube(validation = Rule::new("self == oldSelf").message("algorithm cannot change: make a new key"))]
     pub algorithm: KeyAlgorithm,
     /// Where the key comes from: made on the HSM, or brought to it over the REST API. Cannot change.

@@ -254,6 +254,7 @@ impl Inner {
             Request::Wrap(job) => self.wrap(&job),
             Request::Agree { .. } => Err(keys::unsupported("key agreement")),
             Request::SignInContext { .. } => Err(keys::unsupported("signature in a context")),
+            Request::SignStateful { .. } => Err(keys::unsupported("key with a state")),
             Request::AttestationKey { .. } | Request::Attest { .. } => {
                 Err(keys::unsupported("attestation of its own"))
             }

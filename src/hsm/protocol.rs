@@ -181,6 +181,16 @@ pub enum Request {
         /// The payload, decoded.
         payload: Bytes,
     },
+    /// Sign with a key that has a state (see [`KeyAlgorithm::is_stateful`]): the token is asked for the signature once at
+    /// most, whatever becomes of it. Answered by [`Reply::Signature`].
+    SignStateful {
+        /// The key.
+        key: KeyId,
+        /// How.
+        algorithm: SignatureAlgorithm,
+        /// The payload, decoded.
+        payload: Bytes,
+    },
     /// Make the key that the HSM itself attests others with, unless one with this id exists, or the label is that of such a
     /// key already. Answered by [`Reply::AttestationKey`], or by [`Reply::Keys`] with other keys of that label: then nothing
     /// is made.
@@ -669,6 +679,7 @@ impl Request {
             Self::Agree { .. } | Self::Derived { .. } | Self::SignDerived { .. } => Lane::Sign,
             Self::Derive(_) => Lane::Change,
             Self::SignInContext { .. } => Lane::Sign,
+            Self::SignStateful { .. } => Lane::Sign,
             Self::AttestationKey { .. } => Lane::Change,
             Self::Attest { .. } => Lane::Sign,
         }
@@ -714,8 +725,21 @@ impl Request {
             Self::Derived { .. } | Self::SignDerived { .. } => true,
             Self::Derive(_) => false,
             Self::SignInContext { .. } => true,
+            // The token may have signed, and the part of the key that it signed with is spent.
+            Self::SignStateful { .. } => false,
             Self::AttestationKey { .. } => false,
             Self::Attest { .. } => true,
+        }
+    }
+
+    /// Whether it makes a key that has a state, or signs with one: only where there is one token.
+    #[must_use]
+    pub const fn is_stateful(&self) -> bool {
+        match self {
+            Self::SignStateful { .. } => true,
+            Self::Generate(template) | Self::Claim(template) => template.algorithm.is_stateful(),
+            Self::Since(_, request) => request.is_stateful(),
+            _ => false,
         }
     }
 
@@ -751,6 +775,7 @@ impl Request {
             Self::SignDerived { .. } => "sign_derived",
             Self::Derive(_) => "derive",
             Self::SignInContext { .. } => "sign_in_context",
+            Self::SignStateful { .. } => "sign_stateful",
             Self::AttestationKey { .. } => "attestation_key",
             Self::Attest { .. } => "attest",
         }

@@ -189,6 +189,9 @@ impl Replicas {
     async fn carry_out(&self, request: Request, but: &[Source]) -> Result<(Reply, Source), HsmError> {
         let primary = {
             let set = self.set.load();
+            if !set.replicas.is_empty() && request.is_stateful() {
+                return Err(copies());
+            }
             // The certificates that go with an attestation are the primary's.
             let of_primary = matches!(request, Request::Attest { .. });
             let by_any = !set.replicas.is_empty() && request.lane() == Lane::Sign && !of_primary;
@@ -364,6 +367,11 @@ fn is_primary(set: &Set, member: &Arc<Member>) -> bool {
 fn closed() -> HsmError {
     let message = "the partition's own token is not opened; the partition's conditions say why";
     HsmError::new(Kind::Unavailable, message)
+}
+
+fn copies() -> HsmError {
+    let message = "the partition has replicas: each would sign with the same parts of a copy of an LMS or XMSS key, and whoever has two such signatures can forge others. These keys are for partitions without replicas";
+    HsmError::new(Kind::Unsupported, message)
 }
 
 fn nobody() -> HsmError {

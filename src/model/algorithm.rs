@@ -93,6 +93,13 @@ impl KeyAlgorithm {
         }
     }
 
+    /// Whether each signature uses up a part of the key, of which the token keeps count: signed with one part twice, as a
+    /// copy of the key would, two signatures tell enough to forge others.
+    #[must_use]
+    pub const fn is_stateful(self) -> bool {
+        matches!(self, Self::Lms | Self::XmssSha2 | Self::XmssShake)
+    }
+
     /// The one algorithm that has this identifier, if there is one: `ED` by that of either curve, and neither of the two
     /// that share theirs.
     #[must_use]
@@ -229,8 +236,8 @@ static ROWS: &[KeyAlgorithmRow] = {
         row(A::SlhDsaShake256s, "SLH-DSA-SHAKE-256s", "2.16.840.1.101.3.4.3.30", P::None, true),
         row(A::SlhDsaShake256f, "SLH-DSA-SHAKE-256f", "2.16.840.1.101.3.4.3.31", P::None, true),
         row(A::Lms, "HSS-LMS", "1.2.840.113549.1.9.16.3.17", P::None, true),
-        row(A::XmssSha2, "XMSS", "0.4.0.127.0.15.1.1.13.0", P::None, true),
-        row(A::XmssShake, "XMSS", "0.4.0.127.0.15.1.1.13.0", P::None, true),
+        row(A::XmssSha2, "XMSS", "1.3.6.1.5.5.7.6.34", P::None, true),
+        row(A::XmssShake, "XMSS", "1.3.6.1.5.5.7.6.34", P::None, true),
     ]
 };
 
@@ -250,7 +257,7 @@ mod tests {
         assert_eq!(KeyAlgorithm::by_oid("1.2.840.10045.2.1"), Some(KeyAlgorithm::Ec));
         assert_eq!(KeyAlgorithm::by_oid("1.3.101.112"), Some(KeyAlgorithm::Ed));
         assert_eq!(KeyAlgorithm::by_oid("1.3.101.113"), Some(KeyAlgorithm::Ed));
-        for nobody in ["unknown", "0.4.0.127.0.15.1.1.13.0", "1.2.3"] {
+        for nobody in ["unknown", "1.3.6.1.5.5.7.6.34", "1.2.3"] {
             assert_eq!(KeyAlgorithm::by_oid(nobody), None, "{nobody}");
         }
     }

@@ -95,6 +95,21 @@ impl RequestedAttributes {
     }
 }
 
+impl RequestedAttributes {
+    /// What of it a key with a state cannot be (see [`super::KeyAlgorithm::is_stateful`]): there must be no way to a copy
+    /// of it, as PKCS #11 3.2 has it, too.
+    #[must_use]
+    pub fn unfit_for_state(&self) -> Option<&'static str> {
+        let own = self.resolved();
+        match () {
+            () if own.extractable => Some("extractable"),
+            () if own.copyable => Some("copyable"),
+            () if !own.sensitive => Some("not sensitive"),
+            () => None,
+        }
+    }
+}
+
 /// [`RequestedAttributes`] with every default filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(
@@ -172,6 +187,15 @@ mod tests {
             assert!(of(own).weaker_than(&master).unwrap().starts_with(says), "{own}");
         }
         assert_eq!(of(r#"{"extractable":true}"#).weaker_than(&of(r#"{"extractable":true}"#)), None);
+    }
+
+    #[test]
+    fn there_is_no_way_to_a_copy_of_a_key_with_a_state() {
+        let unfit = |json: &str| serde_json::from_str::<RequestedAttributes>(json).unwrap().unfit_for_state();
+        assert_eq!(unfit(r#"{"sign":true,"destroyable":true}"#), None);
+        assert_eq!(unfit(r#"{"extractable":true}"#), Some("extractable"));
+        assert_eq!(unfit(r#"{"copyable":true}"#), Some("copyable"));
+        assert_eq!(unfit(r#"{"sensitive":false}"#), Some("not sensitive"));
     }
 
     #[test]

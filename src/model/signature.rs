@@ -174,6 +174,12 @@ impl SignatureAlgorithm {
         }
     }
 
+    /// Whether keys that sign so have a state, see [`KeyAlgorithm::is_stateful`].
+    #[must_use]
+    pub const fn is_stateful(self) -> bool {
+        matches!(self, Self::Lms | Self::XmssSha2 | Self::XmssShake)
+    }
+
     /// Whether it signs a context along with the message: ML-DSA and SLH-DSA, also where they hash first (FIPS 204, FIPS 205).
     #[must_use]
     pub fn takes_context(self) -> bool {
@@ -314,6 +320,15 @@ mod tests {
         for algorithm in SignatureAlgorithm::ALL {
             assert_eq!(ROWS.iter().filter(|row| row.algorithm == *algorithm).count(), 1, "{algorithm}");
             assert!(KeyAlgorithm::ALL.iter().any(|key| algorithm.fits(*key)), "{algorithm}");
+        }
+    }
+
+    #[test]
+    fn algorithms_of_keys_with_a_state_are_the_same_on_both_sides() {
+        for algorithm in SignatureAlgorithm::ALL {
+            for key in KeyAlgorithm::ALL.iter().filter(|key| algorithm.fits(**key)) {
+                assert_eq!(algorithm.is_stateful(), key.is_stateful(), "{algorithm} {key}");
+            }
         }
     }
 

@@ -61,6 +61,9 @@ pub enum ParseError {
         /// Bytes given.
         given: usize,
     },
+    /// A string of bytes that says something impossible of itself.
+    #[error("the key of {0} has parameters that are not supported")]
+    Parameter(KeyAlgorithm),
 }
 
 pub(super) fn spki(der: &[u8]) -> Result<PublicKey, ParseError> {
@@ -135,7 +138,7 @@ fn post_quantum_key(
     if bytes.len() != length {
         return Err(ParseError::Length { algorithm, length, given: bytes.len() });
     }
-    Ok(Kind::PostQuantum(algorithm))
+    post_quantum::told(algorithm, bytes).map(Kind::PostQuantum).ok_or(ParseError::Parameter(algorithm))
 }
 
 #[cfg(test)]

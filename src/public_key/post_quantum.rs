@@ -1,5 +1,5 @@
-//! ML-DSA (FIPS 204), SLH-DSA (FIPS 205) and ML-KEM (FIPS 203): public keys are strings of bytes, and their identifiers
-//! have no parameters (RFC 9881, RFC 9909, RFC 9935).
+//! ML-DSA (FIPS 204), SLH-DSA (FIPS 205), ML-KEM (FIPS 203), LMS (RFC 8554) and XMSS (RFC 8391): public keys are strings of
+//! bytes, and their identifiers have no parameters (RFC 9881, RFC 9909, RFC 9935, RFC 9708, RFC 9802).
 
 use aws_lc_rs::signature::{self as lc, UnparsedPublicKey};
 use slh_dsa::{
@@ -7,6 +7,7 @@ use slh_dsa::{
     Shake192s, Shake256f, Shake256s,
 };
 
+use super::{hss, xmss};
 use crate::model::{KeyAlgorithm, digest::Hash};
 
 /// Bytes of a public key.
@@ -22,6 +23,8 @@ const fn length(algorithm: KeyAlgorithm) -> Option<usize> {
         K::SlhDsaSha2128s | K::SlhDsaSha2128f | K::SlhDsaShake128s | K::SlhDsaShake128f => 32,
         K::SlhDsaSha2192s | K::SlhDsaSha2192f | K::SlhDsaShake192s | K::SlhDsaShake192f => 48,
         K::SlhDsaSha2256s | K::SlhDsaSha2256f | K::SlhDsaShake256s | K::SlhDsaShake256f => 64,
+        K::Lms => hss::LENGTH,
+        K::XmssSha2 | K::XmssShake => xmss::LENGTH,
         _ => return None,
     })
 }
@@ -30,6 +33,20 @@ const fn length(algorithm: KeyAlgorithm) -> Option<usize> {
 pub(super) fn by_oid(oid: &str) -> Option<(KeyAlgorithm, usize)> {
     let named = KeyAlgorithm::ALL.iter().filter(|algorithm| algorithm.row().oid == oid);
     named.copied().find_map(|algorithm| Some((algorithm, length(algorithm)?)))
+}
+
+/// What a public key is that has the identifier of `algorithm` and the right length: one may be that of several, and the bytes
+/// say which. `None` where they say something that is not known here.
+pub(super) fn told(algorithm: KeyAlgorithm, public: &[u8]) -> Option<KeyAlgorithm> {
+    use KeyAlgorithm as K;
+    match algorithm {
+        K::Lms => hss::is_sound(public).then_some(algorithm),
+        K::XmssSha2 | K::XmssShake => Some(match xmss::Set::of(public)? {
+            xmss::Set::Sha256 => K::XmssSha2,
+            xmss::Set::Shake256 => K::XmssShake,
+        }),
+        other => Some(other),
+    }
 }
 
 /// What a macro makes of the parameters of an SLH-DSA key; `None` of any other.
@@ -117,6 +134,8 @@ pub(super) fn verify(key: KeyAlgorithm, public: &[u8], message: &[u8], signature
         K::MlDsa44 => lattice(&lc::ML_DSA_44),
         K::MlDsa65 => lattice(&lc::ML_DSA_65),
         K::MlDsa87 => lattice(&lc::ML_DSA_87),
+        K::Lms => hss::verify(public, message, signature),
+        K::XmssSha2 | K::XmssShake => xmss::verify(public, message, signature),
         other => return of_hashes!(other, hashes),
     })
 }

@@ -163,12 +163,14 @@ impl Signer {
         let signature = loop {
             let what = (algorithm, &context, &payload);
             let (signature, source) = ask(hsm, (key, path), what, &wrong).await?;
-            let usual = path.is_none() && context.is_empty();
+            // Those of keys with a state are all checked: there are few of them, and none is made again.
+            let usual = path.is_none() && context.is_empty() && !algorithm.is_stateful();
             if usual && wrong.is_empty() && !self.is_due(verify, &way(source), public) {
                 break signature;
             }
             if is_right(public, what, &signature) {
-                // That a derived key signs rightly says nothing of its master, and one in a context nothing of those without.
+                // That a derived key signs rightly says nothing of its master, one in a context nothing of those without, and
+                // one part of a key with a state nothing of the next.
                 if usual {
                     self.right.insert(way(source), ());
                 }
@@ -188,6 +190,10 @@ impl Signer {
             }
             wrong.push(source);
             tokens.push(token);
+            // Each try spends a part of it.
+            if algorithm.is_stateful() {
+                return Err(SignError::Wrong { algorithm, key: key.id.clone(), tokens });
+            }
         };
         encoding::encode(&signature, form, algorithm, public, &payload)
             .map_err(|error| SignError::Mismatch(error.to_string()))
@@ -225,6 +231,7 @@ async fn ask(
 ) -> Result<(Bytes, Source), SignError> {
     let (key, path, payload) = (key.id.clone(), path.cloned(), payload.clone());
     let request = match path {
+        None if algorithm.is_stateful() => Request::SignStateful { key, algorithm, payload },
         None if context.is_empty() => Request::Sign { key, algorithm, payload },
         None => Request::SignInContext { key, algorithm, context: context.clone(), payload },
         Some(path) => Request::SignDerived { master: key, path, algorithm, payload },

@@ -41,6 +41,7 @@ static ROWS: &[Row] = {
         row(K::Tdea, CKM_DES3_KEY_GEN, Meaningless),
         row(K::ChaCha20, CKM_CHACHA20_KEY_GEN, Meaningless),
         row(K::HmacSha256, CKM_GENERIC_SECRET_KEY_GEN, Meaningless),
+        row(K::Lms, CKM_HSS_KEY_PAIR_GEN, Meaningless),
     ]
 };
 
@@ -58,7 +59,8 @@ pub fn of(module: &Module, slot: CK_SLOT_ID, mechanisms: &[CK_MECHANISM_TYPE]) -
         KeyCapability { algorithm: row.algorithm, min_bits, max_bits }
     });
     // Which sets it has it does not say: sizes of these mechanisms mean nothing that a caller could choose.
-    let sets = parameter_set::ROWS.iter().filter(|row| mechanisms.contains(&row.generate));
+    let signs = |row: &&parameter_set::Row| row.key_type != CKK_XMSS || mechanisms.contains(&CKM_XMSS);
+    let sets = parameter_set::ROWS.iter().filter(|row| mechanisms.contains(&row.generate)).filter(signs);
     let sets = sets.map(|row| KeyCapability { algorithm: row.algorithm, min_bits: 0, max_bits: 0 });
     let signed = |algorithm: &SignatureAlgorithm| mechanism::way(*algorithm, mechanisms).is_some();
     let sealed = |cipher: &CipherAlgorithm| mechanisms.contains(&cipher::kind(*cipher));
@@ -78,6 +80,7 @@ fn makes(row: &Row, mechanisms: &[CK_MECHANISM_TYPE]) -> bool {
         KeyAlgorithm::HmacSha256 => mechanisms.contains(&CKM_SHA256_HMAC),
         // Pairs are made within a group.
         KeyAlgorithm::Dsa => mechanisms.contains(&CKM_DSA_PARAMETER_GEN),
+        KeyAlgorithm::Lms => mechanisms.contains(&CKM_HSS),
         _ => true,
     };
     useful && mechanisms.contains(&row.generate)

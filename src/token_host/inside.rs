@@ -14,7 +14,7 @@ use std::{
 use cryptoki_sys::{
     CK_MECHANISM_TYPE, CKM_AES_KEY_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN,
     CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKM_HASH_SLH_DSA, CKM_HASH_SLH_DSA_SHAKE256,
-    CKM_SLH_DSA,
+    CKM_HSS, CKM_SLH_DSA, CKM_XMSS,
 };
 
 /// What the times of calls are counted from.
@@ -103,7 +103,8 @@ impl Drop for Call {
 
 /// Whether signatures of this kind are made of many hashes.
 fn is_of_hashes(mechanism: CK_MECHANISM_TYPE) -> bool {
-    mechanism == CKM_SLH_DSA || (CKM_HASH_SLH_DSA..=CKM_HASH_SLH_DSA_SHAKE256).contains(&mechanism)
+    matches!(mechanism, CKM_SLH_DSA | CKM_HSS | CKM_XMSS)
+        || (CKM_HASH_SLH_DSA..=CKM_HASH_SLH_DSA_SHAKE256).contains(&mechanism)
 }
 
 /// Whether keys of this kind are little more than random bytes.

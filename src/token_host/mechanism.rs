@@ -78,7 +78,7 @@ pub enum KeyShape {
     Ed,
     /// Ed448.
     Ed448,
-    /// An algorithm that a parameter set tells.
+    /// An algorithm that has one mechanism to sign.
     Set(KeyAlgorithm),
     /// Anything that does not sign here.
     Other(CK_KEY_TYPE),
@@ -125,6 +125,8 @@ pub fn way(algorithm: SignatureAlgorithm, mechanisms: &[CK_MECHANISM_TYPE]) -> O
             let kind = match algorithm {
                 SignatureAlgorithm::MlDsa => CKM_ML_DSA,
                 SignatureAlgorithm::SlhDsa => CKM_SLH_DSA,
+                SignatureAlgorithm::Lms => CKM_HSS,
+                SignatureAlgorithm::XmssSha2 | SignatureAlgorithm::XmssShake => CKM_XMSS,
                 _ => return None,
             };
             return mechanisms.contains(&kind).then_some(Way::Bare(Mechanism::plain(kind)));

@@ -32,6 +32,7 @@ mod removal;
 mod secret;
 mod seed;
 mod socket;
+mod stateful;
 mod token;
 mod tree;
 mod wrapping;

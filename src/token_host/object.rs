@@ -9,7 +9,7 @@ use super::{
     mechanism::KeyShape,
     parameter_set, public,
     raw::{Attribute, Failure, Mechanism, Object, Session},
-    removal, secret,
+    removal, secret, stateful,
     token::{Canary, SignKey, Token},
     tree,
 };
@@ -73,6 +73,7 @@ pub(super) fn algorithm(
         CKK_CAMELLIA => Some(KeyAlgorithm::Camellia),
         CKK_DES3 => Some(KeyAlgorithm::Tdea),
         CKK_CHACHA20 => Some(KeyAlgorithm::ChaCha20),
+        CKK_HSS => Some(KeyAlgorithm::Lms),
         // The contract has no other key for HMAC, and many tokens have no type of their own for it.
         CKK_GENERIC_SECRET | CKK_SHA256_HMAC => Some(KeyAlgorithm::HmacSha256),
         other => parameter_set::algorithm(other, set?),
@@ -215,7 +216,9 @@ impl Key {
             (Some(KeyAlgorithm::Ec), Some(curve)) => KeyShape::Ec(curve.order_bits),
             (Some(KeyAlgorithm::Ed), Some(curve)) if curve.oid == curve::ED448_OID => KeyShape::Ed448,
             (Some(KeyAlgorithm::Ed), _) => KeyShape::Ed,
-            (Some(algorithm), _) if parameter_set::of(algorithm).is_some() => KeyShape::Set(algorithm),
+            (Some(algorithm), _) if algorithm.is_stateful() || parameter_set::of(algorithm).is_some() => {
+                KeyShape::Set(algorithm)
+            }
             _ => KeyShape::Other(self.key_type.unwrap_or(CK_KEY_TYPE::MAX)),
         }
     }
@@ -299,8 +302,9 @@ pub(super) fn public_half(
     if key_type != wanted {
         return Ok(None);
     }
-    if let Some(set) = set_of(session, object, key_type)? {
-        let Some(algorithm) = algorithm(key_type, None, Some(set)) else { return Ok(None) };
+    let set = set_of(session, object, key_type)?;
+    if set.is_some() || key_type == Some(CKK_HSS) {
+        let Some(algorithm) = algorithm(key_type, None, set) else { return Ok(None) };
         let [value] = session.attributes(object, [CKA_VALUE])?;
         return Ok(value
             .filter(|value| !value.is_empty())
@@ -712,6 +716,7 @@ pub(super) fn specifics(session: &Session, template: &KeyTemplate) -> Result<Vec
         KeyAlgorithm::Camellia | KeyAlgorithm::ChaCha20 | KeyAlgorithm::Tdea | KeyAlgorithm::HmacSha256 => {
             secret::specifics(template.algorithm, size)
         }
+        KeyAlgorithm::Lms => vec![stateful::hss()],
         other => match parameter_set::of(other) {
             Some(row) => vec![vec![
                 Attribute::number(CKA_KEY_TYPE, row.key_type),
@@ -814,8 +819,13 @@ fn attempt(
         own.extend_from_slice(specific);
         return Ok(Made { private: session.generate_key(&mechanism, &own)?, public: None });
     };
-    public.extend_from_slice(specific);
-    own.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
+    // Parameters stand in the template of the public half, but for those of HSS.
+    let (told, other) = match template.algorithm {
+        KeyAlgorithm::Lms => (&mut own, &mut public),
+        _ => (&mut public, &mut own),
+    };
+    told.extend_from_slice(specific);
+    other.extend(specific.iter().find(|attribute| attribute.kind == CKA_KEY_TYPE).cloned());
     let (public, private) = session.generate_pair(&mechanism, &public, &own)?;
     Ok(Made { private, public: Some(public) })
 }

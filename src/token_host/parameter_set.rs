@@ -1,4 +1,4 @@
-//! Key types of PKCS#11 3.2 that are told apart by a number, `CKA_PARAMETER_SET`: ML-DSA, ML-KEM and SLH-DSA.
+//! Key types of PKCS#11 3.2 that are told apart by a number, `CKA_PARAMETER_SET`: ML-DSA, ML-KEM, SLH-DSA and XMSS.
 
 use cryptoki_sys::*;
 
@@ -27,7 +27,13 @@ pub static ROWS: &[Row] = {
     const fn slh_dsa(algorithm: KeyAlgorithm, set: CK_ULONG) -> Row {
         Row { algorithm, key_type: CKK_SLH_DSA, set, generate: CKM_SLH_DSA_KEY_PAIR_GEN }
     }
+    // Numbers of NIST SP 800-208: PKCS#11 has no names for them.
+    const fn xmss(algorithm: KeyAlgorithm, set: CK_ULONG) -> Row {
+        Row { algorithm, key_type: CKK_XMSS, set, generate: CKM_XMSS_KEY_PAIR_GEN }
+    }
     &[
+        xmss(K::XmssSha2, 0x01),
+        xmss(K::XmssShake, 0x10),
         ml_dsa(K::MlDsa44, CKP_ML_DSA_44),
         ml_dsa(K::MlDsa65, CKP_ML_DSA_65),
         ml_dsa(K::MlDsa87, CKP_ML_DSA_87),

@@ -18,6 +18,7 @@ use super::{
     raw::Session,
     removal,
     socket::Out,
+    stateful,
     token::{SignKey, Token},
     tree, wrapping,
 };
@@ -282,6 +283,10 @@ impl Worker {
         }
         let token = Arc::clone(&self.token);
         match request {
+            Request::Sign { algorithm, .. } if algorithm.is_stateful() => Err(HsmError::new(
+                Kind::Invalid,
+                format!("{algorithm} is asked for once, by another request"),
+            )),
             Request::Sign { key, algorithm, payload } => self.attempt(Some(key), |session| {
                 let cached = token.cached(key);
                 let chosen = match cached {
@@ -400,6 +405,16 @@ impl Worker {
                 .attempt(Some(key), |session| {
                     context::sign(&token, session, key, (*algorithm, context, payload))
                 }),
+            Request::SignStateful { key, algorithm, payload } => {
+                let answer = self.attempt(Some(key), |session| {
+                    stateful::sign(&token, session, key, (*algorithm, payload))
+                })?;
+                if answer.is_err() {
+                    // Whatever it failed of may be the session's fault.
+                    self.session = None;
+                }
+                answer
+            }
             Request::Derive(wanted) => self.alone(asked, |objects| {
                 token.forget(&wanted.template.id);
                 tree::derive(objects, wanted)

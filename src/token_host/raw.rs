@@ -24,6 +24,8 @@ use crate::hsm::probe::Limits;
 const SIGNATURE_MAX: usize = 8192;
 /// Enough for those, too: SLH-DSA has 49,856 bytes at most.
 const LONG_SIGNATURE_MAX: usize = 64 * 1024;
+/// Enough for those of HSS, which may have eight levels: 74,988 bytes.
+const STATEFUL_SIGNATURE_MAX: usize = 128 * 1024;
 /// First guess at an attribute's size; RSA-8192 fits.
 const ATTRIBUTE_GUESS: usize = 1024;
 /// No attribute is believed to be larger, whatever the size query says.
@@ -611,6 +613,26 @@ impl Session {
         };
         call!(self.module, C_SignInit(self.handle, &raw mut mechanism, key.0))?;
         self.sign_begun(kind, data)
+    }
+
+    /// Begins a signature of [`Self::sign_once`].
+    pub fn begin_to_sign(&self, mechanism: &Mechanism, key: Object) -> Result<(), Failure> {
+        mechanism.with(|mechanism| call!(self.module, C_SignInit(self.handle, mechanism, key.0)))
+    }
+
+    /// Makes a signature that was begun by one call, which has room for any: some modules may have spent a part of the key
+    /// by the time they find that there is not enough.
+    pub fn sign_once(&self, kind: CK_MECHANISM_TYPE, data: &[u8]) -> Result<Vec<u8>, Failure> {
+        let mut signature = vec![0_u8; STATEFUL_SIGNATURE_MAX];
+        let mut length = signature.len() as CK_ULONG;
+        let (data, data_length) = (data.as_ptr().cast_mut(), data.len() as CK_ULONG);
+        call!(
+            inside::Call::to_sign(kind),
+            self.module,
+            C_Sign(self.handle, data, data_length, signature.as_mut_ptr(), &raw mut length)
+        )?;
+        signature.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        Ok(signature)
     }
 
     /// Makes the signature that was begun.

@@ -3,6 +3,8 @@
 
 #[path = "../vendor_module/curve.rs"]
 pub mod curve;
+#[path = "../vendor_module/lms.rs"]
+pub mod lms;
 #[path = "../vendor_module/numbers.rs"]
 pub mod numbers;
 #[path = "../vendor_module/schnorr.rs"]

@@ -303,6 +303,11 @@ async fn the_api_server_refuses_what_cannot_be_and_what_cannot_change() {
             base(json!({"policy": {"keyStatus": {"blocked": false}}, "attributes": {"extractable": true}})),
             "never extractable",
         ),
+        (base(json!({"algorithm": "LMS", "source": "Imported"})), "have a state and no copies"),
+        (
+            base(json!({"algorithm": "XMSS-SHA256_10_256", "attributes": {"extractable": true}})),
+            "have a state and no copies",
+        ),
         (json!({"partitionRef": {"name": "demo"}, "algorithm": "EC"}), "needs a curveOid"),
         (json!({"partitionRef": {"name": "demo"}, "algorithm": "RSA"}), "need a keySize"),
     ] {

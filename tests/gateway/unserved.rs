@@ -39,6 +39,7 @@ async fn keys_of_algorithms_that_a_token_does_not_have_are_not_made(stage: &Stag
         ("LMS", Value::Null),
         ("XMSS-SHA256_10_256", Value::Null),
         ("XMSS-SHAKE256_10_256", Value::Null),
+        ("Camellia", json!(256)),
     ] {
         let refused = asked(json!({"algorithm": algorithm, "keySize": size})).await;
         assert_eq!(refused.refused(), (400, 611), "{algorithm} {size}");
@@ -58,7 +59,7 @@ async fn keys_of_algorithms_that_a_token_does_not_have_are_not_made(stage: &Stag
     for (oid, refusal) in [
         ("1.2.840.113549.1.9.16.3.17", (400, 611)),
         ("1.3.6.1.4.1.44668.5.3.1.1", (400, 611)),
-        ("0.4.0.127.0.15.1.1.13.0", (400, 600)),
+        ("1.3.6.1.5.5.7.6.34", (400, 600)),
         ("unknown", (400, 600)),
     ] {
         assert_eq!(asked(json!({"algorithmOid": oid})).await.refused(), refusal, "{oid}");

@@ -10,9 +10,11 @@ use hsm_operator::{
     hsm::{
         Hsm, OnRecovery, Rung, Supervisor, SupervisorConfig,
         cipher::Job,
+        import::{Import, Origin},
+        probe::Probe,
         protocol::{Find, HsmError, KeyTemplate, Kind, Reply, Request},
     },
-    model::{CipherAlgorithm, KeyAlgorithm, cipher::Mode},
+    model::{CipherAlgorithm, KeyAlgorithm, cipher::Mode, material::Material},
     public_key::PublicKey,
 };
 
@@ -20,6 +22,7 @@ use crate::{
     common::{
         faults::Faults,
         token::{Module, Token, run},
+        vendor,
     },
     find, generate, id, on_both_tokens, template,
 };
@@ -248,6 +251,94 @@ async fn the_other_ciphers_are_those_of_openssl_too(token: Token) {
         tried += 1;
     }
     assert_eq!(tried, if token.module == Module::SoftHsm { 3 } else { 1 });
+}
+
+/// A key for Camellia whose value may be read.
+fn camellia(name: &str, bits: u32) -> KeyTemplate {
+    let mut key = KeyTemplate { key_size: Some(bits), ..key(name, KeyAlgorithm::Camellia) };
+    (key.attributes.sensitive, key.attributes.extractable) = (false, true);
+    key
+}
+
+/// That what is encrypted with a key for Camellia is what openssl makes with this value, and is decrypted.
+async fn is_camellia_of_openssl(token: &Token, hsm: &Supervisor, name: &str, value: &[u8]) {
+    let bits = value.len() * 8;
+    for (cipher, mode) in [
+        (CipherAlgorithm::Camellia, "cbc"),
+        (CipherAlgorithm::CamelliaCbcNoPadding, "cbc"),
+        (CipherAlgorithm::CamelliaEcb, "ecb"),
+    ] {
+        for length in [0, 16, 20, 48] {
+            let plain: Vec<u8> = (0..length).collect();
+            if cipher.check_plaintext(plain.len(), 0).is_err() {
+                continue;
+            }
+            let work = job(name, cipher, &plain);
+            let (sealed, iv) = encrypt(hsm, work.clone()).await.unwrap();
+            assert_eq!(iv, work.iv, "{cipher}");
+            let pad = cipher == CipherAlgorithm::Camellia;
+            let theirs = openssl(token, &format!("camellia-{bits}-{mode}"), value, &iv, pad, &plain);
+            assert_eq!(sealed, theirs, "{cipher} {bits} {length}");
+            let opened = decrypt(hsm, Job { input: sealed.to_vec().into(), ..work }).await;
+            assert_eq!(opened.unwrap(), plain, "{cipher} {bits} {length}");
+        }
+    }
+}
+
+/// Neither token has it, so that it is one with a vendor's mechanisms.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn camellia_is_that_of_openssl_where_the_token_has_it() {
+    let token = vendor::token();
+    let hsm = token.supervisor().await;
+    let capabilities = hsm.token().unwrap().capabilities.clone();
+    for cipher in CipherAlgorithm::ALL.iter().filter(|one| one.fits(KeyAlgorithm::Camellia)) {
+        assert!(capabilities.cipher_algorithms.contains(cipher), "{cipher}");
+    }
+    assert!(capabilities.generates(KeyAlgorithm::Camellia, Some(192)));
+    for bits in [128, 192, 256] {
+        let (made, brought) = (format!("made-{bits}"), format!("brought-{bits}"));
+        let facts = generate(&hsm, camellia(&made, bits)).await.unwrap();
+        let told = (facts.algorithm, facts.key_size, facts.local);
+        assert_eq!(told, (Some(KeyAlgorithm::Camellia), Some(bits), Some(true)));
+        is_camellia_of_openssl(&token, &hsm, &made, &read(&token, &made)).await;
+        let value: Vec<u8> = (0..32).map(|byte| byte ^ 0x5a).take(bits as usize / 8).collect();
+        let import = Import {
+            template: camellia(&brought, bits),
+            public_key: None,
+            origin: Origin::Plain(Material::Secret(value.clone().into())),
+        };
+        let Ok(Reply::Key(facts)) = hsm.call(Request::Import(Box::new(import))).await else { panic!() };
+        let told = (facts.algorithm, facts.key_size, facts.local);
+        assert_eq!(told, (Some(KeyAlgorithm::Camellia), Some(bits), Some(false)));
+        is_camellia_of_openssl(&token, &hsm, &brought, &value).await;
+    }
+    let entries = crate::inventory(&hsm).await;
+    let known = |entry: &hsm_operator::hsm::protocol::InventoryEntry| {
+        entry.algorithm == Some(KeyAlgorithm::Camellia) && entry.key_size.is_some() && !entry.ghost
+    };
+    assert!(entries.len() == 6 && entries.iter().all(known), "{entries:?}");
+    let Ok(Reply::Findings(found)) = hsm.call(Request::Probe(Probe::Ciphers)).await else { panic!() };
+    assert!(!found.refuted_ciphers.iter().any(|one| one.fits(KeyAlgorithm::Camellia)), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_for_camellia_does_what_its_attributes_say_and_nothing_else() {
+    let token = vendor::token();
+    let (hsm, steps) = watched(&token).await;
+    let mut seals = camellia("seals", 256);
+    seals.attributes.decrypt = false;
+    generate(&hsm, seals).await.unwrap();
+    generate(&hsm, camellia("both", 256)).await.unwrap();
+    let (sealed, _) = encrypt(&hsm, job("seals", CipherAlgorithm::Camellia, b"x")).await.unwrap();
+    let error = decrypt(&hsm, job("seals", CipherAlgorithm::Camellia, &sealed)).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Forbidden, "{error}");
+    let (sealed, _) =
+        encrypt(&hsm, job("both", CipherAlgorithm::CamelliaCbcNoPadding, &[0; 16])).await.unwrap();
+    let error = decrypt(&hsm, job("both", CipherAlgorithm::Camellia, &sealed)).await.unwrap_err();
+    assert_eq!(error, HsmError::new(Kind::Invalid, "it cannot be decrypted"));
+    let error = encrypt(&hsm, job("both", CipherAlgorithm::AesEcb, &[0; 16])).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Invalid, "{error}");
+    took_none(&hsm, &steps).await;
 }
 
 /// RFC 8439 by another library, where the token has it.

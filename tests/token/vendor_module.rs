@@ -1,6 +1,6 @@
 //! That the module of the derivation tests computes what the public specifications say.
 
-use crate::common::vendor::{SEED, curve::Curve, schnorr, tree::Node};
+use crate::common::vendor::{SEED, curve::Curve, lms, schnorr, tree::Node};
 
 const H: u32 = 1 << 31;
 
@@ -181,4 +181,27 @@ fn the_vectors_of_bip340() {
         let made = schnorr::sign(&number(private), &number(aux), None, &number(message)).unwrap();
         assert_eq!(hex::encode(made), signature);
     }
+}
+
+/// The lower tree of test case 2 of RFC 8554: its key is what the upper one signs, and its signature of the message with
+/// part 4 and the same randomizer is the same.
+#[test]
+fn a_vector_of_rfc8554() {
+    let case =
+        include_str!("../vectors/rfc8554.txt").lines().skip(4).map(|line| line.split_once(' ').unwrap().1);
+    let case: Vec<_> = case.map(|hex| hex::decode(hex).unwrap()).collect();
+    let [_, message, signature] = case.as_slice() else { panic!() };
+    let number = |hex: &str| hex::decode(hex).unwrap();
+    let key = lms::Key {
+        id: number("215f83b7ccb9acbcd08db97b0d04dc2b").try_into().unwrap(),
+        seed: number("a1c4696e2608035a886100d05cd99945eb3370731884a8235e2fb3d4d71f2547").try_into().unwrap(),
+        tree: 5,
+        one_time: 4,
+    };
+    // Numbers and a signature of the upper tree, of ten levels with chains of four bits, are before it.
+    let lower = &signature[4 + 4 + 4 + 32 + 67 * 32 + 4 + 10 * 32..];
+    let (public, signature) = lower.split_at(56);
+    assert_eq!(hex::encode(&key.public()[4..]), hex::encode(public));
+    let randomizer = signature[8..40].try_into().unwrap();
+    assert_eq!(hex::encode(&key.sign(4, &randomizer, message)[4..]), hex::encode(signature));
 }

@@ -164,7 +164,7 @@ pub fn kept(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> Result<Opti
 }
 
 /// An attribute of SoftHSM's; up to 256 bytes.
-fn attribute(
+pub fn attribute(
     session: CK_SESSION_HANDLE,
     object: CK_OBJECT_HANDLE,
     kind: CK_ATTRIBUTE_TYPE,

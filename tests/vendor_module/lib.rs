@@ -1,5 +1,6 @@
 //! A PKCS#11 module for tests that answers like one for a Securosys Primus HSM, as far as its public sources say how:
-//! SoftHSM, and keys of BIP-32 and SLIP-10 trees on top, and attestation by the HSM itself.
+//! SoftHSM, and keys of BIP-32 and SLIP-10 trees on top, and attestation by the HSM itself; and mechanisms of the standard
+//! that SoftHSM does not have: Camellia, LMS and XMSS.
 //!
 //! `VENDOR_LIBRARY` is the path of SoftHSM, `VENDOR_STORE` that of a file for what SoftHSM has no place for. What
 //! `VENDOR_REFUSES` names is refused: `session-objects`, `import`, or `rks` (the root key store is not initialised).
@@ -7,18 +8,23 @@
 //! once when it has made one. `VENDOR_ATTEST_ROOM` is the least room, in bytes, that a document is written into. `VENDOR_SEED`, in hexadecimal,
 //! takes the place of random seeds.
 //!
-//! It is no HSM: the private keys of its trees are in that file, in plain.
+//! It is no HSM: the private keys of its trees, and other keys' values, are in that file and beside it, in plain.
 #![allow(unsafe_code, reason = "both of its sides are C interfaces")]
 
+mod camellia;
 mod curve;
 mod keys;
+mod lms;
 mod numbers;
 mod rks;
 mod schnorr;
+mod secret;
+mod stateful;
 mod store;
 mod template;
 mod tree;
 mod wrap;
+mod xmss;
 
 use std::{path::PathBuf, ptr, sync::OnceLock};
 

@@ -12,7 +12,7 @@ use super::{
     curve::Curve,
     keys::{self, Place},
     numbers::*,
-    rks, schnorr,
+    rks, schnorr, secret, stateful,
     store::{Kept, Origin},
     template,
 };
@@ -29,7 +29,7 @@ macro_rules! real {
 }
 pub(super) use real;
 
-/// Mechanisms that SoftHSM does not have, and what they are for.
+/// Mechanisms for key pairs that SoftHSM does not have, and what they are for.
 const MECHANISMS: [(CK_MECHANISM_TYPE, CK_FLAGS); 5] = [
     (CKM_SLIP10_CHILD_DERIVE, CKF_DERIVE),
     (CKM_EC_SLIP10_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR),
@@ -37,6 +37,11 @@ const MECHANISMS: [(CK_MECHANISM_TYPE, CK_FLAGS); 5] = [
     (CKM_SCHNORR_BIP340, CKF_SIGN),
     (CKM_RKS_RSA_PKCS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR),
 ];
+
+/// All mechanisms that SoftHSM does not have.
+fn mechanisms() -> impl Iterator<Item = (CK_MECHANISM_TYPE, CK_FLAGS)> {
+    MECHANISMS.into_iter().chain(secret::MECHANISMS).chain(stateful::MECHANISMS)
+}
 
 /// Puts the wrapped functions in place of SoftHSM's.
 pub fn wrap(list: &mut CK_FUNCTION_LIST) {
@@ -48,9 +53,15 @@ pub fn wrap(list: &mut CK_FUNCTION_LIST) {
     list.C_GetAttributeValue = Some(C_GetAttributeValue);
     list.C_SignInit = Some(C_SignInit);
     list.C_Sign = Some(C_Sign);
+    list.C_GenerateKey = Some(secret::C_GenerateKey);
+    list.C_CreateObject = Some(secret::C_CreateObject);
+    list.C_EncryptInit = Some(secret::C_EncryptInit);
+    list.C_Encrypt = Some(secret::C_Encrypt);
+    list.C_DecryptInit = Some(secret::C_DecryptInit);
+    list.C_Decrypt = Some(secret::C_Decrypt);
 }
 
-const fn code(result: Result<(), CK_RV>) -> CK_RV {
+pub(super) const fn code(result: Result<(), CK_RV>) -> CK_RV {
     match result {
         Ok(()) => CKR_OK,
         Err(code) => code,
@@ -99,7 +110,7 @@ unsafe extern "C" fn C_GetMechanismList(
         return code;
     }
     all.truncate(usize::try_from(known).unwrap_or(0));
-    all.extend(MECHANISMS.map(|(mechanism, _)| mechanism));
+    all.extend(mechanisms().map(|(mechanism, _)| mechanism));
     // SAFETY: the standard obliges the caller to have `count` say how much room there is at `list`.
     unsafe {
         let room = *count;
@@ -120,12 +131,17 @@ unsafe extern "C" fn C_GetMechanismInfo(
     mechanism: CK_MECHANISM_TYPE,
     info: *mut CK_MECHANISM_INFO,
 ) -> CK_RV {
-    let Some((_, flags)) = MECHANISMS.iter().find(|row| row.0 == mechanism) else {
+    let Some((_, flags)) = mechanisms().find(|row| row.0 == mechanism) else {
         return real!(C_GetMechanismInfo(slot, mechanism, info));
     };
-    let (least, most) = if mechanism == CKM_RKS_RSA_PKCS_KEY_PAIR_GEN { (2048, 4096) } else { (256, 256) };
+    let (least, most) = match mechanism {
+        CKM_RKS_RSA_PKCS_KEY_PAIR_GEN => (2048, 4096),
+        CKM_HSS_KEY_PAIR_GEN | CKM_HSS | CKM_XMSS_KEY_PAIR_GEN | CKM_XMSS => (0, 0),
+        _ if secret::MECHANISMS.iter().any(|row| row.0 == mechanism) => (16, 32),
+        _ => (256, 256),
+    };
     // SAFETY: the standard obliges the caller to have it point somewhere.
-    unsafe { info.write(CK_MECHANISM_INFO { ulMinKeySize: least, ulMaxKeySize: most, flags: *flags }) };
+    unsafe { info.write(CK_MECHANISM_INFO { ulMinKeySize: least, ulMaxKeySize: most, flags }) };
     CKR_OK
 }
 
@@ -147,6 +163,15 @@ unsafe extern "C" fn C_GenerateKeyPair(
         return code(unsafe {
             let public = template::read(public_template, public_count);
             rks::make(&place, public, template::read(private_template, private_count))
+        });
+    }
+    if matches!(how.mechanism, CKM_HSS_KEY_PAIR_GEN | CKM_XMSS_KEY_PAIR_GEN) {
+        let place = Place { session, public, private };
+        // SAFETY: as above.
+        return code(unsafe {
+            let public = template::read(public_template, public_count);
+            let private = template::read(private_template, private_count);
+            stateful::make(&place, how.mechanism, public, private)
         });
     }
     if !matches!(how.mechanism, CKM_EC_SLIP10_KEY_PAIR_GEN | CKM_EC_EDWARDS_SLIP10_KEY_PAIR_GEN) {
@@ -222,22 +247,39 @@ pub unsafe extern "C" fn C_GetAttributeValue(
     let of = |kinds: &[CK_ATTRIBUTE_TYPE]| rows.iter().any(|row| kinds.contains(&row.type_));
     let tree = of(&[CKA_KEY_TYPE, CKA_SLIP10_CHAIN_CODE, CKA_LOCAL]);
     let rks = of(&[CKA_SIGN, CKA_RKS_ATTESTATION_SIGN, CKA_RKS_CERTIFICATE_CHAIN]);
-    if !may_be_ours || !(tree || rks) {
+    let hss = of(&[
+        CKA_KEY_TYPE,
+        CKA_VALUE,
+        CKA_EC_PARAMS,
+        CKA_EC_POINT,
+        CKA_HSS_KEYS_REMAINING,
+        CKA_PARAMETER_SET,
+    ]);
+    if !may_be_ours || !(tree || rks || hss) {
         return answer;
     }
     let kept = if tree { keys::kept(session, object).ok().flatten() } else { None };
     let mark = if rks { rks::kept(session, object) } else { None };
-    if kept.is_none() && mark.is_none() {
+    let camellia = if tree { secret::kept(session, object) } else { None };
+    let hss = if hss { stateful::mark(session, object) } else { None };
+    if kept.is_none() && mark.is_none() && camellia.is_none() && hss.is_none() {
         return answer;
     }
-    let own = |kind| match (&kept, &mark) {
-        (Some(kept), _) => own(kept, kind),
-        (None, Some(mark)) => rks::own(mark, kind),
-        (None, None) => None,
+    // What is said in SoftHSM's place, or that there is no such attribute.
+    let own = |kind| match (&kept, &mark, &camellia, &hss) {
+        (Some(kept), ..) => own(kept, kind).map(Some),
+        (None, Some(mark), ..) => rks::own(mark, kind).map(Some),
+        (None, None, Some(key), _) => secret::own(key, kind).map(Some),
+        (None, None, None, Some(mark)) => stateful::own(session, object, mark, kind),
+        (None, None, None, None) => None,
     };
     let mut small = false;
     for (row, room) in rows.iter_mut().zip(room) {
         let Some(value) = own(row.type_) else { continue };
+        let Some(value) = value else {
+            row.ulValueLen = CK_UNAVAILABLE_INFORMATION;
+            continue;
+        };
         if row.pValue.is_null() {
             row.ulValueLen = value.len() as CK_ULONG;
         } else if usize::try_from(room).is_ok_and(|room| room >= value.len()) {
@@ -252,6 +294,7 @@ pub unsafe extern "C" fn C_GetAttributeValue(
     let missing = rows.iter().any(|row| row.ulValueLen == CK_UNAVAILABLE_INFORMATION);
     match answer {
         _ if small => CKR_BUFFER_TOO_SMALL,
+        CKR_OK if missing => CKR_ATTRIBUTE_TYPE_INVALID,
         CKR_ATTRIBUTE_TYPE_INVALID if !missing => CKR_OK,
         answer => answer,
     }
@@ -314,6 +357,9 @@ unsafe extern "C" fn C_SignInit(
     let how = unsafe { *mechanism };
     if how.mechanism != CKM_SCHNORR_BIP340 {
         drop(all);
+        if let Some(begun) = stateful::begin(session, how.mechanism, key) {
+            return code(begun);
+        }
         if rks::is_one(session, key) {
             return CKR_KEY_FUNCTION_NOT_PERMITTED;
         }
@@ -331,6 +377,10 @@ unsafe extern "C" fn C_Sign(
     signature: *mut CK_BYTE,
     length: *mut CK_ULONG,
 ) -> CK_RV {
+    // SAFETY: the caller's word.
+    if let Some(code) = unsafe { stateful::sign(session, (data, data_length), (signature, length)) } {
+        return code;
+    }
     let begun = SIGNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&session);
     let Some(Signing { private, aux, tweak }) = begun else {
         return real!(C_Sign(session, data, data_length, signature, length));

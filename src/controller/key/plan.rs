@@ -118,6 +118,17 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     if spec.derived_from.is_some() && spec.source != Source::Generated {
         return refuse("InvalidSpec", "a key that is derived is not imported: leave source out".into());
     }
+    if spec.algorithm.is_stateful() {
+        if spec.source != Source::Generated {
+            let message = "keys with a state are made on the token and stay there: leave source out";
+            return refuse("InvalidSpec", message.into());
+        }
+        if let Some(how) = spec.attributes.unfit_for_state() {
+            let message =
+                format!("a key of {} cannot be {how}: it has a state, and no copies", spec.algorithm);
+            return refuse("InvalidSpec", message);
+        }
+    }
     if let Some(why) = not_public(key, master) {
         return refuse("InvalidSpec", format!("source is ImportedPublic, and {why}"));
     }
@@ -607,6 +618,19 @@ mod tests {
         assert_eq!(reason(&plan(&adopting, &seen(leaves()))), "Adopt");
         adopting.spec.policy = Some(KeyPolicy::default());
         assert_eq!(reason(&plan(&adopting, &seen(leaves()))), "AttributesDiffer");
+    }
+
+    #[test]
+    fn a_key_with_a_state_is_generated_and_has_no_copies() {
+        let lms = |change: fn(&mut HsmKey)| {
+            let mut key = key(false);
+            (key.spec.algorithm, key.spec.curve_oid) = (KeyAlgorithm::Lms, None);
+            change(&mut key);
+            reason(&plan(&key, &seen(Presence::Labelled(vec![]))))
+        };
+        assert_eq!(lms(|_| ()), "Generate");
+        assert_eq!(lms(|key| key.spec.source = Source::Imported), "InvalidSpec");
+        assert_eq!(lms(|key| key.spec.attributes.extractable = Some(true)), "InvalidSpec");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{
         partition::VerifySignatures,
         signing_request::{SigningRequestStatus, State},
     },
-    hsm::protocol::{HsmError, Kind},
+    hsm::protocol::{Actor, HsmError, Kind},
     model::context,
     service::{
         audit::{About, Use},
@@ -149,6 +149,19 @@ fn refused(error: HsmError, crashing: Duration) -> Outcome {
     }
 }
 
+/// Whether a token that failed may have signed, with a key that has only so many signatures.
+const fn may_be_spent(error: &HsmError) -> bool {
+    let passes = matches!(error.kind.actor(), Actor::Nobody) && !error.kind.not_done();
+    passes || matches!(error.kind, Kind::Poisonous)
+}
+
+/// What is made of an error after which nobody knows whether a part of the key is spent: it is for whoever asked to ask again.
+fn uncertain(error: HsmError) -> Outcome {
+    let message =
+        format!("{}; one of the key's signatures may be spent on it: make another request", error.message);
+    Outcome::Failed(error::reason(error.kind), message)
+}
+
 async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
     let spec = &request.spec;
     // The name is written at admission, by the policies alone. Without them anybody could have written it.
@@ -217,7 +230,11 @@ async fn attempt(request: &SigningRequest, ctx: &Context) -> Outcome {
         Err(SignError::Payload(message)) => Outcome::Failed("InvalidPayload", message),
         Err(error @ SignError::Wrong { .. }) => Outcome::Failed("WrongSignature", error.to_string()),
         Err(SignError::Hsm(error)) => {
-            let outcome = refused(error, crashing(request, ctx.now()));
+            let outcome = if spec.signature_algorithm.is_stateful() && may_be_spent(&error) {
+                uncertain(error)
+            } else {
+                refused(error, crashing(request, ctx.now()))
+            };
             if matches!(outcome, Outcome::Failed(..)) {
                 // The key's own reconcile, which this request's status wakes, asks the token again.
                 ctx.inventories.missed(&usable.partition, &usable.id).await;
@@ -306,6 +323,26 @@ mod tests {
         };
         assert_eq!(last, ("CrashesLibrary", "it crashed twice; after 10 minutes it is given up".into()));
         assert!((10..20).contains(&tries), "{tries}");
+    }
+
+    #[test]
+    fn what_may_have_spent_a_signature_of_a_key_with_a_state_is_not_tried_again() {
+        let spent = |kind| may_be_spent(&HsmError::new(kind, "no"));
+        for kind in [Kind::Lost, Kind::Timeout, Kind::Crashed, Kind::Device, Kind::Poisonous] {
+            assert!(spent(kind), "{kind:?}");
+        }
+        for kind in [Kind::Busy, Kind::Unavailable, Kind::PinRejected, Kind::KeyNotFound, Kind::Forbidden] {
+            assert!(!spent(kind), "{kind:?}");
+        }
+        let Outcome::Failed("TokenUnavailable", message) =
+            uncertain(HsmError::new(Kind::Timeout, "no answer"))
+        else {
+            panic!()
+        };
+        assert_eq!(
+            message,
+            "no answer; one of the key's signatures may be spent on it: make another request"
+        );
     }
 
     #[test]

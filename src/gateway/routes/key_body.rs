@@ -104,6 +104,12 @@ impl CreateBody {
                 if matches!(error, InvalidParameter::Size { .. }) { Code::KeySize } else { Code::Validation };
             ApiError::new(code, error.to_string())
         })?;
+        if algorithm.is_stateful()
+            && let Some(how) = self.attributes.unfit_for_state()
+        {
+            let message = format!("a key of {algorithm} cannot be {how}: it has a state, and no copies");
+            return Err(ApiError::new(Code::Attributes, message));
+        }
         let row = algorithm.row();
         let curve_oid = curve_oid.and_then(|oid| curve::by_oid(&oid)).map(|curve| curve.oid.to_owned());
         let address_format = address_body::read(

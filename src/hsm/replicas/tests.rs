@@ -435,6 +435,24 @@ async fn a_key_that_a_replica_does_not_have_yet_is_used_on_the_primary() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn keys_with_a_state_are_for_one_token_alone() {
+    let world = World::proven().await;
+    let made = template("lms", KeyAlgorithm::Lms, None);
+    let (key, algorithm) = (id("lms"), SignatureAlgorithm::Lms);
+    let signed = Request::SignStateful { key, algorithm, payload: b"x".as_slice().into() };
+    for request in [Request::Generate(made.clone()), Request::Claim(made), signed.clone()] {
+        let error = world.replicas.call(request).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Unsupported);
+        assert!(error.message.contains("has replicas"), "{error}");
+    }
+    assert_eq!(world.asked(), (0, 0));
+    // Alone, a token has the last word.
+    world.replicas.update(Some(world.primary.clone()), Vec::new());
+    world.replicas.call(signed).await.unwrap_err();
+    assert_eq!(world.asked(), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn not_found_on_a_replica_says_nothing_of_the_primary() {
     let world = World::proven().await;
     world.primary.down();
