@@ -6,6 +6,10 @@ use std::{
 };
 
 use serde_json::Value;
+use tokio::sync::Mutex as Turn;
+
+/// Subscribers that come and go at the same time get in each other's way: what interests whom is remembered for the process.
+static TURN: Turn<()> = Turn::const_new(());
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -24,6 +28,7 @@ impl Write for Log {
 /// Makes calls that are answered on this thread. Caller, operation, object and decision of each record that this wrote, and
 /// all that was logged.
 pub async fn audited(calls: impl Future<Output = ()>) -> (Vec<String>, String) {
+    let _turn = TURN.lock().await;
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
