@@ -173,6 +173,11 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             format!("HsmPartition {partition} does not allow this namespace: see its allowedNamespaces"),
         );
     }
+    // The HSM's may have been made by the vendor's tools, with any id, and may not be there yet. A key that was recorded before
+    // goes on.
+    if !recorded(key) && attests(&key.label(), seen) {
+        return refuse("Conflict", taken_by_us(key));
+    }
     if let Some(rival) = &seen.rival {
         return refuse(
             "Conflict",
@@ -244,13 +249,7 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
                 ),
                 _ => Step::Generate,
             },
-            Some(facts) if is_own(facts, seen) => refuse(
-                "Conflict",
-                format!(
-                    "the label '{}' belongs to a key of the operator itself, which nobody takes over: choose another",
-                    key.label()
-                ),
-            ),
+            Some(facts) if is_own(facts, seen) => refuse("Conflict", taken_by_us(key)),
             Some(_) if let Some(holder) = &seen.holder => refuse(
                 "Conflict",
                 format!(
@@ -347,6 +346,18 @@ fn is_own(facts: &KeyFacts, seen: &Seen) -> bool {
     let Some(partition) = &seen.partition else { return false };
     let own = own_keys(&partition.spec.attestation, partition.status.as_ref());
     facts.id.as_ref().is_some_and(|id| own.contains(id))
+}
+
+/// Whether a label is that of a key that attests others on the partition, or will be.
+fn attests(label: &str, seen: &Seen) -> bool {
+    seen.partition.as_ref().is_some_and(|partition| partition.spec.attestation.is_name(label))
+}
+
+fn taken_by_us(key: &HsmKey) -> String {
+    format!(
+        "the label '{}' belongs to a key that attests others, which nobody takes over: choose another",
+        key.label()
+    )
 }
 
 fn recorded(key: &HsmKey) -> bool {
@@ -836,6 +847,23 @@ mod tests {
     fn a_key_whose_making_was_interrupted_is_completed() {
         assert_eq!(plan(&key(false), &seen(Presence::Ours(vec![facts()]))), Step::Generate);
         assert_eq!(reason(&plan(&generated(), &seen(Presence::Ours(vec![facts()])))), "Describe");
+    }
+
+    #[test]
+    fn labels_of_keys_that_attest_are_nobodys_even_before_those_are_made() {
+        for label in ["attestation-key", "attestation-key-device"] {
+            for source in ["Generated", "Imported"] {
+                let mut spec = serde_json::to_value(key(false).spec).unwrap();
+                (spec["label"], spec["source"]) = (label.into(), source.into());
+                let wanted = HsmKey { spec: serde_json::from_value(spec).unwrap(), ..key(false) };
+                for presence in [Presence::NotAsked, Presence::Labelled(vec![])] {
+                    assert_eq!(reason(&plan(&wanted, &seen(presence))), "Conflict", "{label} {source}");
+                }
+                // One that was there before goes on.
+                let there = HsmKey { status: generated().status, ..wanted };
+                assert_ne!(reason(&plan(&there, &seen(Presence::Recorded))), "Conflict");
+            }
+        }
     }
 
     #[test]
