@@ -57,6 +57,11 @@ impl Refusal {
         Self::new(crate::controller::error::reason(error.kind), error.message.clone())
     }
 
+    /// The key is there, and nobody attests it.
+    pub fn not_attested(why: String) -> Self {
+        Self::new(NOT_ATTESTED, why)
+    }
+
     /// Nobody can tell which of them is meant.
     pub fn duplicate(key: &HsmKey) -> Self {
         let what = format!(
@@ -275,6 +280,9 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
         },
     }
 }
+
+/// The reason of a key that is on the token and that the HSM does not attest.
+pub const NOT_ATTESTED: &str = "NotAttested";
 
 /// The reason of a key that nobody brought yet.
 pub const AWAITED: &str = "MaterialAwaited";
@@ -844,12 +852,6 @@ mod tests {
     }
 
     #[test]
-    fn a_key_whose_making_was_interrupted_is_completed() {
-        assert_eq!(plan(&key(false), &seen(Presence::Ours(vec![facts()]))), Step::Generate);
-        assert_eq!(reason(&plan(&generated(), &seen(Presence::Ours(vec![facts()])))), "Describe");
-    }
-
-    #[test]
     fn labels_of_keys_that_attest_are_nobodys_even_before_those_are_made() {
         for label in ["attestation-key", "attestation-key-device"] {
             for source in ["Generated", "Imported"] {
@@ -864,6 +866,12 @@ mod tests {
                 assert_ne!(reason(&plan(&there, &seen(Presence::Recorded))), "Conflict");
             }
         }
+    }
+
+    #[test]
+    fn a_key_whose_making_was_interrupted_is_completed() {
+        assert_eq!(plan(&key(false), &seen(Presence::Ours(vec![facts()]))), Step::Generate);
+        assert_eq!(reason(&plan(&generated(), &seen(Presence::Ours(vec![facts()])))), "Describe");
     }
 
     #[test]

@@ -327,7 +327,7 @@ fn stalled(key: &HsmKey) -> Option<(&str, ApiError)> {
     let stalled = condition::find(conditions, condition::STALLED).filter(|found| found.status == "True")?;
     let code = match stalled.reason.as_str() {
         "Conflict" | "Recoverable" | "SecretConflict" => Code::KeyExists,
-        "Unsupported" => Code::Unsupported,
+        "Unsupported" | "NotAttested" => Code::Unsupported,
         "InvalidSpec" => Code::Validation,
         "NamespaceNotAllowed" => Code::NotAllowed,
         _ => Code::Hsm,
