@@ -28,6 +28,12 @@ pub struct AttestationSettings {
 }
 
 impl AttestationSettings {
+    /// Whether a label is one of those of the two keys: no other key may have it.
+    #[must_use]
+    pub fn is_name(&self, label: &str) -> bool {
+        label == self.key_name.0 || label == self.device_key_name()
+    }
+
     /// Label of the key that the HSM itself attests others with.
     #[must_use]
     pub fn device_key_name(&self) -> String {

@@ -14,7 +14,8 @@ const DEPTH_MAX: usize = 16;
 /// What a document says of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statements {
-    /// Root element: `private_key` or `secret_key`; `public_key`, where the private half is elsewhere.
+    /// Root element: `private_key` or `secret_key`; `public_key`, where the private half is elsewhere. Of a secret key that an
+    /// HSM speaks of, whatever it calls one: no public source has the word.
     pub kind: String,
     /// Attributes of the root: `creation`, and `enforcement` and `issuer` where software signed.
     pub root: BTreeMap<String, String>,
@@ -53,7 +54,7 @@ impl Statements {
     /// Whether the document says that software wrote it. One that an HSM wrote says nothing of who did.
     #[must_use]
     pub fn is_software(&self) -> bool {
-        self.root.contains_key("enforcement") || self.root.contains_key("issuer")
+        is_software(&self.root)
     }
 
     /// Whether the document says that the key was generated inside and could never leave.
@@ -92,6 +93,10 @@ pub enum ReadError {
     Value(String),
 }
 
+fn is_software(root: &BTreeMap<String, String>) -> bool {
+    root.contains_key("enforcement") || root.contains_key("issuer")
+}
+
 pub(super) fn statements(xml: &[u8]) -> Result<Statements, ReadError> {
     let text = std::str::from_utf8(xml).map_err(|error| ReadError::Xml(error.to_string()))?;
     let mut tree = leaves(text)?;
@@ -105,6 +110,10 @@ pub(super) fn statements(xml: &[u8]) -> Result<Statements, ReadError> {
     let curve_oid = optional("curve_oid")?;
     let key_size = optional("key_size")?.map(|text| text.parse()).transpose();
     let public_key = optional("public_key")?.map(|text| BASE64_STANDARD.decode(text)).transpose();
+    let named = matches!(tree.kind.as_str(), "private_key" | "secret_key" | "public_key");
+    if !named && (!matches!(public_key, Ok(None)) || is_software(&tree.root)) {
+        return Err(ReadError::Root(tree.kind));
+    }
     let mut required = |path: &'static str| optional(path)?.ok_or(ReadError::Missing(path));
     let time = |name: &str, text: &str| text.parse().map_err(|_| ReadError::Value(name.to_owned()));
     let label = required("label")?;
@@ -158,9 +167,6 @@ fn leaves(text: &str) -> Result<Tree, ReadError> {
         match reader.read_event().map_err(|error| malformed(&error))? {
             Event::Start(start) if tree.kind.is_empty() => {
                 tree.kind = name_of(&start);
-                if !matches!(tree.kind.as_str(), "private_key" | "secret_key" | "public_key") {
-                    return Err(ReadError::Root(tree.kind));
-                }
                 tree.root = root_attributes(&start)?;
                 open = true;
             }
@@ -257,6 +263,19 @@ mod tests {
     }
 
     #[test]
+    fn only_an_hsm_has_another_word_for_a_key_and_only_for_one_without_public_half() {
+        let other = GOOD.replace("private_key", "other_key");
+        assert_eq!(read(&other).unwrap().kind, "other_key");
+        let refused = ReadError::Root("other_key".into());
+        let public = other.replace("<attributes>", "<public_key>AAAA</public_key><attributes>");
+        assert_eq!(read(&public).unwrap_err(), refused);
+        for claim in ["enforcement=\"software\"", "issuer=\"hsm-operator\""] {
+            let software = other.replace("<other_key ", &format!("<other_key {claim} "));
+            assert_eq!(read(&software).unwrap_err(), refused);
+        }
+    }
+
+    #[test]
     fn what_two_readers_could_understand_differently_is_refused() {
         let changed = |from: &str, to: &str| {
             assert!(GOOD.contains(from), "{from}");
@@ -269,7 +288,6 @@ mod tests {
         assert_eq!(changed("RSA", "<![CDATA[RSA]]>"), ReadError::Forbidden("a CDATA section"));
         assert_eq!(changed("<label>", "<?x y?><label>"), ReadError::Forbidden("a processing instruction"));
         assert_eq!(changed("<label>", "<label>a</label><label>"), ReadError::Twice("label".into()));
-        assert_eq!(changed("<private_key", "<other_key"), ReadError::Root("other_key".into()));
         assert_eq!(changed(">3072<", ">many<"), ReadError::Value("key_size".into()));
         assert_eq!(changed(">false<", ">no<"), ReadError::Value("extractable".into()));
         assert_eq!(changed("<algorithm>RSA</algorithm>", ""), ReadError::Missing("algorithm"));

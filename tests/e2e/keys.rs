@@ -176,7 +176,7 @@ async fn the_keys_that_attest_cannot_be_adopted() {
                 json!({"adopt": true, "label": label, "algorithm": "RSA", "keySize": 4096, "curveOid": null});
             world.make_key(&namespace, label, token, spec).await;
             let refused = world.key_with_reason(&namespace, label, "Conflict").await;
-            assert!(message(&refused).contains("operator itself"), "{token:?}: {}", message(&refused));
+            assert!(message(&refused).contains("attests others"), "{token:?}: {}", message(&refused));
         }
     }
 }

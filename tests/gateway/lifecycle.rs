@@ -331,6 +331,7 @@ async fn what_is_refused_beforehand_makes_no_object() {
         ("app", json!({"label": ""}), (400, 610)),
         ("app", json!({"label": "x".repeat(256)}), (400, 610)),
         ("app", json!({"label": "ed"}), (400, 608)),
+        ("app", json!({"label": "attestation-key-device"}), (400, 608)),
         ("nobody", json!({}), (403, 400)),
         ("stranger", json!({}), (403, 400)),
     ] {
@@ -345,6 +346,7 @@ async fn a_key_that_cannot_be_made_leaves_no_object() {
     for (reason, refusal) in [
         ("Conflict", (400, 608)),
         ("Unsupported", (400, 611)),
+        ("NotAttested", (400, 611)),
         ("InvalidSpec", (400, 600)),
         ("NamespaceNotAllowed", (403, 400)),
         ("PinRejected", (500, 701)),
@@ -362,9 +364,13 @@ async fn a_key_that_cannot_be_made_leaves_no_object() {
 
 #[tokio::test]
 async fn a_key_that_was_made_and_would_stay_keeps_its_object() {
-    for (reason, kept) in
-        [("SecretConflict", true), ("AttributesDiffer", true), ("Conflict", false), ("Unsupported", false)]
-    {
+    for (reason, kept) in [
+        ("SecretConflict", true),
+        ("AttributesDiffer", true),
+        ("NotAttested", true),
+        ("Conflict", false),
+        ("Unsupported", false),
+    ] {
         let (world, stand) = world(Fate::Stalled(reason), &[]).await;
         let mut request = body("new");
         request["attributes"]["destroyable"] = json!(false);

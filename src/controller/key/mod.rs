@@ -8,6 +8,8 @@ mod publish;
 mod report;
 #[cfg(test)]
 mod taken_over;
+#[cfg(test)]
+mod unattested;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,12 +24,13 @@ use tokio::sync::Semaphore;
 pub use self::gather::{name_of, recorded};
 use self::{
     gather::{Presence, Seen, gather},
-    plan::{AWAITED, Refusal, Step, plan},
+    plan::{AWAITED, NOT_ATTESTED, Refusal, Step, plan},
     report::{Done, report},
 };
 use super::{
     context::{Context, Guarded},
     error::Error,
+    partition::NOT_ATTESTING,
     password,
 };
 use crate::{
@@ -82,16 +85,14 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
         // The look that told so is remembered, so that the next one sees whose they are.
         Err(Error::LabelTaken) => return Ok(Action::requeue(Duration::ZERO)),
         // What a token refuses for good is said on the object; everything else is tried again.
-        Err(Error::Hsm { source, .. }) if matches!(source.kind, Kind::Unsupported | Kind::Invalid) => {
-            Done::Refused(Refusal::hsm(&source))
-        }
-        // What the HSM does not attest it will not attest later either.
-        Err(Error::Attest(AttestError::Hsm { source, .. })) if source.kind == Kind::Unsupported => {
-            Done::Refused(Refusal::hsm(&source))
-        }
+        Err(error) if let Some(refusal) = refusal(&error) => Done::Refused(refusal),
         Err(error) => {
             let waiting = Done::Waiting(
-                error.hsm().map_or("Retrying", |hsm| super::error::reason(hsm.kind)),
+                match &error {
+                    // It is not this key that is missing, for example.
+                    Error::Attest(AttestError::NotByHsm(_)) => NOT_ATTESTING,
+                    error => error.hsm().map_or("Retrying", |hsm| super::error::reason(hsm.kind)),
+                },
                 crate::telemetry::logs::chain(&error),
             );
             write(key, &ctx, &step, &waiting).await?;
@@ -123,6 +124,17 @@ pub async fn reconcile(key: Arc<Guarded<HsmKey>>, ctx: Arc<Context>) -> Result<A
         // The rest is seen by the resync.
         Done::Refused(_) | Done::Waiting(..) => Action::requeue(super::jittered(Duration::from_secs(300))),
     })
+}
+
+/// What a token refuses for good. A key that it does not attest is on it, so that this has a reason of its own.
+fn refusal(error: &Error) -> Option<Refusal> {
+    match error {
+        Error::Hsm { source, .. } if matches!(source.kind, Kind::Unsupported | Kind::Invalid) => {
+            Some(Refusal::hsm(source))
+        }
+        Error::Attest(error) => error.unattested().map(Refusal::not_attested),
+        _ => None,
+    }
 }
 
 async fn write(key: &HsmKey, ctx: &Context, step: &Step, done: &Done) -> Result<(), Error> {
@@ -247,11 +259,19 @@ async fn complete(
     let mut status = report::facts(key, facts, ctx.now());
     let partition = seen.partition.as_ref().ok_or(Error::Incomplete("partition"))?;
     let create_time = status.create_time.clone().unwrap_or_default();
-    let attestation = ctx
-        .attestor
-        .attest(seen.hsm()?.as_ref(), partition, facts, &key.spec, &create_time, ctx.now())
-        .await?;
-    status.attestation = Some(attestation);
+    let hsm = seen.hsm()?.as_ref();
+    match ctx.attestor.attest(hsm, partition, facts, &key.spec, &create_time, ctx.now()).await {
+        Ok(attestation) => status.attestation = Some(attestation),
+        // A key that works goes on working, with the statement that it has.
+        Err(error)
+            if status.attestation.is_some()
+                && let Some(why) = error.unattested() =>
+        {
+            let note = format!("it keeps the attestation of what it was before: {why}");
+            ctx.event(key, true, NOT_ATTESTED, "Describe", note).await;
+        }
+        Err(error) => return Err(error.into()),
+    }
     published(key, seen, ctx, status, reason).await
 }
 

@@ -57,6 +57,11 @@ impl Refusal {
         Self::new(crate::controller::error::reason(error.kind), error.message.clone())
     }
 
+    /// The key is there, and nobody attests it.
+    pub fn not_attested(why: String) -> Self {
+        Self::new(NOT_ATTESTED, why)
+    }
+
     /// Nobody can tell which of them is meant.
     pub fn duplicate(key: &HsmKey) -> Self {
         let what = format!(
@@ -173,6 +178,11 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
             format!("HsmPartition {partition} does not allow this namespace: see its allowedNamespaces"),
         );
     }
+    // The HSM's may have been made by the vendor's tools, with any id, and may not be there yet. A key that was recorded before
+    // goes on.
+    if !recorded(key) && attests(&key.label(), seen) {
+        return refuse("Conflict", taken_by_us(key));
+    }
     if let Some(rival) = &seen.rival {
         return refuse(
             "Conflict",
@@ -244,13 +254,7 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
                 ),
                 _ => Step::Generate,
             },
-            Some(facts) if is_own(facts, seen) => refuse(
-                "Conflict",
-                format!(
-                    "the label '{}' belongs to a key of the operator itself, which nobody takes over: choose another",
-                    key.label()
-                ),
-            ),
+            Some(facts) if is_own(facts, seen) => refuse("Conflict", taken_by_us(key)),
             Some(_) if let Some(holder) = &seen.holder => refuse(
                 "Conflict",
                 format!(
@@ -276,6 +280,9 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
         },
     }
 }
+
+/// The reason of a key that is on the token and that the HSM does not attest.
+pub const NOT_ATTESTED: &str = "NotAttested";
 
 /// The reason of a key that nobody brought yet.
 pub const AWAITED: &str = "MaterialAwaited";
@@ -347,6 +354,18 @@ fn is_own(facts: &KeyFacts, seen: &Seen) -> bool {
     let Some(partition) = &seen.partition else { return false };
     let own = own_keys(&partition.spec.attestation, partition.status.as_ref());
     facts.id.as_ref().is_some_and(|id| own.contains(id))
+}
+
+/// Whether a label is that of a key that attests others on the partition, or will be.
+fn attests(label: &str, seen: &Seen) -> bool {
+    seen.partition.as_ref().is_some_and(|partition| partition.spec.attestation.is_name(label))
+}
+
+fn taken_by_us(key: &HsmKey) -> String {
+    format!(
+        "the label '{}' belongs to a key that attests others, which nobody takes over: choose another",
+        key.label()
+    )
 }
 
 fn recorded(key: &HsmKey) -> bool {
@@ -830,6 +849,23 @@ mod tests {
         let status = HsmPartitionStatus { attestation: Some(attestation), ..HsmPartitionStatus::default() };
         assert_eq!(adopted(Some(status)), "Conflict");
         assert_eq!(adopted(None), "Adopt");
+    }
+
+    #[test]
+    fn labels_of_keys_that_attest_are_nobodys_even_before_those_are_made() {
+        for label in ["attestation-key", "attestation-key-device"] {
+            for source in ["Generated", "Imported"] {
+                let mut spec = serde_json::to_value(key(false).spec).unwrap();
+                (spec["label"], spec["source"]) = (label.into(), source.into());
+                let wanted = HsmKey { spec: serde_json::from_value(spec).unwrap(), ..key(false) };
+                for presence in [Presence::NotAsked, Presence::Labelled(vec![])] {
+                    assert_eq!(reason(&plan(&wanted, &seen(presence))), "Conflict", "{label} {source}");
+                }
+                // One that was there before goes on.
+                let there = HsmKey { status: generated().status, ..wanted };
+                assert_ne!(reason(&plan(&there, &seen(Presence::Recorded))), "Conflict");
+            }
+        }
     }
 
     #[test]

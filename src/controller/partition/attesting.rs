@@ -23,8 +23,8 @@ pub fn attesting(mode: AttestationMode, who: &Attesting) -> Report {
         (Some(why), _) => (
             "SoftwareInstead",
             format!(
-                "the operator attests keys in place of the HSM, which offers to: {why}. Once that is set right, set \
-                 attestation.mode to Vendor to have the HSM asked again, or to Software if it is to stay so"
+                "the operator attests keys in place of the HSM, which offers to: {why}. The HSM is asked again every ten \
+                 minutes, and attests once that is set right; if it is not to, set attestation.mode to Software"
             ),
         ),
         (None, AttestationMode::Software) => {
@@ -41,8 +41,13 @@ pub fn attesting(mode: AttestationMode, who: &Attesting) -> Report {
 }
 
 /// What is said where the HSM is to attest and does not, and nobody does in its place.
-pub fn not_attesting(partition: &HsmPartition, why: &HsmError) -> String {
+pub fn not_attesting(partition: &HsmPartition, why: &HsmError, stalled: bool) -> String {
     match partition.spec.attestation.mode {
+        _ if !stalled => format!(
+            "the HSM's own attestation key is not in order: {}; it is tried again by itself, and if that stays, \
+             attestation.mode Software does without",
+            why.message
+        ),
         AttestationMode::Vendor => format!(
             "attestation.mode is Vendor, and the HSM itself does not attest keys: {}; set that right, or choose Auto or Software to \
              have the operator attest",
@@ -135,6 +140,6 @@ mod tests {
         assert!(reason == "Software" && message.contains("offers no attestation"), "{message}");
         let (reason, message) = said(AttestationMode::Auto, &software, Some("CKR_GENERAL_ERROR: no RKS"));
         assert!(reason == "SoftwareInstead" && message.contains("CKR_GENERAL_ERROR"), "{message}");
-        assert!(message.contains("attestation.mode to Vendor"), "{message}");
+        assert!(message.contains("attestation.mode to Software"), "{message}");
     }
 }

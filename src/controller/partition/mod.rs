@@ -15,6 +15,7 @@ use kube::{
 };
 use serde_json::json;
 
+pub use self::attesting::NOT_ATTESTING;
 use self::{
     objects::Claims,
     replicas::{Plan, Signing},
@@ -234,17 +235,13 @@ async fn connect(
             let attestation = match ctx.attestor.ensure(handle.hsm(), partition, ctx.now()).await {
                 Ok(attestation) => attestation,
                 Err(error) => {
-                    if let Some(refusal) = error.refusal() {
-                        let message = attesting::not_attesting(partition, refusal);
-                        return wait(Outcome::NotAttesting { token, version, message });
+                    if let AttestError::NotByHsm(why) = &error {
+                        let stalled = error.refusal().is_some();
+                        let message = attesting::not_attesting(partition, why, stalled);
+                        return wait(Outcome::NotAttesting { token, version, message, stalled });
                     }
                     let kind = error.hsm().map_or(Kind::Device, |hsm| hsm.kind);
-                    let mut message = format!("the attestation keys are not in order: {}", chain(&error));
-                    if matches!(error, AttestError::NotByHsm(_)) {
-                        message.push_str(
-                            "; if that stays, attestation.mode Software does without the HSM's own",
-                        );
-                    }
+                    let message = format!("the attestation keys are not in order: {}", chain(&error));
                     return wait(Outcome::Failed(HsmError::new(kind, message)));
                 }
             };

@@ -51,6 +51,8 @@ pub enum Outcome {
         version: String,
         /// Why not, and what to do.
         message: String,
+        /// Whether a person has to do it.
+        stalled: bool,
     },
     /// Everything is there.
     Ready {
@@ -108,17 +110,20 @@ pub fn report(
         Outcome::Failed(error) => {
             both(crate::controller::error::reason(error.kind), &error.message, error.kind.needs_person())
         }
-        Outcome::NotAttesting { token, version, message } => {
+        Outcome::NotAttesting { token, version, message, stalled } => {
             status.token = Some(token_status(token, None, old.token.as_ref()));
             status.accepted_pin = Some(partition.spec.pkcs11.accepted(version));
             status.rejected_pin = None;
             let no = |kind, status| Report::new(kind, Some(status), NOT_ATTESTING, message);
-            vec![
+            let mut all = vec![
                 no(condition::READY, false),
                 no(condition::ATTESTING, false),
-                no(condition::STALLED, true),
                 Report::new(condition::REACHABLE, Some(true), "Connected", "the token answers"),
-            ]
+            ];
+            if *stalled {
+                all.push(no(condition::STALLED, true));
+            }
+            all
         }
         Outcome::Ready { token, findings, seen, attestation, claims, version, recovery } => {
             let about = token_status(token, findings.as_deref(), old.token.as_ref());
@@ -294,7 +299,7 @@ mod tests {
     #[test]
     fn a_partition_whose_hsm_does_not_attest_is_reached_and_makes_no_keys() {
         let (token, message) = (Arc::new(facts()), "no root key store".to_owned());
-        let outcome = Outcome::NotAttesting { token, version: "7".into(), message };
+        let outcome = Outcome::NotAttesting { token, version: "7".into(), message, stalled: true };
         let now = Timestamp::from_second(1).unwrap();
         let status = report(&partition(), &HsmPartitionStatus::default(), &outcome, None, now);
         let said = |kind| {
@@ -314,6 +319,17 @@ mod tests {
         for kind in [condition::READY, condition::CREATABLE, condition::ATTESTING] {
             assert!(condition::is_true(&status.conditions, kind), "{kind}");
         }
+        assert!(condition::find(&status.conditions, condition::STALLED).is_none());
+    }
+
+    #[test]
+    fn an_hsm_whose_trouble_passes_takes_no_person_and_leaves_the_token_reached() {
+        let message = String::from("no answer in time");
+        let (token, version) = (Arc::new(facts()), "7".into());
+        let status = status_of(&Outcome::NotAttesting { token, version, message, stalled: false });
+        assert!(condition::is_true(&status.conditions, condition::REACHABLE));
+        assert!(condition::is_true(&status.conditions, condition::SIGNABLE));
+        assert!(!condition::is_true(&status.conditions, condition::READY));
         assert!(condition::find(&status.conditions, condition::STALLED).is_none());
     }
 

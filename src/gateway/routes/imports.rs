@@ -22,7 +22,7 @@ use super::{
     key_body::{NewKey, SignedKeyAttributes},
     keys::{
         LOOKUP_WAIT, TRIES, TakeBack, allowed, another_label, api_error, client, delete_while, finished,
-        object, take_back, taken,
+        not_reserved, object, take_back, taken,
     },
     operations::usage,
     password::is_whole,
@@ -194,6 +194,7 @@ impl Arrival {
         if state.directory.claimed(partition, new.label.as_str()) && unfinished.is_none() {
             return Err(taken());
         }
+        not_reserved(state, partition, &new.label)?;
         if let Some(token) = hsm.token()
             && new.master
             && !token.capabilities.derived.contains(&new.algorithm)

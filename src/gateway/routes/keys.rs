@@ -125,6 +125,7 @@ pub(super) async fn put(
     if state.directory.claimed(&partition, new.label.as_str()) {
         return Err(taken());
     }
+    not_reserved(state, &partition, &new.label)?;
     if let Some(why) = state.partitions.not_creatable(&partition) {
         let message = format!("no keys can be made on partition {partition} at the moment: {why}");
         return Err(ApiError::new(Code::Busy, message));
@@ -208,6 +209,17 @@ pub(super) async fn finished(
             ),
         )),
     }
+}
+
+/// Refuses the labels of keys that attest others, before anything of that label comes to the token.
+pub(super) fn not_reserved(state: &Shared, partition: &str, label: &KeyLabel) -> Result<(), ApiError> {
+    let object = state.partitions.object(partition);
+    if object.is_some_and(|object| object.spec.attestation.is_name(label.as_str())) {
+        let message =
+            format!("the label '{label}' belongs to a key that attests others: choose another label");
+        return Err(ApiError::new(Code::KeyExists, message));
+    }
+    Ok(())
 }
 
 pub(super) fn taken() -> ApiError {
@@ -315,7 +327,7 @@ fn stalled(key: &HsmKey) -> Option<(&str, ApiError)> {
     let stalled = condition::find(conditions, condition::STALLED).filter(|found| found.status == "True")?;
     let code = match stalled.reason.as_str() {
         "Conflict" | "Recoverable" | "SecretConflict" => Code::KeyExists,
-        "Unsupported" => Code::Unsupported,
+        "Unsupported" | "NotAttested" => Code::Unsupported,
         "InvalidSpec" => Code::Validation,
         "NamespaceNotAllowed" => Code::NotAllowed,
         _ => Code::Hsm,

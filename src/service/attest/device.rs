@@ -2,23 +2,31 @@
 //! about the key that was asked for.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::{AttestError, colons, failed, ids};
+use super::{AttestError, colons, failed, ids, software::Software};
 use crate::{
     api::{
         key::Attestation,
         partition::{AttestationMode, AttestationStatus},
     },
-    attestation::{Evidence, Statements, chain, document, fingerprint, verify, verify::verify_chain},
+    attestation::{
+        Evidence, EvidenceError, Statements, chain, document, fingerprint, verify, verify::verify_chain,
+    },
     hsm::{
         Hsm,
-        protocol::{AttestationKey, HsmError, KeyFacts, Kind, Reply, Request},
+        protocol::{AttestationKey, Find, HsmError, KeyFacts, Kind, Reply, Request},
     },
     model::{KeyId, KeyLabel},
     public_key::PublicKey,
     service::sign::unexpected,
 };
+
+/// How far the clock of an HSM may be ahead of ours: a certificate is valid from when it was made there.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
+
+/// What the vendor's provider puts behind a label that several objects have, with a number behind it.
+const SUFFIX: &str = "@?!";
 
 /// The key that an HSM attests others with.
 #[derive(Clone)]
@@ -51,11 +59,7 @@ impl Device {
         match hsm.call(request).await {
             Ok(Reply::AttestationKey(key)) => Self::read(*key, now).map_err(unsupported),
             Ok(Reply::Keys(found)) => {
-                let message = format!(
-                    "the token has {} of the label '{key_name}' with which the HSM attests nothing: choose another label by \
-                     attestation.deviceKeyName",
-                    if found.len() == 1 { "a key" } else { "several keys" }
-                );
+                let message = unfit(&found, key_name);
                 Err(AttestError::NotByHsm(HsmError::new(Kind::Ambiguous, message)))
             }
             Ok(other) => Err(AttestError::NotByHsm(unexpected(&other))),
@@ -69,8 +73,8 @@ impl Device {
             |what: String| format!("the certificates of the HSM's attestation key '{}' {what}", facts.label);
         let chain = chain::from_pem(&chain).map_err(|error| doubt(format!("cannot be read: {error}")))?;
         let root = chain.last().map(|root| fingerprint(root)).unwrap_or_default();
-        let public =
-            verify_chain(&chain, &root, now).map_err(|error| doubt(format!("do not hold: {error}")))?;
+        let public = verify_chain(&chain, &root, now + SKEW)
+            .map_err(|error| doubt(format!("do not hold: {error}")))?;
         if facts.public_key.as_deref() != Some(public.spki()) {
             return Err(doubt("are those of another key".into()));
         }
@@ -92,6 +96,46 @@ impl Device {
         &self.status
     }
 
+    /// Has one key attested whose kind every such HSM knows, so that one that only seems to attest is found out before it is
+    /// relied on.
+    pub async fn try_out(
+        &self,
+        hsm: &dyn Hsm,
+        software: &Software,
+        now: Timestamp,
+    ) -> Result<(), AttestError> {
+        let found = match hsm.call(Request::Find(Find::Id(software.leaf().clone()))).await {
+            Ok(Reply::Keys(found)) => found,
+            Ok(other) => return Err(AttestError::NotByHsm(unexpected(&other))),
+            Err(source) => return Err(AttestError::NotByHsm(source)),
+        };
+        let [known] = found.as_slice() else {
+            return Err(failed("a search for its own attestation key", missing(software.status())));
+        };
+        match self.statement(hsm, known, now).await {
+            Ok(_) => Ok(()),
+            Err(AttestError::Hsm { source, .. }) => Err(AttestError::NotByHsm(source)),
+            Err(AttestError::Unfit(said)) => {
+                Err(AttestError::NotByHsm(HsmError::new(Kind::Unsupported, said)))
+            }
+            Err(AttestError::Answer(what)) => {
+                let message = format!("asked to attest a key, the HSM answered with {what}");
+                Err(AttestError::NotByHsm(HsmError::new(Kind::Unsupported, message)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the token still has the key; what is said where it has not.
+    pub async fn is_there(&self, hsm: &dyn Hsm) -> Result<(), AttestError> {
+        match hsm.call(Request::Find(Find::Id(self.key.clone()))).await {
+            Ok(Reply::Keys(found)) if found.len() == 1 && found[0].twins == 1 => Ok(()),
+            Ok(Reply::Keys(_)) => Err(AttestError::NotByHsm(missing(&self.status))),
+            Ok(other) => Err(failed("a search for its attestation key", unexpected(&other))),
+            Err(source) => Err(failed("a search for its attestation key", source)),
+        }
+    }
+
     /// What the HSM says of a key.
     pub async fn statement(
         &self,
@@ -110,11 +154,17 @@ impl Device {
             return Err(AttestError::Answer("a wrong signature of the HSM's attestation key"));
         }
         let evidence = Evidence { xml: &attested.xml, signature: &attested.signature, chain: &self.chain };
-        let said = verify(&evidence, &self.status.root_fingerprint, now).map_err(|error| {
-            let message = format!("what the HSM says of key '{}' does not hold: {error}", facts.label);
-            failed(OPERATION, HsmError::new(Kind::Device, message))
+        let said = verify(&evidence, &self.status.root_fingerprint, now + SKEW);
+        // What was signed rightly and is not about the key will not be about it later either.
+        let unfit = |what| AttestError::Unfit(format!("what the HSM says of key '{}' {what}", facts.label));
+        let said = said.map_err(|error| match error {
+            EvidenceError::Document(why) => unfit(format!("cannot be read: {why}")),
+            error => {
+                let message = format!("what the HSM says of key '{}' does not hold: {error}", facts.label);
+                failed(OPERATION, HsmError::new(Kind::Device, message))
+            }
         })?;
-        about(&said, facts)?;
+        about(&said, facts).map_err(unfit)?;
         let xml = String::from_utf8(attested.xml.to_vec()).map_err(|_| AttestError::Answer("no text"))?;
         Ok(Attestation {
             xml,
@@ -127,21 +177,50 @@ impl Device {
     }
 }
 
-/// That a document is the HSM's, and about this key.
-fn about(said: &Statements, facts: &KeyFacts) -> Result<(), AttestError> {
-    if said.is_software() {
-        return Err(AttestError::Answer("a document that says that software wrote it"));
+/// Why the HSM attests nothing with what has the label of its key.
+fn unfit(found: &[KeyFacts], label: &str) -> String {
+    match found {
+        [one] if one.id.is_none() => format!(
+            "the key '{label}' has no CKA_ID, by which it would be addressed: give it one with the vendor's tools, or choose \
+             another label by attestation.deviceKeyName"
+        ),
+        _ => format!(
+            "the token has {} of the label '{label}' with which the HSM attests nothing: choose another label by \
+             attestation.deviceKeyName",
+            if found.len() == 1 { "a key" } else { "several keys" }
+        ),
     }
-    if said.label != facts.label {
-        return Err(AttestError::Answer("a document about a key of another label"));
+}
+
+fn missing(key: &AttestationStatus) -> HsmError {
+    let message = format!(
+        "it is the attestation key '{}' that is not on the token any more, or not once; it is looked for again, and made again \
+         where its label is free",
+        key.key_name
+    );
+    HsmError::new(Kind::KeyNotFound, message)
+}
+
+/// That a document is the HSM's, and about this key; or what it says instead.
+fn about(said: &Statements, facts: &KeyFacts) -> Result<(), String> {
+    if said.is_software() {
+        return Err("says that software wrote it".into());
     }
     // A secret key has none.
     if said.public_key.as_deref() != facts.public_key.as_deref() {
-        return Err(AttestError::Answer("a document about another public key"));
+        return Err("is about another public key".into());
     }
-    let whole = if facts.public_key.is_some() { "private_key" } else { "secret_key" };
-    if said.kind != whole {
-        return Err(AttestError::Answer("a document about another kind of key"));
+    // What the root of a secret key is called, no public source tells.
+    if facts.public_key.is_some() && said.kind != "private_key" {
+        return Err(format!("is about a '{}'", said.kind));
+    }
+    // A suffix of the provider's may be in one of the two. Where there is no public key, the label is all that tells one key
+    // from another.
+    let bare = |label: &str| label.split(SUFFIX).next().unwrap_or_default().to_owned();
+    let same =
+        said.label == facts.label || (facts.public_key.is_some() && bare(&said.label) == bare(&facts.label));
+    if !same {
+        return Err(format!("is about a key with the label '{}'", said.label));
     }
     Ok(())
 }

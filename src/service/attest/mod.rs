@@ -7,12 +7,12 @@ mod device;
 mod ids;
 mod software;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::HashMap, sync::Mutex};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use self::{device::Device, software::Software};
@@ -25,7 +25,7 @@ use crate::{
     attestation::{ChainError, DocumentError, bundle::attestation_key, chain},
     hsm::{
         Hsm,
-        protocol::{HsmError, KeyFacts, Kind},
+        protocol::{Actor, HsmError, KeyFacts, Kind},
     },
     model::address::NoAddress,
 };
@@ -46,6 +46,9 @@ pub enum AttestError {
     /// The HSM itself is to attest keys, and does not.
     #[error("the HSM itself does not attest keys")]
     NotByHsm(#[source] HsmError),
+    /// The HSM signed something about a key that is not what its attestation has to be.
+    #[error("{0}")]
+    Unfit(String),
     /// A certificate cannot be made.
     #[error("cannot make a certificate of the attestation chain")]
     Chain(#[from] ChainError),
@@ -74,15 +77,26 @@ impl AttestError {
     #[must_use]
     pub const fn refusal(&self) -> Option<&HsmError> {
         match self {
-            Self::NotByHsm(error) if for_good(error.kind) => Some(error),
+            Self::NotByHsm(error) if !matches!(error.kind.actor(), Actor::Nobody) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Why a key that can be used is not attested, and will not be before a person decides otherwise.
+    #[must_use]
+    pub fn unattested(&self) -> Option<String> {
+        match self {
+            Self::Hsm { source, .. } if source.kind == Kind::Unsupported => Some(source.message.clone()),
+            Self::Unfit(said) => Some(format!(
+                "{said}; report that to its maker, or choose attestation.mode Software to have the operator attest"
+            )),
             _ => None,
         }
     }
 }
 
-const fn for_good(kind: Kind) -> bool {
-    matches!(kind, Kind::Unsupported | Kind::Invalid | Kind::Forbidden | Kind::Ambiguous | Kind::Poisonous)
-}
+/// How long the operator attests in place of an HSM that offers to, before it is asked again.
+const ASKED_AGAIN: SignedDuration = SignedDuration::from_mins(10);
 
 const fn failed(operation: &'static str, source: HsmError) -> AttestError {
     AttestError::Hsm { operation, source }
@@ -113,6 +127,14 @@ struct Known {
     software: Software,
     device: Option<Device>,
     instead: Option<String>,
+    asked: Timestamp,
+}
+
+impl Known {
+    /// Whether the HSM is to be asked again, because something may have been set right. One that attests is not.
+    fn is_old(&self, now: Timestamp) -> bool {
+        self.instead.is_some() && now.duration_since(self.asked) >= ASKED_AGAIN
+    }
 }
 
 impl Attestor {
@@ -149,12 +171,22 @@ impl Attestor {
         let known = self.known.lock().expect("no panic while it is held").get(&name).cloned();
         // Another version of the library may offer what an earlier one did not, or no more.
         let offered = device::offered(hsm)?;
-        if let Some(known) = known.filter(|known| known.settings == settings && known.offered == offered) {
-            return Ok(known);
-        }
-        let software = Software::ensure(hsm, &name, &settings.key_name.0, now).await?;
-        let (device, instead) = who(hsm, partition, offered, now).await?;
-        let known = Known { settings, offered, software, device, instead };
+        let known = known.filter(|known| known.settings == settings && known.offered == offered);
+        let known = match known {
+            Some(known) if !known.is_old(now) => return Ok(known),
+            Some(known) => {
+                // Whatever comes of it, the operator can go on.
+                let (device, instead) = who(hsm, partition, offered, &known.software, now)
+                    .await
+                    .unwrap_or_else(|_| (None, known.instead.clone()));
+                Known { device, instead, asked: now, ..known }
+            }
+            None => {
+                let software = Software::ensure(hsm, &name, &settings.key_name.0, now).await?;
+                let (device, instead) = who(hsm, partition, offered, &software, now).await?;
+                Known { settings, offered, software, device, instead, asked: now }
+            }
+        };
         self.known.lock().expect("no panic while it is held").insert(name, known.clone());
         Ok(known)
     }
@@ -181,6 +213,10 @@ impl Attestor {
                 Source::Generated | Source::Imported => device.statement(hsm, facts, now).await,
             };
             match attested {
+                Err(error) if is_of_the_key(&error) => {
+                    self.forget(&partition.name_any());
+                    return Err(device.is_there(hsm).await.err().unwrap_or(error));
+                }
                 Err(AttestError::Hsm { source, .. })
                     if source.kind == Kind::Unsupported && settings.mode == AttestationMode::Auto =>
                 {
@@ -197,11 +233,21 @@ impl Attestor {
     }
 }
 
+/// Whether it may be the attestation key that is gone, or another one now.
+const fn is_of_the_key(error: &AttestError) -> bool {
+    match error {
+        AttestError::Hsm { source, .. } => matches!(source.kind, Kind::KeyNotFound | Kind::Ambiguous),
+        AttestError::Answer(_) => true,
+        _ => false,
+    }
+}
+
 /// The HSM's attestation key, if it is the HSM that attests; or why it does not, although it offers to.
 async fn who(
     hsm: &dyn Hsm,
     partition: &HsmPartition,
     offered: bool,
+    software: &Software,
     now: Timestamp,
 ) -> Result<(Option<Device>, Option<String>), AttestError> {
     let settings = &partition.spec.attestation;
@@ -212,7 +258,12 @@ async fn who(
         AttestationMode::Auto if !before && !offered => return Ok((None, None)),
         AttestationMode::Auto | AttestationMode::Vendor => {}
     }
-    match Device::ensure(hsm, &settings.device_key_name(), now).await {
+    let tried = async {
+        let device = Device::ensure(hsm, &settings.device_key_name(), now).await?;
+        device.try_out(hsm, software, now).await?;
+        Ok::<_, AttestError>(device)
+    };
+    match tried.await {
         Ok(device) => Ok((Some(device), None)),
         Err(error) => match error.refusal() {
             Some(refusal) if settings.mode == AttestationMode::Auto && !before => {

@@ -72,6 +72,10 @@ impl Software {
         Ok(Self { leaf: ids::leaf(&status.key_name), public, status: status.clone() })
     }
 
+    pub const fn leaf(&self) -> &KeyId {
+        &self.leaf
+    }
+
     pub const fn status(&self) -> &AttestationStatus {
         &self.status
     }

@@ -27,6 +27,8 @@ const DEVICE: &str = "attestation-key-device";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lie {
     Label,
+    /// What the vendor's provider puts behind a label.
+    Suffix,
     PublicKey,
     Kind,
     Software,
@@ -46,13 +48,22 @@ struct Made {
 }
 
 /// A token whose HSM attests: the fake, of whose keys it speaks, with one of them.
+#[derive(Clone)]
 struct Vendor {
     made: &'static Made,
     offers: bool,
     lie: Option<Lie>,
     /// The end of a request of this name.
     refuses: Option<(&'static str, HsmError)>,
-    label_taken: bool,
+    /// Whether it refuses and lies also where it is tried out with the operator's attestation key.
+    from_the_start: bool,
+    /// What has the label of its attestation key instead.
+    label_taken: Option<KeyFacts>,
+}
+
+/// A token whose HSM attests only the operator's attestation key.
+pub async fn choosy() -> Arc<dyn Hsm> {
+    Arc::new(Vendor::refusing("attest", Kind::Unsupported).await)
 }
 
 async fn made() -> &'static Made {
@@ -73,9 +84,14 @@ async fn make(fake: &Fake, name: &str, algorithm: KeyAlgorithm) -> KeyFacts {
         id: KeyId::for_purpose(name),
         label: KeyLabel::new(name).unwrap(),
         algorithm,
-        key_size: (algorithm == KeyAlgorithm::Rsa).then_some(2048),
+        key_size: match algorithm {
+            KeyAlgorithm::Rsa => Some(2048),
+            KeyAlgorithm::Aes => Some(256),
+            _ => None,
+        },
         curve_oid: (algorithm == KeyAlgorithm::Ec).then(|| "1.2.840.10045.3.1.7".into()),
-        attributes: RequestedAttributes { sign: Some(true), ..Default::default() }.resolved(),
+        attributes: RequestedAttributes { sign: Some(true), destroyable: Some(true), ..Default::default() }
+            .resolved(),
     };
     match fake.call(Request::Generate(template)).await {
         Ok(Reply::Key(facts)) => *facts,
@@ -105,7 +121,8 @@ fn certified(facts: &KeyFacts, organization: &str) -> String {
 
 impl Vendor {
     async fn new() -> Self {
-        Self { made: made().await, offers: true, lie: None, refuses: None, label_taken: false }
+        let (lie, refuses, label_taken) = (None, None, None);
+        Self { made: made().await, offers: true, lie, refuses, from_the_start: false, label_taken }
     }
 
     async fn lying(lie: Lie) -> Self {
@@ -121,6 +138,10 @@ impl Vendor {
         self.lie == Some(lie)
     }
 
+    fn is_tried_out(&self, key: Option<&KeyId>) -> bool {
+        !self.from_the_start && key == Some(&leaf("attestation-key"))
+    }
+
     fn chain(&self) -> String {
         let [right, others, operators] = &self.made.chains;
         match self.lie {
@@ -132,10 +153,18 @@ impl Vendor {
     }
 
     fn document(&self, facts: &KeyFacts) -> String {
+        if self.is_tried_out(facts.id.as_ref()) {
+            return Self { lie: None, from_the_start: true, ..self.clone() }.document(facts);
+        }
         let now = Timestamp::now();
         let other = self.made.key.public_key.as_deref();
+        let suffixed = format!("{}@?!7", facts.label);
         let xml = AttestedKey {
-            label: if self.lies(Lie::Label) { "another" } else { &facts.label },
+            label: match self.lie {
+                Some(Lie::Label) => "another",
+                Some(Lie::Suffix) => &suffixed,
+                _ => &facts.label,
+            },
             create_time: now,
             attest_time: "2026-01-01T00:00:07Z".parse().unwrap(),
             algorithm: facts.algorithm.unwrap(),
@@ -153,7 +182,10 @@ impl Vendor {
         match self.lie {
             Some(Lie::Software) => xml,
             Some(Lie::NoDocument) => "<hello/>".into(),
-            _ => xml.replace(" enforcement=\"software\" issuer=\"hsm-operator\"", ""),
+            // What an HSM calls a secret key is its own.
+            _ => xml
+                .replace("secret_key", "symmetric")
+                .replace(" enforcement=\"software\" issuer=\"hsm-operator\"", ""),
         }
     }
 
@@ -161,7 +193,11 @@ impl Vendor {
         assert_eq!(Some(&by), self.made.key.id.as_ref());
         let Reply::Keys(found) = self.made.fake.call(Request::Find(Find::Id(key))).await? else { panic!() };
         let xml = Bytes::from(self.document(&found[0]));
-        let payload = if self.lies(Lie::Signature) { Bytes::from_static(b"another") } else { xml.clone() };
+        let payload = if self.lies(Lie::Signature) && !self.is_tried_out(found[0].id.as_ref()) {
+            Bytes::from_static(b"another")
+        } else {
+            xml.clone()
+        };
         match self.made.fake.call(Request::Sign { key: by, algorithm: ALGORITHM, payload }).await? {
             Reply::Signature(signature) => {
                 Ok(Reply::Attested(Box::new(Attested { xml, signature, algorithm: ALGORITHM })))
@@ -174,15 +210,17 @@ impl Vendor {
 #[async_trait]
 impl Hsm for Vendor {
     async fn call(&self, request: Request) -> Result<Reply, HsmError> {
-        if let Some((_, error)) = self.refuses.as_ref().filter(|(name, _)| *name == request.name()) {
+        let spared = matches!(&request, Request::Attest { key, .. } if self.is_tried_out(Some(key)));
+        if let Some((_, error)) = self.refuses.as_ref().filter(|(name, _)| *name == request.name() && !spared)
+        {
             return Err(error.clone());
         }
         match request {
             Request::AttestationKey { id, label } => {
                 assert_eq!((id, label.as_str()), (device_key(DEVICE), DEVICE));
                 let facts = self.made.key.clone();
-                if self.label_taken {
-                    return Ok(Reply::Keys(vec![facts]));
+                if let Some(other) = &self.label_taken {
+                    return Ok(Reply::Keys(vec![other.clone()]));
                 }
                 Ok(Reply::AttestationKey(Box::new(AttestationKey { facts, chain: self.chain() })))
             }
@@ -269,10 +307,22 @@ async fn without_the_call_the_operator_attests_or_nobody() {
 
 #[tokio::test]
 async fn an_hsm_that_cannot_for_good_is_replaced_only_where_the_spec_allows_it() {
-    let taken = Vendor { label_taken: true, ..Vendor::new().await };
-    let mut refusing = vec![(taken, "deviceKeyName")];
-    for kind in [Kind::Unsupported, Kind::Forbidden, Kind::Poisonous] {
+    let right = Vendor::new().await;
+    let other = Some(right.made.key.clone());
+    let without_id = Some(KeyFacts { id: None, ..right.made.key.clone() });
+    let mut refusing = vec![
+        (Vendor { label_taken: other, ..right.clone() }, "deviceKeyName"),
+        (Vendor { label_taken: without_id, ..right.clone() }, "no CKA_ID"),
+    ];
+    for kind in [Kind::Unsupported, Kind::Forbidden, Kind::Poisonous, Kind::Full] {
         refusing.push((Vendor::refusing("attestation_key", kind).await, "told to fail"));
+    }
+    // It has the key, and attests nothing with it, or something else.
+    let unable = Vendor::refusing("attest", Kind::Unsupported).await;
+    refusing.push((Vendor { from_the_start: true, ..unable }, "told to fail"));
+    for (lie, says) in [(Lie::Label, "another"), (Lie::Signature, "signature"), (Lie::NoDocument, "read")] {
+        let lying = Vendor::lying(lie).await;
+        refusing.push((Vendor { from_the_start: true, ..lying }, says));
     }
     for lie in [Lie::OthersCertificates, Lie::NoRoot, Lie::OperatorsName] {
         refusing.push((Vendor::lying(lie).await, "certificates"));
@@ -292,13 +342,14 @@ async fn an_hsm_that_cannot_for_good_is_replaced_only_where_the_spec_allows_it()
 #[tokio::test]
 async fn trouble_that_passes_changes_nobodys_mode() {
     let attestor = Attestor::default();
-    for kind in
-        [Kind::Timeout, Kind::Crashed, Kind::Lost, Kind::Busy, Kind::Unavailable, Kind::Device, Kind::Full]
+    let passing = [Kind::Timeout, Kind::Crashed, Kind::Lost, Kind::Busy, Kind::Unavailable, Kind::Device];
+    for (kind, request) in passing.into_iter().flat_map(|kind| [(kind, "attestation_key"), (kind, "attest")])
     {
-        let hsm = Vendor::refusing("attestation_key", kind).await;
+        let hsm = Vendor { from_the_start: true, ..Vendor::refusing(request, kind).await };
         for mode in ["Auto", "Vendor"] {
             let error = attestor.ensure(&hsm, &partition(mode), Timestamp::now()).await.unwrap_err();
             assert!(error.refusal().is_none() && error.hsm().unwrap().kind == kind, "{error:?}");
+            assert!(matches!(error, AttestError::NotByHsm(_)), "the token is there: {error:?}");
         }
     }
     // It is asked again.
@@ -339,12 +390,91 @@ async fn nothing_is_kept_of_a_document_that_is_not_about_the_key() {
         let hsm = Vendor::lying(lie).await;
         for mode in ["Auto", "Vendor"] {
             let error = attested(&hsm, mode, "Generated").await.unwrap_err();
-            assert!(
-                !matches!(error.hsm(), Some(error) if error.kind == Kind::Unsupported),
-                "{lie:?}: {error:?}"
-            );
+            // What was signed wrongly may be right the next time; what was signed rightly will be the same.
+            match (lie, error.unattested()) {
+                (Lie::Signature, None) => {}
+                (Lie::Signature, Some(why)) => panic!("{why}"),
+                (_, why) => {
+                    let why = why.unwrap();
+                    assert!(why.contains("'payments'") && why.contains("mode Software"), "{lie:?}: {why}");
+                }
+            }
         }
     }
+}
+
+#[tokio::test]
+async fn a_secret_key_is_attested_whatever_the_hsm_calls_one() {
+    let hsm = Vendor::new().await;
+    let key = make(&hsm.made.fake, "secret", KeyAlgorithm::Aes).await;
+    let (spec, now) = (spec("Generated"), Timestamp::now());
+    let statement = |hsm| {
+        let (key, spec) = (&key, &spec);
+        async move { Attestor::default().attest(hsm, &partition("Vendor"), key, spec, "", now).await }
+    };
+    let said = statement(&hsm).await.unwrap();
+    assert!(said.mode == "Vendor" && said.xml.contains("<symmetric "), "{}", said.xml);
+    // Its label is all that tells it from another.
+    let other = statement(&Vendor::lying(Lie::Suffix).await).await.unwrap_err();
+    assert!(other.unattested().unwrap().contains("secret@?!7"), "{other:?}");
+}
+
+#[tokio::test]
+async fn what_the_provider_puts_behind_a_label_makes_no_other_key() {
+    let statement = attested(&Vendor::lying(Lie::Suffix).await, "Vendor", "Generated").await.unwrap();
+    assert!(statement.xml.contains("payments@?!7"), "{}", statement.xml);
+}
+
+#[tokio::test]
+async fn the_clock_of_the_hsm_may_be_a_little_ahead() {
+    let hsm = Vendor::new().await;
+    // When certificates begin that nobody gave another time.
+    let begin: Timestamp = "1975-01-01T00:00:00Z".parse().unwrap();
+    let at = |minutes| Device::ensure(&hsm, DEVICE, begin - SignedDuration::from_mins(minutes));
+    let device = at(4).await.unwrap();
+    let error = at(6).await.map(|_| ()).unwrap_err();
+    assert!(error.hsm().unwrap().message.contains("not valid"), "{error:?}");
+    let key = make(&hsm.made.fake, "payments", KeyAlgorithm::Ec).await;
+    device.statement(&hsm, &key, begin - SignedDuration::from_mins(4)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_hsm_that_was_replaced_is_asked_again_and_one_that_attests_is_not() {
+    let attestor = Attestor::default();
+    let (right, now) = (Vendor::new().await, Timestamp::now());
+    let unable = Vendor::refusing("attestation_key", Kind::Unsupported).await;
+    let timid = Vendor::refusing("attestation_key", Kind::Timeout).await;
+    for (hsm, minutes, mode) in [
+        (&unable, 0, "Software"),
+        (&right, 9, "Software"),
+        // Trouble that passes takes nothing away, and it is not asked for another while.
+        (&timid, 10, "Software"),
+        (&right, 19, "Software"),
+        (&right, 20, "Vendor"),
+        (&unable, 60, "Vendor"),
+    ] {
+        let then = now + SignedDuration::from_mins(minutes);
+        let found = attestor.ensure(hsm, &partition("Auto"), then).await.unwrap();
+        assert_eq!((found.current.mode.as_str(), found.instead.is_some()), (mode, mode == "Software"));
+    }
+}
+
+#[tokio::test]
+async fn an_attestation_key_that_is_gone_is_not_used_on() {
+    let fake = Arc::new(Fake::default());
+    let key = make(&fake, DEVICE, KeyAlgorithm::Rsa).await;
+    let chains = [(&key, "device"); 3].map(|(facts, organization)| certified(facts, organization));
+    let made: &'static Made = Box::leak(Box::new(Made { fake, key, chains }));
+    let hsm = Vendor { made, ..Vendor::new().await };
+    let (attestor, now) = (Attestor::default(), Timestamp::now());
+    attestor.ensure(&hsm, &partition("Vendor"), now).await.unwrap();
+    let payments = make(&made.fake, "payments", KeyAlgorithm::Ec).await;
+    made.fake.call(Request::Destroy(made.key.id.clone().unwrap())).await.unwrap();
+    let error = attestor.attest(&hsm, &partition("Vendor"), &payments, &spec("Generated"), "", now).await;
+    let error = error.unwrap_err();
+    let AttestError::NotByHsm(why) = &error else { panic!("{error:?}") };
+    assert!(why.message.contains("attestation key 'attestation-key-device'"), "{error:?}");
+    assert!(attestor.known.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
