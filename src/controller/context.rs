@@ -206,7 +206,7 @@ impl Context {
     }
 
     /// Writes a status, as a whole, by server-side apply. With `locked` it is refused if the object changed
-    /// since it was read.
+    /// since it was read. Returns the object as it is then.
     ///
     /// # Errors
     /// When the API server refuses.
@@ -216,7 +216,7 @@ impl Context {
         object: &K,
         status: &S,
         locked: bool,
-    ) -> Result<(), Error>
+    ) -> Result<K, Error>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
         S: Serialize,
@@ -233,11 +233,12 @@ impl Context {
             "status": status,
         });
         let params = PatchParams::apply(MANAGER).force();
-        api.patch_status(&name, &params, &Patch::Apply(&patch))
+        let written = api
+            .patch_status(&name, &params, &Patch::Apply(&patch))
             .await
             .map_err(|source| Error::WriteStatus { name, source: Box::new(source) })?;
         self.metrics.wrote(kind_name(&kind), "patch_status");
-        Ok(())
+        Ok(written)
     }
 
     /// The API of a namespaced kind in the object's own namespace.

@@ -50,7 +50,20 @@ fn know(is: impl Fn(&Vendor) -> bool) {
 }
 
 /// A return value in words.
-fn in_words(Failure { code, function }: Failure, vendor: Option<&Vendor>) -> HsmError {
+fn in_words(failure: Failure, vendor: Option<&Vendor>) -> HsmError {
+    told(failure, vendor, |name, cause, next| format!("{name}: {cause}; {next} ({})", failure.function))
+}
+
+/// The same without what to do, for a call that is not made again: there, most of it is not true.
+pub fn in_brief(failure: Failure) -> HsmError {
+    told(failure, MODULE.get().copied(), |name, cause, _| format!("{name}: {cause} ({})", failure.function))
+}
+
+fn told(
+    Failure { code, .. }: Failure,
+    vendor: Option<&Vendor>,
+    words: impl FnOnce(&str, &str, &str) -> String,
+) -> HsmError {
     let of = |rows: &'static [Row]| rows.iter().find(|row| (row.first..=row.last).contains(&code));
     let number = format!("{code:#010x}");
     let (name, kind, cause, next) =
@@ -63,7 +76,7 @@ fn in_words(Failure { code, function }: Failure, vendor: Option<&Vendor>) -> Hsm
                 (number, Kind::Device, "a return value of the vendor's own", "see the vendor's manual")
             }
         };
-    HsmError { kind, code: Some(code), message: format!("{name}: {cause}; {next} ({function})") }
+    HsmError { kind, code: Some(code), message: words(&name, cause, next) }
 }
 
 impl From<Failure> for HsmError {

@@ -406,14 +406,22 @@ impl Worker {
                     context::sign(&token, session, key, (*algorithm, context, payload))
                 }),
             Request::SignStateful { key, algorithm, payload } => {
-                let answer = self.attempt(Some(key), |session| {
-                    stateful::sign(&token, session, key, (*algorithm, payload))
-                })?;
-                if answer.is_err() {
-                    // Whatever it failed of may be the session's fault.
-                    self.session = None;
-                }
-                answer
+                // What the token failed of may be its state, and only the steps of recovery end that. They are taken as
+                // for any request, but for the request itself: from then on it only says again what it failed of.
+                let mut failed: Option<HsmError> = None;
+                let outcome = self.attempt(Some(key), |session| {
+                    if let Some(error) = &failed {
+                        return Err(error.clone());
+                    }
+                    let answer = stateful::sign(&token, session, key, (*algorithm, payload))?;
+                    if let Err(error) = &answer
+                        && error.kind == Kind::Device
+                    {
+                        failed = Some(error.clone());
+                    }
+                    answer
+                });
+                failed.map_or(outcome, Err)
             }
             Request::Derive(wanted) => self.alone(asked, |objects| {
                 token.forget(&wanted.template.id);

@@ -5,6 +5,7 @@ use cryptoki_sys::*;
 
 use super::{
     cipher::with_key,
+    error::in_brief,
     mechanism,
     raw::{Attribute, Failure, Session},
     token::Token,
@@ -52,17 +53,19 @@ pub fn sign(
     })
 }
 
-/// Nothing that a session or a login is said to be guilty of is tried again here.
+/// What the token says of the request for good stays what it is. All else is said of a state of the token, which somebody might
+/// wait for and ask again: so it is one kind, that says that the token may have signed.
 fn refused(failure: Failure) -> HsmError {
     let error = HsmError::from(failure);
     match error.kind {
-        Kind::Lost | Kind::Device | Kind::Full => {
+        Kind::KeyNotFound | Kind::Unsupported | Kind::Invalid | Kind::Forbidden => error,
+        _ => {
+            let brief = in_brief(failure);
             let message = format!(
                 "{}; whether one of the key's signatures is spent is not known, and nothing is tried again",
-                error.message
+                brief.message
             );
-            HsmError { kind: Kind::Device, message, ..error }
+            HsmError { kind: Kind::Device, message, ..brief }
         }
-        _ => error,
     }
 }

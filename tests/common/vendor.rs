@@ -11,6 +11,8 @@ pub mod numbers;
 pub mod schnorr;
 #[path = "../vendor_module/tree.rs"]
 pub mod tree;
+#[path = "../vendor_module/xmss.rs"]
+pub mod xmss;
 
 use std::path::{Path, PathBuf};
 

@@ -44,7 +44,7 @@ async fn stage(faults: &Faults) -> (Arc<Supervisor>, Arc<Mutex<Vec<Rung>>>) {
 }
 
 /// Waits until these steps were told: they come another way than the answer.
-async fn told(steps: &Mutex<Vec<Rung>>, taken: &[Rung]) {
+pub async fn told(steps: &Mutex<Vec<Rung>>, taken: &[Rung]) {
     let begun = Instant::now();
     while *steps.lock().unwrap() != taken && begun.elapsed() < Duration::from_secs(2) {
         tokio::time::sleep(Duration::from_millis(2)).await;

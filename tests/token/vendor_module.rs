@@ -1,6 +1,8 @@
 //! That the module of the derivation tests computes what the public specifications say.
 
-use crate::common::vendor::{SEED, curve::Curve, lms, schnorr, tree::Node};
+use hsm_operator::{model::SignatureAlgorithm, public_key::PublicKey};
+
+use crate::common::vendor::{SEED, curve::Curve, lms, schnorr, tree::Node, xmss};
 
 const H: u32 = 1 << 31;
 
@@ -204,4 +206,21 @@ fn a_vector_of_rfc8554() {
     assert_eq!(hex::encode(&key.public()[4..]), hex::encode(public));
     let randomizer = signature[8..40].try_into().unwrap();
     assert_eq!(hex::encode(&key.sign(4, &randomizer, message)[4..]), hex::encode(signature));
+}
+
+/// The first parts of a tree are left of everything above them. These are on the right side of some nodes, and of all.
+#[test]
+fn signatures_of_xmss_with_parts_from_all_over_the_tree_are_right() {
+    let key = xmss::Key { secret: [1; 32], public: [2; 32] };
+    let nodes = key.nodes();
+    let head = hex::decode("3053300a06082b06010505070622034500").unwrap();
+    let public = PublicKey::from_spki(&[head, key.public(&nodes)].concat()).unwrap();
+    for leaf in [0x2a5, 0x15a, xmss::LEAVES - 1] {
+        let mut signature = key.sign(&nodes, leaf, &[3; 32], b"message");
+        let fits = |signature: &[u8]| public.verify(SignatureAlgorithm::XmssSha2, b"message", signature);
+        assert_eq!(fits(&signature), Ok(true), "{leaf:#x}");
+        // Of another part.
+        signature[3] ^= 2;
+        assert_eq!(fits(&signature), Ok(false), "{leaf:#x}");
+    }
 }

@@ -264,6 +264,11 @@ pub unsafe fn sign(
     let signed = || {
         let (mut file, text) = opened()?;
         write(&mut file, &format!("asked {mark}"))?;
+        let mut info = CK_SESSION_INFO::default();
+        checked(real!(C_GetSessionInfo(session, &raw mut info)))?;
+        if !matches!(info.state, CKS_RO_USER_FUNCTIONS | CKS_RW_USER_FUNCTIONS) {
+            return Err(CKR_USER_NOT_LOGGED_IN);
+        }
         let kept = read(&text, &mark).ok_or(CKR_DEVICE_ERROR)?;
         if kept.spent >= kept.leaves() {
             return Err(CKR_KEY_EXHAUSTED);

@@ -7,7 +7,7 @@ use crate::{
     api::{HsmKey, condition, key::Source, partition::Recovery},
     hsm::protocol::{HsmError, KeyFacts},
     model::{
-        KeyAlgorithm, KeyLabel,
+        KeyAlgorithm, KeyAttributes, KeyLabel,
         address::NoAddress,
         curve,
         derivation::{self, DerivationPath, DerivedName, NoTree},
@@ -171,6 +171,14 @@ pub fn plan(key: &HsmKey, seen: &Seen) -> Step {
     let partition = &spec.partition_ref.name;
     if seen.partition.is_none() {
         return Step::Wait("PartitionNotFound", format!("there is no HsmPartition {partition}"));
+    }
+    // Also of a key that is there: it is not used any more, and Ready must not say that it is.
+    if spec.algorithm.is_stateful() && has_replicas(seen) {
+        let message = format!(
+            "HsmPartition {partition} has replicas, and {} keys have a state, and no copies: choose a partition without, or take the replicas out of it",
+            spec.algorithm
+        );
+        return refuse("Unsupported", message);
     }
     if !seen.allowed {
         return refuse(
@@ -349,6 +357,10 @@ fn recovery(seen: &Seen) -> Recovery {
     seen.partition.as_ref().map(|partition| partition.spec.recovery).unwrap_or_default()
 }
 
+fn has_replicas(seen: &Seen) -> bool {
+    seen.partition.as_ref().is_some_and(|partition| !partition.spec.replicas.is_empty())
+}
+
 /// Whoever could sign with an attestation key could attest anything.
 fn is_own(facts: &KeyFacts, seen: &Seen) -> bool {
     let Some(partition) = &seen.partition else { return false };
@@ -384,9 +396,12 @@ fn complete(key: &HsmKey) -> bool {
 
 fn missing(key: &HsmKey) -> String {
     let id = key.status.as_ref().and_then(|status| status.key_id.clone()).unwrap_or_default();
-    format!(
-        "the key with id {id} was on the token and is gone. It is not made again: restore the token's backup, or delete this object and make a new key"
-    )
+    let next = match key.spec.algorithm.is_stateful() {
+        // The token would count its signatures from there again.
+        true => "never restore a backup of the token, but delete this object and make a new key",
+        false => "restore the token's backup, or delete this object and make a new key",
+    };
+    format!("the key with id {id} was on the token and is gone. It is not made again: {next}")
 }
 
 /// What the token says otherwise than the status does: attributes can be changed by whoever reaches the token, as a rule to
@@ -444,6 +459,14 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     if made && asked.sensitive && facts.attributes.sensitive == Some(false) {
         return refuse("is not sensitive, as was asked for: its token does not keep to that".into());
     }
+    if spec.algorithm.is_stateful()
+        && let Some(how) = copied(&facts.attributes)
+    {
+        let algorithm = spec.algorithm;
+        return refuse(format!(
+            "is {how}, and a key of {algorithm} has a state, and no copies: make a new key"
+        ));
+    }
     if spec.policy.is_some() && facts.attributes.extractable == Some(true) {
         return refuse("is extractable, and a key with a policy never is: leave policy out".into());
     }
@@ -459,6 +482,16 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     None
 }
 
+/// How somebody may have got a copy of a key, as its token says.
+fn copied(attributes: &KeyAttributes) -> Option<&'static str> {
+    match () {
+        () if attributes.extractable == Some(true) => Some("extractable"),
+        () if attributes.copyable == Some(true) => Some("copyable"),
+        () if attributes.sensitive == Some(false) => Some("not sensitive"),
+        () => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -471,7 +504,7 @@ mod tests {
         },
         controller::key::gather::Rival,
         model::{
-            KeyAlgorithm, KeyAttributes, KeyId, KeyPolicy,
+            KeyId, KeyPolicy,
             policy::{Rule, Token},
         },
     };
@@ -650,6 +683,71 @@ mod tests {
         assert_eq!(lms(|_| ()), "Generate");
         assert_eq!(lms(|key| key.spec.source = Source::Imported), "InvalidSpec");
         assert_eq!(lms(|key| key.spec.attributes.extractable = Some(true)), "InvalidSpec");
+    }
+
+    fn lms(mut key: HsmKey) -> HsmKey {
+        (key.spec.algorithm, key.spec.curve_oid) = (KeyAlgorithm::Lms, None);
+        key
+    }
+
+    fn lms_facts(attributes: KeyAttributes) -> KeyFacts {
+        KeyFacts { algorithm: Some(KeyAlgorithm::Lms), curve_oid: None, attributes, ..facts() }
+    }
+
+    #[test]
+    fn nobody_is_told_to_restore_a_key_with_a_state() {
+        let says = |key: HsmKey| match plan(&key, &seen(Presence::Labelled(vec![]))) {
+            Step::Refuse(Refusal { reason: "MissingOnToken", message }) => message,
+            other => panic!("{other:?}"),
+        };
+        assert!(says(generated()).contains(": restore the token's backup"));
+        let state = says(lms(generated()));
+        assert!(state.contains("never restore a backup") && state.contains("make a new key"), "{state}");
+    }
+
+    #[test]
+    fn a_key_with_a_state_is_on_no_partition_with_replicas() {
+        let planned = |key: &HsmKey, presence| {
+            let seen = recovering(presence);
+            let mut partition = HsmPartition::clone(seen.partition.as_ref().unwrap());
+            let replica = serde_json::json!({"name": "b", "pkcs11": {"tokenLabel": "b"}});
+            partition.spec.replicas = vec![serde_json::from_value(replica).unwrap()];
+            reason(&plan(key, &Seen { partition: Some(Arc::new(partition)), ..seen }))
+        };
+        let found = || vec![lms_facts(KeyAttributes::default())];
+        let old = vec![KeyFacts { id: earlier("ns", "k").id, ..found().remove(0) }];
+        for (key, presence) in [
+            (lms(key(false)), Presence::Labelled(vec![])),
+            (lms(key(true)), Presence::Labelled(found())),
+            (lms(key(false)), Presence::Labelled(old)),
+            (lms(generated()), Presence::Ours(found())),
+            (lms(generated()), Presence::Recorded),
+        ] {
+            let what = format!("{presence:?}");
+            assert_eq!(planned(&key, presence), "Unsupported", "{what}");
+        }
+        assert_eq!(planned(&generated(), Presence::Recorded), "Keep");
+    }
+
+    #[test]
+    fn a_key_with_a_state_that_somebody_may_have_copied_is_not_taken_whoever_made_it() {
+        let of = |attributes: KeyAttributes| {
+            let found = || Presence::Labelled(vec![lms_facts(attributes.clone())]);
+            let mut known = lms(generated());
+            let status = known.status.as_mut().unwrap();
+            status.attestation = Some(Default::default());
+            status.attributes = Some(attributes.clone());
+            let ours = Presence::Ours(vec![lms_facts(attributes.clone())]);
+            [reason(&plan(&lms(key(true)), &seen(found()))), reason(&plan(&known, &seen(ours)))]
+        };
+        assert_eq!(of(KeyAttributes::default()), ["Adopt", "Keep"]);
+        for attributes in [
+            KeyAttributes { extractable: Some(true), ..KeyAttributes::default() },
+            KeyAttributes { copyable: Some(true), ..KeyAttributes::default() },
+            KeyAttributes { sensitive: Some(false), ..KeyAttributes::default() },
+        ] {
+            assert_eq!(of(attributes.clone()), ["AttributesDiffer"; 2], "{attributes:?}");
+        }
     }
 
     #[test]
