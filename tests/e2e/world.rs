@@ -201,6 +201,14 @@ impl World {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         let _ = api.delete(name, &DeleteParams::default()).await.unwrap();
+        self.gone(api, name).await;
+    }
+
+    /// Waits until an object is gone.
+    pub async fn gone<K>(&self, api: &Api<K>, name: &str)
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
         let gone = await_condition(api.clone(), name, |object: Option<&K>| object.is_none());
         tokio::time::timeout(PATIENCE, gone).await.expect("it goes in time").unwrap();
     }
