@@ -108,6 +108,17 @@ impl RequestedAttributes {
             () => None,
         }
     }
+
+    /// The same with nothing in it that a key with a state cannot be.
+    #[must_use]
+    pub fn without_copies(self) -> Self {
+        Self {
+            extractable: self.extractable.map(|_| false),
+            copyable: self.copyable.map(|_| false),
+            sensitive: self.sensitive.map(|_| true),
+            ..self
+        }
+    }
 }
 
 /// [`RequestedAttributes`] with every default filled in.
@@ -196,6 +207,9 @@ mod tests {
         assert_eq!(unfit(r#"{"extractable":true}"#), Some("extractable"));
         assert_eq!(unfit(r#"{"copyable":true}"#), Some("copyable"));
         assert_eq!(unfit(r#"{"sensitive":false}"#), Some("not sensitive"));
+        let all = r#"{"sign":true,"extractable":true,"copyable":true,"sensitive":false}"#;
+        let all = serde_json::from_str::<RequestedAttributes>(all).unwrap().without_copies();
+        assert_eq!((all.sign, all.unfit_for_state()), (Some(true), None));
     }
 
     #[test]

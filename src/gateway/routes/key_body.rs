@@ -81,7 +81,10 @@ impl CreateBody {
                 return Err(ApiError::new(Code::Validation, "algorithm or algorithmOid is missing"));
             }
         };
-        let policy = policy_body::read(self.policy.as_ref(), label.as_str(), algorithm, &self.attributes)?;
+        // Published clients ask for keys that can leave, of every algorithm.
+        let attributes =
+            if algorithm.is_stateful() { self.attributes.without_copies() } else { self.attributes };
+        let policy = policy_body::read(self.policy.as_ref(), label.as_str(), algorithm, &attributes)?;
         // Published clients send 0 for algorithms without sizes.
         let key_size = match self.key_size {
             None | Some(0) => None,
@@ -104,12 +107,6 @@ impl CreateBody {
                 if matches!(error, InvalidParameter::Size { .. }) { Code::KeySize } else { Code::Validation };
             ApiError::new(code, error.to_string())
         })?;
-        if algorithm.is_stateful()
-            && let Some(how) = self.attributes.unfit_for_state()
-        {
-            let message = format!("a key of {algorithm} cannot be {how}: it has a state, and no copies");
-            return Err(ApiError::new(Code::Attributes, message));
-        }
         let row = algorithm.row();
         let curve_oid = curve_oid.and_then(|oid| curve::by_oid(&oid)).map(|curve| curve.oid.to_owned());
         let address_format = address_body::read(
@@ -118,7 +115,7 @@ impl CreateBody {
             algorithm,
             curve_oid.as_deref(),
         )?;
-        let master = is_master(&self.attributes, algorithm, curve_oid.as_deref())?;
+        let master = is_master(&attributes, algorithm, curve_oid.as_deref())?;
         Ok(NewKey {
             master,
             label,
@@ -130,7 +127,7 @@ impl CreateBody {
                 )
             }),
             curve_oid,
-            attributes: self.attributes,
+            attributes,
             policy,
             address_format,
             password: self.password.filter(|password| !password.is_empty()),
