@@ -286,7 +286,10 @@ mod tests {
         }
 
         #[test]
-        fn any_text_without_slashes_and_control_characters_is_a_label(text in "[^/\\p{Cc}]{1,63}") {
+        fn any_text_without_slashes_and_control_characters_is_a_label(
+            // And without the two that XML does not carry.
+            text in "[^/\\p{Cc}\u{fffe}\u{ffff}]{1,63}",
+        ) {
             prop_assert_eq!(KeyLabel::new(text.clone()).map(String::from), Ok(text));
         }
     }
