@@ -101,12 +101,7 @@ impl RequestedAttributes {
     #[must_use]
     pub fn unfit_for_state(&self) -> Option<&'static str> {
         let own = self.resolved();
-        match () {
-            () if own.extractable => Some("extractable"),
-            () if own.copyable => Some("copyable"),
-            () if !own.sensitive => Some("not sensitive"),
-            () => None,
-        }
+        way_to_a_copy(own.extractable, own.copyable, own.sensitive)
     }
 
     /// The same with nothing in it that a key with a state cannot be.
@@ -118,6 +113,28 @@ impl RequestedAttributes {
             sensitive: self.sensitive.map(|_| true),
             ..self
         }
+    }
+}
+
+impl KeyAttributes {
+    /// The same of a key that is there, as far as its token tells.
+    #[must_use]
+    pub fn unfit_for_state(&self) -> Option<&'static str> {
+        way_to_a_copy(
+            self.extractable == Some(true),
+            self.copyable == Some(true),
+            self.sensitive != Some(false),
+        )
+    }
+}
+
+/// How somebody can have a copy of a key.
+const fn way_to_a_copy(extractable: bool, copyable: bool, sensitive: bool) -> Option<&'static str> {
+    match () {
+        () if extractable => Some("extractable"),
+        () if copyable => Some("copyable"),
+        () if !sensitive => Some("not sensitive"),
+        () => None,
     }
 }
 

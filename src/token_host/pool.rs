@@ -409,17 +409,10 @@ impl Worker {
                 // What the token failed of may be its state, and only the steps of recovery end that. They are taken as
                 // for any request, but for the request itself: from then on it only says again what it failed of.
                 let mut failed: Option<HsmError> = None;
-                let outcome = self.attempt(Some(key), |session| {
-                    if let Some(error) = &failed {
-                        return Err(error.clone());
-                    }
-                    let answer = stateful::sign(&token, session, key, (*algorithm, payload))?;
-                    if let Err(error) = &answer
-                        && error.kind == Kind::Device
-                    {
-                        failed = Some(error.clone());
-                    }
-                    answer
+                let outcome = self.attempt(Some(key), |session| match &failed {
+                    Some(error) => Err(error.clone()),
+                    None => stateful::sign(&token, session, key, (*algorithm, payload))?
+                        .inspect_err(|error| failed = Some(error.clone())),
                 });
                 failed.map_or(outcome, Err)
             }

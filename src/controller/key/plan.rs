@@ -7,7 +7,7 @@ use crate::{
     api::{HsmKey, condition, key::Source, partition::Recovery},
     hsm::protocol::{HsmError, KeyFacts},
     model::{
-        KeyAlgorithm, KeyAttributes, KeyLabel,
+        KeyAlgorithm, KeyLabel,
         address::NoAddress,
         curve,
         derivation::{self, DerivationPath, DerivedName, NoTree},
@@ -460,7 +460,7 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
         return refuse("is not sensitive, as was asked for: its token does not keep to that".into());
     }
     if spec.algorithm.is_stateful()
-        && let Some(how) = copied(&facts.attributes)
+        && let Some(how) = facts.attributes.unfit_for_state()
     {
         let algorithm = spec.algorithm;
         return refuse(format!(
@@ -482,16 +482,6 @@ pub fn differs(key: &HsmKey, facts: &KeyFacts) -> Option<Refusal> {
     None
 }
 
-/// How somebody may have got a copy of a key, as its token says.
-fn copied(attributes: &KeyAttributes) -> Option<&'static str> {
-    match () {
-        () if attributes.extractable == Some(true) => Some("extractable"),
-        () if attributes.copyable == Some(true) => Some("copyable"),
-        () if attributes.sensitive == Some(false) => Some("not sensitive"),
-        () => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -504,7 +494,7 @@ mod tests {
         },
         controller::key::gather::Rival,
         model::{
-            KeyId, KeyPolicy,
+            KeyAttributes, KeyId, KeyPolicy,
             policy::{Rule, Token},
         },
     };
