@@ -92,9 +92,15 @@ impl DataUse<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, LazyLock, Mutex};
+
+    use tracing::{Dispatch, subscriber::NoSubscriber};
 
     use super::*;
+
+    /// While there is only one subscriber, whichever thread first comes to a place that logs decides for all whether it is
+    /// of interest, and the threads of other tests have none. With a second one, all are asked.
+    static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
 
     /// What is written meanwhile.
     fn said(act: impl FnOnce()) -> String {
@@ -109,6 +115,7 @@ mod tests {
                 Ok(())
             }
         }
+        LazyLock::force(&SECOND);
         let page = Page::default();
         let writer = page.clone();
         let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();

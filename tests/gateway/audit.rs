@@ -2,14 +2,19 @@
 
 use std::{
     io::{Result, Write},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use serde_json::Value;
 use tokio::sync::Mutex as Turn;
+use tracing::{Dispatch, subscriber::NoSubscriber};
 
 /// Subscribers that come and go at the same time get in each other's way: what interests whom is remembered for the process.
 static TURN: Turn<()> = Turn::const_new(());
+
+/// While there is only one subscriber, whichever thread first comes to a place that logs decides for all whether it is of
+/// interest, and the threads of other tests have none. With a second one, all are asked.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -29,6 +34,7 @@ impl Write for Log {
 /// all that was logged.
 pub async fn audited(calls: impl Future<Output = ()>) -> (Vec<String>, String) {
     let _turn = TURN.lock().await;
+    LazyLock::force(&SECOND);
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
