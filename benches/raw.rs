@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every bench uses its own part of this")]
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
@@ -120,6 +121,38 @@ impl Raw {
             attributes.contains(&Attribute::Class(ObjectClass::PRIVATE_KEY))
         };
         objects.iter().filter(|object| is_private(object)).count()
+    }
+}
+
+impl Raw {
+    /// Median time, in microseconds, of reading both halves of some key of many whose handles are known.
+    pub fn read_known(&self, time: Duration) -> f64 {
+        let mut halves: BTreeMap<Vec<u8>, Vec<ObjectHandle>> = BTreeMap::new();
+        for object in self.keeper.find_objects(&[Attribute::Token(true)]).expect("a search") {
+            let id = self.keeper.get_attributes(object, &[AttributeType::Id]).expect("attributes");
+            let [Attribute::Id(id)] = &id[..] else { panic!("an id") };
+            halves.entry(id.clone()).or_default().push(object);
+        }
+        let keys: Vec<_> = halves.into_values().collect();
+        let wanted = [
+            AttributeType::Class,
+            AttributeType::Id,
+            AttributeType::Label,
+            AttributeType::KeyType,
+            AttributeType::EcParams,
+            AttributeType::Sign,
+            AttributeType::Extractable,
+        ];
+        let (mut times, end) = (Vec::new(), Instant::now() + time);
+        while Instant::now() < end {
+            let key = &keys[rand::random_range(0..keys.len())];
+            let begun = Instant::now();
+            for half in key {
+                self.keeper.get_attributes(*half, &wanted).expect("attributes");
+            }
+            times.push(begun.elapsed().as_secs_f64() * 1e6);
+        }
+        crate::table::median(&times)
     }
 }
 

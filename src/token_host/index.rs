@@ -10,6 +10,7 @@ use cryptoki_sys::*;
 use parking_lot::FairMutexGuard;
 
 use super::{
+    object::number,
     raw::{self, Attribute, Failure, Object, Session},
     token::Token,
 };
@@ -227,6 +228,14 @@ pub fn unreadable(failure: Failure) -> Result<Option<HsmError>, HsmError> {
     }
 }
 
+/// An object that has the name that was asked for.
+pub struct There {
+    /// Its handle.
+    pub object: Object,
+    /// What it is, if it says so.
+    pub class: Option<CK_OBJECT_CLASS>,
+}
+
 /// All objects of a token, for one thread and one request.
 pub struct Objects<'a> {
     /// The token.
@@ -249,7 +258,7 @@ impl<'a> Objects<'a> {
     pub fn named<T>(
         &mut self,
         name: Name<'_>,
-        read: impl Fn(&Session, &[Object]) -> Result<T, HsmError>,
+        read: impl Fn(&Session, &[There]) -> Result<T, HsmError>,
         enough: impl Fn(&T) -> bool,
     ) -> Result<T, HsmError> {
         let lasts = |index: &Index| index.looked.is_some_and(|looked| looked.elapsed() < LASTS);
@@ -298,32 +307,30 @@ impl<'a> Objects<'a> {
     }
 
     /// Objects that have the name by their own word, now. What is known of their other name is true then, too.
-    fn there(&mut self, name: Name<'_>) -> Result<Vec<Object>, HsmError> {
-        let mut there = self.index.get(name);
-        for object in there.clone() {
-            let names = match self.session.attributes(object, [CKA_ID, CKA_LABEL]) {
-                Ok(names) => Some(Names::of(names)),
+    fn there(&mut self, name: Name<'_>) -> Result<Vec<There>, HsmError> {
+        let mut there = Vec::new();
+        for object in self.index.get(name) {
+            let read = match self.session.attributes(object, [CKA_CLASS, CKA_ID, CKA_LABEL]) {
+                Ok([class, id, label]) => Some((number(&class), Names::of([id, label]))),
                 Err(Failure { code: CKR_OBJECT_HANDLE_INVALID, .. }) => None,
                 Err(failure) => return Err(failure.into()),
             };
-            match names.filter(|names| names.include(name)) {
-                Some(names) if self.index.names.get(&object) == Some(&names) => {}
+            let Some((class, names)) = read.filter(|(_, names)| names.include(name)) else {
+                self.index.remove(object);
+                continue;
+            };
+            let was = self.index.names.get(&object);
+            if was != Some(&names) {
                 // Its other name is another one since.
-                Some(names) => {
-                    let was = self.index.names.get(&object);
-                    if was.is_none_or(|was| was.id != names.id)
-                        && let Ok(id) = KeyId::from_bytes(&*names.id)
-                    {
-                        // Whoever signs with a key of that id looks again, and refuses where it is one of two now.
-                        self.token.forget_all(&[id]);
-                    }
-                    self.index.put(object, names);
+                if was.is_none_or(|was| was.id != names.id)
+                    && let Ok(id) = KeyId::from_bytes(&*names.id)
+                {
+                    // Whoever signs with a key of that id looks again, and refuses where it is one of two now.
+                    self.token.forget_all(&[id]);
                 }
-                None => {
-                    self.index.remove(object);
-                    there.retain(|one| *one != object);
-                }
+                self.index.put(object, names);
             }
+            there.push(There { object, class });
         }
         Ok(there)
     }

@@ -4,7 +4,7 @@ use cryptoki_sys::*;
 
 use super::{
     capability, dsa,
-    index::{Name, Objects},
+    index::{Name, Objects, There},
     lone,
     mechanism::KeyShape,
     parameter_set, public,
@@ -116,26 +116,34 @@ pub(super) struct Key {
 
 impl Key {
     pub fn read(session: &Session, object: Object) -> Result<Self, HsmError> {
-        let [class, key_type, id, label, modulus, exponent, params, value_len, info, local, check] = session
-            .attributes(
-                object,
-                [
-                    CKA_CLASS,
-                    CKA_KEY_TYPE,
-                    CKA_ID,
-                    CKA_LABEL,
-                    CKA_MODULUS,
-                    CKA_PUBLIC_EXPONENT,
-                    CKA_EC_PARAMS,
-                    CKA_VALUE_LEN,
-                    CKA_PUBLIC_KEY_INFO,
-                    CKA_LOCAL,
-                    CKA_CHECK_VALUE,
-                ],
-            )?;
-        let flags = session.attributes(
+        // All at once: a token with many objects looks for this one at each question.
+        let [
+            class,
+            key_type,
+            id,
+            label,
+            modulus,
+            exponent,
+            params,
+            value_len,
+            info,
+            local,
+            check,
+            flags @ ..,
+        ] = session.attributes(
             object,
             [
+                CKA_CLASS,
+                CKA_KEY_TYPE,
+                CKA_ID,
+                CKA_LABEL,
+                CKA_MODULUS,
+                CKA_PUBLIC_EXPONENT,
+                CKA_EC_PARAMS,
+                CKA_VALUE_LEN,
+                CKA_PUBLIC_KEY_INFO,
+                CKA_LOCAL,
+                CKA_CHECK_VALUE,
                 CKA_DECRYPT,
                 CKA_SIGN,
                 CKA_UNWRAP,
@@ -358,12 +366,11 @@ impl Group {
         whole.is_empty() && broken.is_empty() && [public, certificates, others].into_iter().all(Vec::is_empty)
     }
 
-    fn read(session: &Session, objects: &[Object]) -> Result<Self, HsmError> {
+    fn read(session: &Session, there: &[There]) -> Result<Self, HsmError> {
         let mut group = Self::default();
-        for object in objects {
-            let [class] = session.attributes(*object, [CKA_CLASS])?;
-            match number(&class) {
-                Some(class) if KEY_CLASSES.contains(&class) => {
+        for There { object, class } in there {
+            match class {
+                Some(class) if KEY_CLASSES.contains(class) => {
                     let key = Key::read(session, *object)?;
                     if key.complete() { &mut group.whole } else { &mut group.broken }.push(key);
                 }

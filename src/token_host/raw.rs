@@ -479,44 +479,53 @@ impl Session {
         object: Object,
         kinds: [CK_ATTRIBUTE_TYPE; N],
     ) -> Result<[Option<Vec<u8>>; N], Failure> {
-        let mut buffers: [Vec<u8>; N] = std::array::from_fn(|_| vec![0; ATTRIBUTE_GUESS]);
-        let (mut lengths, code) = self.read(object, &kinds, &mut buffers)?;
-        if code == CKR_BUFFER_TOO_SMALL {
-            // Ask for sizes, then allow for more: some modules answer the question wrongly.
-            let (sizes, _) =
-                self.read(object, &kinds, &mut std::array::from_fn::<_, N, _>(|_| Vec::new()))?;
-            for (buffer, size) in buffers.iter_mut().zip(&sizes) {
-                *buffer = vec![0; size.unwrap_or(0).max(ATTRIBUTE_GUESS) + 64];
-            }
-            let mut code;
-            (lengths, code) = self.read(object, &kinds, &mut buffers)?;
-            while code == CKR_BUFFER_TOO_SMALL {
-                let longest = buffers.iter().map(Vec::len).max().unwrap_or(0);
-                if longest >= ATTRIBUTE_MAX {
-                    return Err(Failure { code, function: "C_GetAttributeValue" });
-                }
-                buffers.fill_with(|| vec![0; 2 * longest]);
-                (lengths, code) = self.read(object, &kinds, &mut buffers)?;
-            }
+        let mut guess = [[0; ATTRIBUTE_GUESS]; N];
+        let mut buffers = guess.each_mut().map(|buffer| &mut buffer[..]);
+        let (lengths, code) = self.read(object, &kinds, &mut buffers)?;
+        if code != CKR_BUFFER_TOO_SMALL {
+            return Ok(self.values(kinds, buffers, lengths));
         }
+        // Ask for sizes, then allow for more: some modules answer the question wrongly.
+        let (sizes, _) = self.read(object, &kinds, &mut std::array::from_fn(|_| &mut [][..]))?;
+        let mut longer = sizes.map(|size| vec![0; size.unwrap_or(0).max(ATTRIBUTE_GUESS) + 64]);
+        loop {
+            let mut buffers = longer.each_mut().map(Vec::as_mut_slice);
+            let (lengths, code) = self.read(object, &kinds, &mut buffers)?;
+            if code != CKR_BUFFER_TOO_SMALL {
+                return Ok(self.values(kinds, buffers, lengths));
+            }
+            let longest = buffers.iter().map(|buffer| buffer.len()).max().unwrap_or(0);
+            if longest >= ATTRIBUTE_MAX {
+                return Err(Failure { code, function: "C_GetAttributeValue" });
+            }
+            longer.fill_with(|| vec![0; 2 * longest]);
+        }
+    }
+
+    /// Copies of that length: some values are kept for every object of a token, and a guess that was cut off would leave a
+    /// hole behind each that fits nothing. The values may be secret, and what held them is overwritten.
+    fn values<const N: usize>(
+        &self,
+        kinds: [CK_ATTRIBUTE_TYPE; N],
+        buffers: [&mut [u8]; N],
+        lengths: [Option<usize>; N],
+    ) -> [Option<Vec<u8>>; N] {
         let mut values = [const { None }; N];
-        for (((value, mut buffer), length), kind) in values.iter_mut().zip(buffers).zip(lengths).zip(kinds) {
+        for (((value, buffer), length), kind) in values.iter_mut().zip(buffers).zip(lengths).zip(kinds) {
             *value = length.map(|length| {
-                // A copy of that length: some values are kept for every object of a token, and a guess that was cut off
-                // would leave a hole behind each that fits nothing. The value may be a secret.
                 let exact = buffer[..length].to_vec();
                 buffer[..length].zeroize();
                 if kind == CKA_KEY_TYPE { self.plain(exact) } else { exact }
             });
         }
-        Ok(values)
+        values
     }
 
     fn read<const N: usize>(
         &self,
         object: Object,
         kinds: &[CK_ATTRIBUTE_TYPE; N],
-        buffers: &mut [Vec<u8>; N],
+        buffers: &mut [&mut [u8]; N],
     ) -> Result<([Option<usize>; N], CK_RV), Failure> {
         let mut template: [CK_ATTRIBUTE; N] = std::array::from_fn(|at| CK_ATTRIBUTE {
             type_: kinds[at],
@@ -697,7 +706,7 @@ impl Session {
 
     /// How long an attribute is, as the module says when it is asked for that alone.
     pub fn attribute_size(&self, object: Object, kind: CK_ATTRIBUTE_TYPE) -> Result<Option<usize>, Failure> {
-        let (sizes, _) = self.read(object, &[kind], &mut [Vec::new()])?;
+        let (sizes, _) = self.read(object, &[kind], &mut [&mut []])?;
         Ok(sizes[0])
     }
 
