@@ -9,6 +9,8 @@ pub const SECRET_TYPE: &str = "hsm-operator.io/key-password";
 pub const SECRET_LABEL: &str = "hsm-operator.io/key-password";
 /// What their names begin with; 32 hexadecimal digits follow.
 pub const SECRET_PREFIX: &str = "hsm-key-password-";
+/// Reason of conditions: something is not done with a key that has a password.
+pub const PASSWORD_REQUIRED: &str = "PasswordRequired";
 
 /// The Secret with what checks a key's password.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]

@@ -17,9 +17,6 @@ use crate::{
     service::password::{Record, is_record},
 };
 
-/// Why something is not done with a key that has a password.
-pub const REASON: &str = "PasswordRequired";
-
 /// How often is looked for what is left over.
 const EVERY: Duration = Duration::from_secs(600);
 /// How old a Secret has to be before it is left over. A key is made within minutes of it, or not at all.

@@ -52,7 +52,7 @@ const ROWS: &[Row] = &[
     ("C_FindObjects after=1 times=1 hang", &[Kind::Timeout, Kind::Crashed]),
     ("C_GetAttributeValue times=1 segv", &[Kind::Crashed]),
     ("C_GetAttributeValue times=1 close-sessions", &[]),
-    ("C_GetAttributeValue after=1 times=1 stale", &[]),
+    ("C_GetAttributeValue after=1 times=1 stale", &[Kind::Crashed]),
     ("C_GetAttributeValue after=1 times=1 return=CKR_GENERAL_ERROR", &[Kind::Device]),
 ];
 

@@ -9,6 +9,7 @@ use crate::{
         HsmKey,
         certificate::{CertificateStatus, SelfSigned},
         key::HsmKeyStatus,
+        password::PASSWORD_REQUIRED,
     },
     controller::{
         context::{Context, MANAGER},
@@ -78,7 +79,7 @@ pub async fn certify(
         Step::Make(wanted) => {
             let usable = usable.as_ref().ok_or(Error::Incomplete("keyId"))?;
             if let Some(message) = password::forbids(key, ctx).await? {
-                return Ok(Certified::Refused(Refusal::certificate(password::REASON, message)));
+                return Ok(Certified::Refused(Refusal::certificate(PASSWORD_REQUIRED, message)));
             }
             match made(key, wanted, usable, seen.hsm()?.as_ref(), ctx).await {
                 Ok(chain) => {
@@ -459,7 +460,7 @@ mod tests {
         world.key.spec.password = serde_json::from_value(json!({"secretName": "s"})).unwrap();
         world.ask(self_signed("a"));
         let status = world.look().await;
-        assert_eq!(is(&status, condition::CERTIFIED), said("False", "PasswordRequired"));
+        assert_eq!(is(&status, condition::CERTIFIED), said("False", PASSWORD_REQUIRED));
         assert_eq!(is(&status, condition::READY), said("True", "Ready"), "it is used over REST all the same");
         assert_eq!((world.fake.count("sign"), world.tls_crt()), (0, None));
         // One that is given needs no use of the key.

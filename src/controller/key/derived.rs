@@ -7,8 +7,8 @@ use super::{
     report::Done,
 };
 use crate::{
-    api::{HsmKey, IMPORTING, key::DerivedFrom},
-    controller::{context::Context, password},
+    api::{HsmKey, IMPORTING, key::DerivedFrom, password::PASSWORD_REQUIRED},
+    controller::context::Context,
     hsm::protocol::{DerivedTemplate, KeyTemplate, Request},
     model::derivation::DerivationPath,
     service::directory::Usable,
@@ -66,7 +66,7 @@ pub fn request(
             "HsmKey {} has or had a password, which a manifest does not carry: derive the key by POST /v1/derivedKey",
             from.key
         );
-        return Err(Unasked::ByGateway(Done::Refused(Refusal { reason: password::REASON, message })));
+        return Err(Unasked::ByGateway(Done::Refused(Refusal { reason: PASSWORD_REQUIRED, message })));
     }
     let Some(usable) = Usable::of(master) else {
         return Err(Done::Waiting(MASTER_NOT_READY, format!("HsmKey {} is not Ready", from.key)).into());
@@ -182,7 +182,7 @@ mod tests {
             master["spec"]["password"] = json!({"secretName": "s"});
             Some(master)
         };
-        assert_eq!(asked_of(guarded(), false).unwrap_err(), password::REASON);
+        assert_eq!(asked_of(guarded(), false).unwrap_err(), PASSWORD_REQUIRED);
         assert_eq!(asked_of(guarded(), true).unwrap_err(), AWAITED);
         // Of another master, a note on the object changes nothing.
         assert!(asked_of(Some(master(true, true)), true).is_ok());

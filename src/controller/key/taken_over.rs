@@ -17,11 +17,8 @@ use super::{
     template,
 };
 use crate::{
-    api::{HsmKey, HsmPartition, IMPORTING},
-    controller::{
-        context::{Context, Guarded},
-        password,
-    },
+    api::{HsmKey, HsmPartition, IMPORTING, password::PASSWORD_REQUIRED},
+    controller::context::{Context, Guarded},
     hsm::{
         Hsm,
         fake::Fake,
@@ -92,7 +89,7 @@ fn derived(noted: bool) -> HsmKey {
 async fn nothing_is_made_before_the_gateway_did() {
     let stage = Stage::new().await;
     let made = stage.fake.count("generate");
-    for (noted, reason) in [(true, AWAITED), (false, password::REASON)] {
+    for (noted, reason) in [(true, AWAITED), (false, PASSWORD_REQUIRED)] {
         let (key, seen) = (derived(noted), stage.seen(Presence::Labelled(vec![])));
         match act(&Step::Generate, &key, &seen, &stage.ctx).await.unwrap() {
             Done::Waiting(waits, message) if noted => {

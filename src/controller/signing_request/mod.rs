@@ -20,6 +20,7 @@ use crate::{
         SigningRequest,
         condition::{self, Report},
         partition::VerifySignatures,
+        password::PASSWORD_REQUIRED,
         signing_request::{SigningRequestStatus, State},
     },
     hsm::{
@@ -297,7 +298,7 @@ async fn prepare(request: &SigningRequest, ctx: &Context) -> Result<Prepared, Ou
         Ok(None) => record.record(None),
         Ok(Some(message)) => {
             record.record(Some(&message));
-            return Err(Outcome::Failed(password::REASON, message));
+            return Err(Outcome::Failed(PASSWORD_REQUIRED, message));
         }
         Err(error) => return Err(Outcome::Waiting("Retrying", crate::telemetry::logs::chain(&error))),
     }

@@ -25,7 +25,7 @@ use crate::{
     api::{
         HsmKey, IMPORTING, LocalRef, condition,
         key::{DeletionPolicy, HsmKeySpec},
-        password::PasswordRef,
+        password::{PASSWORD_REQUIRED, PasswordRef},
     },
     attestation::{Bundle, Signer, chain},
     auth::{self, Action},
@@ -67,7 +67,7 @@ pub fn document(document: &mut Document) {
 const CREATE_WAIT: Duration = Duration::from_secs(80);
 /// Reasons for which a key is refused before it is made.
 const BEFOREHAND: &[&str] =
-    &["InvalidSpec", "NamespaceNotAllowed", "Conflict", "Recoverable", "Unsupported", "PasswordRequired"];
+    &["InvalidSpec", "NamespaceNotAllowed", "Conflict", "Recoverable", "Unsupported", PASSWORD_REQUIRED];
 /// How long a request waits for the API server to say whether there is a key.
 pub const LOOKUP_WAIT: Duration = Duration::from_secs(5);
 /// The same where an earlier answer can be used instead.
@@ -283,9 +283,6 @@ enum Settled {
     Late,
 }
 
-/// What the controller says of a key that only a gateway makes: of one that was `brought`, it said so before.
-const GATEWAYS: &str = "PasswordRequired";
-
 /// Waits until a key is Ready or a person must act.
 async fn settled(state: &Shared, namespace: &str, made: &HsmKey, brought: bool) -> Settled {
     let mut changes = state.directory.changes();
@@ -307,7 +304,8 @@ async fn settled(state: &Shared, namespace: &str, made: &HsmKey, brought: bool) 
                     return Settled::Ready(Box::new(answer));
                 }
                 if let Some((reason, error)) = stalled(&entry.object)
-                    && !(brought && reason == GATEWAYS)
+                    // Said of a key that only a gateway makes, before it was brought.
+                    && !(brought && reason == PASSWORD_REQUIRED)
                     && is_new(reason, &error)
                 {
                     return Settled::Stalled { reason: reason.to_owned(), error };
