@@ -32,4 +32,5 @@ mod secrecy;
 mod sessions;
 mod smoke;
 mod tools;
+mod vendor;
 mod world;

@@ -26,13 +26,15 @@ fn manifest(namespace: &str, name: &str, spec: &Value) -> String {
     .to_string()
 }
 
-fn create(namespace: &str, name: &str, spec: &Value, flags: &[&str]) -> Result<(), String> {
+/// Creates a request by `kubectl`; what that said, if it could not.
+pub fn create(namespace: &str, name: &str, spec: &Value, flags: &[&str]) -> Result<(), String> {
     let args = [&["create", "-f", "-"], flags].concat();
     let output = tools::run("kubectl", &args, manifest(namespace, name, spec).as_bytes());
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
-async fn finished(world: &World, namespace: &str, name: &str) -> SigningRequest {
+/// Waits for a request to be finished.
+pub async fn finished(world: &World, namespace: &str, name: &str) -> SigningRequest {
     let is = |request: &SigningRequest| {
         request.status.as_ref().and_then(|status| status.state).is_some_and(State::is_final)
     };

@@ -1,6 +1,6 @@
 //! Attestations over REST, before a token whose HSM attests keys itself.
 
-use std::{process::Command, sync::Arc};
+use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hsm_operator::{
@@ -18,10 +18,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    common::{
-        token::{Token, run},
-        vendor,
-    },
+    common::{attestation, token::Token, vendor},
     world::{Maker, NAMESPACE, PARTITION, World, object, office},
 };
 
@@ -83,16 +80,7 @@ impl Stage {
         let folder = self.token.path().join("zip");
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder).unwrap();
-        std::fs::write(folder.join("a.zip"), &answer.body).unwrap();
-        run(Command::new("python3").args(["-m", "zipfile", "-e", "a.zip", "."]).current_dir(&folder));
-        let readme = std::fs::read_to_string(folder.join("README_attestation.md")).unwrap();
-        let blocks: Vec<_> = readme.split("```").skip(1).step_by(2).collect();
-        assert_eq!(blocks.len(), 2);
-        let script = format!("set -eu\n{}", blocks.concat());
-        let output = run(Command::new("bash").args(["-o", "pipefail", "-c", &script]).current_dir(&folder));
-        let output = String::from_utf8(output.stdout).unwrap();
-        assert!(output.contains("chain-1.pem: OK") && output.contains("Verified OK"), "{output}");
-        (readme, output)
+        attestation::zip_checked(&folder, &answer.body)
     }
 }
 

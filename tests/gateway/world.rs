@@ -329,7 +329,7 @@ impl World {
             "p256" | "p256-mute" | "p256-files" | "p256-stamp" => curve("1.2.840.10045.3.1.7"),
             "p384" => curve("1.3.132.0.34"),
             "p521" => curve("1.3.132.0.35"),
-            "k1" | "k1-coins" => curve("1.3.132.0.10"),
+            "k1" | "k1-coins" | "k1-tree" => curve("1.3.132.0.10"),
             "aes" | "aes-cipher" | "aes-open" => json!({"algorithm": "AES", "keySize": 256}),
             "rsa-cipher" => json!({"algorithm": "RSA", "keySize": 2048}),
             "hmac" | "hmac-mute" => plain("HMACSHA256"),
@@ -342,6 +342,9 @@ impl World {
         // It may leave the token, in plain, too.
         if name == "aes-open" {
             spec["attributes"] = json!({"unwrap": true, "extractable": true, "sensitive": false});
+        }
+        if name == "k1-tree" {
+            spec["attributes"] = json!({"sign": true, "derive": true, "slip10": true});
         }
         if name == "p256-files" {
             spec["attributes"] = json!({"derive": true});

@@ -4,10 +4,6 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use hbs_lms::{
-    Sha256_256, Signature as Theirs, VerifyingKey,
-    signature::{Signature as _, Verifier},
-};
 use hsm_operator::{
     api::partition::VerifySignatures,
     hsm::{
@@ -23,7 +19,7 @@ use hsm_operator::{
 };
 
 use crate::{
-    common::{faults::Faults, token::Token, vendor},
+    common::{faults::Faults, hss, token::Token, vendor},
     find, generate, id, inventory,
     ladder::told,
     sign, template,
@@ -32,8 +28,6 @@ use crate::{
 const LMS: SignatureAlgorithm = SignatureAlgorithm::Lms;
 /// What a key has.
 const SIGNATURES: usize = 32;
-/// Bytes of the head of a SubjectPublicKeyInfo before the key itself.
-const HEAD: usize = 20;
 
 async fn made(hsm: &Supervisor, name: &str) -> (KeyFacts, PublicKey) {
     let facts = generate(hsm, template(name, KeyAlgorithm::Lms, None, None)).await.unwrap();
@@ -59,8 +53,7 @@ fn counted(token: &Token) -> (usize, Vec<String>) {
 
 /// Another library's word.
 fn fits(public: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
-    let key = VerifyingKey::<Sha256_256>::from_bytes(&public.spki()[HEAD..]).expect("a key");
-    Theirs::from_bytes(signature).is_ok_and(|signature| key.verify(message, &signature).is_ok())
+    hss::accepts(public.spki(), message, signature)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

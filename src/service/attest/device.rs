@@ -136,6 +136,34 @@ impl Device {
         }
     }
 
+    /// What the HSM says of a key, or that it does not attest this one. With which code a module refuses a kind of key is not
+    /// public; where another key is attested in between, it is the key, and no trouble that passes.
+    pub async fn attest(
+        &self,
+        hsm: &dyn Hsm,
+        software: &Software,
+        facts: &KeyFacts,
+        now: Timestamp,
+    ) -> Result<Attestation, AttestError> {
+        let first = match self.statement(hsm, facts, now).await {
+            Err(error) if is_failure(&error) => error,
+            said => return said,
+        };
+        if self.try_out(hsm, software, now).await.is_err() {
+            return Err(first);
+        }
+        match self.statement(hsm, facts, now).await {
+            Err(error) if !is_failure(&error) => Err(error),
+            Err(AttestError::Hsm { operation, source }) => {
+                // What comes behind the code is that it is tried again.
+                let code = source.message.split(':').next().unwrap_or_default();
+                let message = format!("the HSM attests other keys and fails at this one ({code})");
+                Err(failed(operation, HsmError { kind: Kind::Unsupported, message, ..source }))
+            }
+            said => said,
+        }
+    }
+
     /// What the HSM says of a key.
     pub async fn statement(
         &self,
@@ -175,6 +203,13 @@ impl Device {
             mode: self.status.mode.clone(),
         })
     }
+}
+
+/// Whether it is a code of the module's that may mean that it does not attest the key.
+fn is_failure(error: &AttestError) -> bool {
+    error.hsm().is_some_and(|source| {
+        source.code.is_some() && matches!(source.kind, Kind::Device | Kind::Invalid | Kind::Forbidden)
+    })
 }
 
 /// Why the HSM attests nothing with what has the label of its key.

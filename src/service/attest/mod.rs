@@ -210,7 +210,7 @@ impl Attestor {
             let attested = match spec.source {
                 // It has no private half there that the HSM could speak of.
                 Source::ImportedPublic => Err(unsaid("a public key alone")),
-                Source::Generated | Source::Imported => device.statement(hsm, facts, now).await,
+                Source::Generated | Source::Imported => device.attest(hsm, &software, facts, now).await,
             };
             match attested {
                 Err(error) if is_of_the_key(&error) => {

@@ -1,6 +1,9 @@
 //! Who attests, before a token that says that its HSM does, and lies where a test has it lie.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -267,7 +270,11 @@ fn spec(source: &str) -> HsmKeySpec {
 }
 
 async fn attested(hsm: &Vendor, mode: &str, source: &str) -> Result<Attestation, AttestError> {
-    let key = make(&hsm.made.fake, "payments", KeyAlgorithm::Ec).await;
+    attested_by(hsm, mode, source).await
+}
+
+async fn attested_by(hsm: &dyn Hsm, mode: &str, source: &str) -> Result<Attestation, AttestError> {
+    let key = make(&made().await.fake, "payments", KeyAlgorithm::Ec).await;
     let now = Timestamp::now();
     Attestor::default().attest(hsm, &partition(mode), &key, &spec(source), "", now).await
 }
@@ -500,6 +507,49 @@ async fn what_the_hsm_does_not_speak_of_is_the_operators_or_refused() {
     );
     let error = attest_passing(&right, &told("Vendor", &found), &key, &spec, "", now).await.unwrap_err();
     assert!(error.hsm().unwrap().message.contains("derivedKey"), "{error:?}");
+}
+
+/// A token whose HSM fails the first time that it is asked to attest.
+struct Stumbles(Vendor, AtomicBool);
+
+#[async_trait]
+impl Hsm for Stumbles {
+    async fn call(&self, request: Request) -> Result<Reply, HsmError> {
+        match &request {
+            Request::Attest { key, .. } if !self.0.is_tried_out(Some(key)) && !self.1.swap(true, Relaxed) => {
+                Err(coded(Kind::Device))
+            }
+            _ => self.0.call(request).await,
+        }
+    }
+
+    fn token(&self) -> Option<Arc<TokenFacts>> {
+        self.0.token()
+    }
+}
+
+fn coded(kind: Kind) -> HsmError {
+    HsmError { code: Some(6), ..HsmError::new(kind, "CKR_FUNCTION_FAILED: it is tried again") }
+}
+
+#[tokio::test]
+async fn a_key_at_which_the_hsm_fails_while_it_attests_others_is_one_that_it_does_not_attest() {
+    for kind in [Kind::Device, Kind::Invalid, Kind::Forbidden] {
+        let failing = Vendor { refuses: Some(("attest", coded(kind))), ..Vendor::new().await };
+        assert_eq!(attested(&failing, "Auto", "Generated").await.unwrap().mode, "Software", "{kind:?}");
+        let said = attested(&failing, "Vendor", "Generated").await.unwrap_err().unattested();
+        let said = said.unwrap_or_else(|| panic!("{kind:?}: it is tried for ever"));
+        assert_eq!(said, "the HSM attests other keys and fails at this one (CKR_FUNCTION_FAILED)");
+    }
+    // What passes is waited for: without a code of the module's, and what does not come twice.
+    for kind in [Kind::Timeout, Kind::Crashed, Kind::Lost, Kind::Unavailable] {
+        let failing = Vendor { refuses: Some(("attest", coded(kind))), ..Vendor::new().await };
+        let error = attested(&failing, "Auto", "Generated").await.unwrap_err();
+        assert_eq!(error.hsm().unwrap().kind, kind);
+    }
+    let stumbles = Stumbles(Vendor::new().await, AtomicBool::default());
+    assert_eq!(attested_by(&stumbles, "Auto", "Generated").await.unwrap().mode, "Vendor");
+    assert!(stumbles.1.load(Relaxed), "it failed once");
 }
 
 #[tokio::test]

@@ -31,6 +31,12 @@ FILES = "p256-files"
 # The only one that gets passwords.
 GUARDED = "ed-guarded"
 CHANGE = "/v1/key/changePassword"
+# What the test had made before.
+MADE = json.loads(Path("made.json").read_text())
+# Where the token has trees, a master signs, and a key that is derived from it for a moment.
+TREE = "k1-tree"
+if MADE["tree"]:
+    SIGNS[TREE] = SIGNS[f"{TREE}/0'/1"] = SIGNS["k1"]
 ALL = [*SIGNS, *ENCRYPTS, *MACS, OPEN, FILES]
 # What tokens make in a moment.
 MAKES = [
@@ -40,8 +46,6 @@ MAKES = [
     {"algorithm": "RSA", "curveOid": None, "keySize": 2048},
 ]
 WRAPS = ["AES_WRAP", "AES_WRAP_PAD"]
-# What the test had made before.
-MADE = json.loads(Path("made.json").read_text())
 NAMES = ["label", "keyName", "signKeyName", "encryptKeyName", "decryptKeyName", "masterKeyLabel", "unwrapKeyName"]
 BASE64 = [
     "payload",
@@ -148,6 +152,15 @@ def fitting(operation, body):
         # The first one, and then itself once more.
         old, new = pick([None, "one"], body), pick(["one", ["o", "n", "e"]], [body])
         body = {"label": GUARDED, "password": old, "newPassword": new}
+    if MADE["tree"] and operation.path == "/v1/derivedKey":
+        master = {"masterKeyLabel": TREE, "masterKeyPassword": None}
+        body = {**master, "derivationPath": f"{number(body) % 1000}'/1", "attributes": attributes(body)}
+    if MADE["tree"] and operation.path == "/v1/importedKey":
+        nothing = dict.fromkeys(["password", "policy", "addressFormat", "id"])
+        seed = base64.b64encode(b"%032d" % number(body)).decode()
+        key = {"algorithm": "EC", "curveOid": "1.3.132.0.10", "keySize": None, "seed": seed}
+        more = {"sign": True, "derive": True, "slip10": True, "destroyable": True}
+        body = {**body, **nothing, **key, "label": label("seed", body), "attributes": more}
     if operation.path == "/v1/key/export/plain":
         body = {**body, "label": OPEN}
     if operation.path == "/v1/key/import/plain":
