@@ -52,6 +52,8 @@ mod ladder;
 mod load;
 #[path = "token/lone.rs"]
 mod lone;
+#[path = "token/overlooked.rs"]
+mod overlooked;
 #[path = "token/pin.rs"]
 mod pin;
 #[path = "token/probes.rs"]

@@ -44,7 +44,7 @@ pub fn secret(session: &Session, key: Object, point: &[u8]) -> Result<Plaintext,
     let derived = derive(session, key, point, &template)?;
     let read = session.attributes(derived, [CKA_VALUE]);
     // It ends with the session anyway, which lives for long.
-    let destroyed = session.destroy(derived);
+    let destroyed = session.end(derived);
     let [value] = read?;
     let mut value = value.filter(|value| !value.is_empty()).ok_or_else(|| {
         HsmError::new(Kind::Unsupported, "the token keeps the secret of a key agreement to itself")

@@ -40,6 +40,11 @@ fn find(objects: &Objects<'_>, name: &DataName) -> Result<Vec<Object>, HsmError>
     Ok(found)
 }
 
+/// Whether there is an object of a name.
+pub fn is_there(objects: &Objects<'_>, name: &DataName) -> Result<bool, HsmError> {
+    Ok(!find(objects, name)?.is_empty())
+}
+
 fn ambiguous(objects: &Objects<'_>, name: &DataName) -> HsmError {
     let message = format!(
         "token {} has several data objects with the name '{name}': destroy them and make it again",

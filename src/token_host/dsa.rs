@@ -26,7 +26,7 @@ pub fn group(session: &Session, bits: CK_ULONG) -> Result<Vec<Attribute>, HsmErr
     ];
     let made = session.generate_key(&Mechanism::plain(CKM_DSA_PARAMETER_GEN), &wanted)?;
     let read = session.attributes(made, GROUP);
-    let gone = session.destroy(made);
+    let gone = session.end(made);
     let numbers = read?;
     gone?;
     let mut group = vec![Attribute::number(CKA_KEY_TYPE, CKK_DSA)];

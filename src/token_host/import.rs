@@ -147,7 +147,7 @@ fn plain(
             if not_taken(&error) { refused(objects, template, error) } else { error }
         })?;
         let signatures = signatures(objects.session, key);
-        let _ = objects.session.destroy(key);
+        let _ = objects.session.end(key);
         return Ok(Arrived::Untold(Untold { curve_oid: oid.to_owned(), signatures: signatures? }));
     }
     let mut last = None;
@@ -380,7 +380,7 @@ fn unwrap(
         if of_the_key { HsmError { code: error.code, ..invalid(NOT_UNWRAPPED) } } else { error }
     })?;
     let looked = look(session, object, template, spki);
-    let _ = session.destroy(object);
+    let _ = session.end(object);
     let public = match looked? {
         Look::Secret => None,
         Look::Pair(spki, facts) => Some(half_of(template, &spki, facts.curve_oid.as_deref())?),

@@ -16,8 +16,11 @@ use crate::{
 
 /// How long to wait for all threads to come out of the module.
 const LEAVE: Duration = Duration::from_secs(1);
-/// How long a module may take to be finalised, initialised and logged in to.
-const OVER: Duration = Duration::from_secs(3);
+/// How long a module may take to be finalised, initialised and logged in to; or so many times what it took to open the token,
+/// for modules that read all objects then.
+const OVER: (Duration, u32) = (Duration::from_secs(3), 3);
+/// So long after a start that failed is the next one.
+const AGAIN: Duration = Duration::from_millis(10);
 /// Where starting the module over did not help for so long, a new process is next.
 const HELPS: Duration = Duration::from_secs(10);
 
@@ -77,16 +80,33 @@ impl Token {
             return Err(gone());
         }
         self.took(Rung::Initialise, cause);
+        self.starts_over();
+        self.reopen_in_time(1)
+    }
+
+    /// The same for whoever has the gate alone, whatever the reason is, at most so many times. Without success, a new process is
+    /// next.
+    pub fn reopen_in_time(&self, times: u32) -> Result<(), HsmError> {
         // A module may hang in it, and who hangs cannot be helped.
+        let (least, worth) = OVER;
+        let limit = least.max(self.opened_in * worth);
         let (done, watch) = mpsc::channel::<std::convert::Infallible>();
         std::thread::spawn(move || {
-            if watch.recv_timeout(OVER) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if watch.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
                 tracing::error!("the module hangs while it is started over");
                 raw::exit(EXIT_RESTART);
             }
         });
         let request = raw::working_on(raw::NO_REQUEST);
-        let outcome = self.reopen();
+        let mut outcome = self.reopen();
+        for _ in 1..times {
+            // That includes whatever came of a PIN that was tried.
+            if outcome.is_ok() || self.refused().is_some() || self.is_dead() {
+                break;
+            }
+            std::thread::sleep(AGAIN);
+            outcome = self.reopen();
+        }
         raw::working_on(request);
         drop(done);
         outcome.inspect_err(|_| {

@@ -22,6 +22,7 @@ mod lone;
 mod mechanism;
 mod mechanism_names;
 mod object;
+mod overlooked;
 mod parameter_set;
 mod pool;
 mod probe;

@@ -360,6 +360,11 @@ impl Group {
         objects.named(name.into(), Self::read, |group| !group.public.is_empty())
     }
 
+    /// Whether there is a key with all that it consists of.
+    pub fn has_key(&self) -> bool {
+        self.whole.iter().any(|key| key.class == CKO_SECRET_KEY || !self.public.is_empty())
+    }
+
     /// Whether there is nothing at all.
     pub fn is_empty(&self) -> bool {
         let Self { whole, broken, public, certificates, others } = self;

@@ -14,7 +14,7 @@ use super::{
     agreement, attest, cipher, context, data, export, import,
     index::Objects,
     intake::{Intake, Place},
-    inventory, mechanism, object, probe, raw,
+    inventory, mechanism, object, overlooked, probe, raw,
     raw::Session,
     removal,
     socket::Out,
@@ -258,7 +258,7 @@ impl Worker {
     /// Carries out a request. The process does not survive the module.
     fn serve(&mut self, id: u64, request: &Request, asked: Instant, out: &Out) -> Result<Reply, HsmError> {
         raw::working_on(id);
-        let answer = self.carry_out(request, asked);
+        let answer = self.answer(request, asked);
         raw::working_on(0);
         // A refused PIN is told, and ends the process from outside: the next one must not try it.
         if self.token.is_dead() && self.token.refused().is_none() {
@@ -275,6 +275,33 @@ impl Worker {
             raw::exit(EXIT_RESTART);
         }
         answer
+    }
+
+    /// The answer to a request; another one where others may have made what the first one says is not there, see
+    /// [`overlooked`].
+    fn answer(&mut self, request: &Request, asked: Instant) -> Result<Reply, HsmError> {
+        let token = Arc::clone(&self.token);
+        let starts = token.starts();
+        let answer = self.carry_out(request, asked);
+        if !overlooked::comes_short(request, &answer) || !token.may_have_overlooked(starts) {
+            return answer;
+        }
+        token.read_anew(starts)?;
+        self.carry_out(request, asked)
+    }
+
+    /// The same for what is done because something is not there, before it is done.
+    fn make_sure(
+        &mut self,
+        asked: Instant,
+        is_there: impl FnMut(&mut Objects<'_>) -> Result<bool, HsmError>,
+    ) -> Result<(), HsmError> {
+        let token = Arc::clone(&self.token);
+        let starts = token.starts();
+        if !token.may_have_overlooked(starts) || self.alone(asked, is_there)? {
+            return Ok(());
+        }
+        token.read_anew(starts)
     }
 
     fn carry_out(&mut self, request: &Request, asked: Instant) -> Result<Reply, HsmError> {
@@ -333,6 +360,7 @@ impl Worker {
                 self.alone(asked, |objects| Ok(Reply::Inventory(inventory::inventory(objects)?)))
             }
             Request::Destroy(id) => {
+                self.make_sure(asked, |objects| Ok(object::Group::now(objects, id)?.has_key()))?;
                 self.alone(asked, |objects| removal::destroy(objects, id).map(|()| Reply::Done))
             }
             Request::PutCertificate { key, label, der } => self.alone(asked, |objects| {
@@ -370,6 +398,7 @@ impl Worker {
                 self.alone(asked, |objects| Ok(Reply::Data(data::get(objects, name)?.map(Box::new))))
             }
             Request::DestroyData(name) => {
+                self.make_sure(asked, |objects| data::is_there(objects, name))?;
                 let mut before = false;
                 self.alone(asked, |objects| {
                     let again = std::mem::replace(&mut before, true);

@@ -17,6 +17,8 @@ struct Row {
 const HANDLES: &str = "handles";
 /// What threads do to each other.
 const THREADS: &str = "threads";
+/// Whether what others change is seen.
+const CHANGES: &str = "changes";
 /// Whether `C_Initialize` needs a text.
 const INIT_ARGS: &str = "initArgs";
 
@@ -33,6 +35,10 @@ static ROWS: &[Row] = &[
         means: "two tokenHosts sign with elliptic curves almost twice as fast as one",
     },
     Row {
+        manufacturer: "softhsm", model: "softhsm v2", name: CHANGES, value: "of others are overlooked", odd: true,
+        means: "what is not found after a change of one's own is looked for once more, with the library started over",
+    },
+    Row {
         manufacturer: "kryoptic", model: "", name: HANDLES, value: "outlive a login", odd: false,
         means: FORGOTTEN,
     },
@@ -46,15 +52,23 @@ static ROWS: &[Row] = &[
     },
 ];
 
+fn rows(token: &TokenFacts) -> impl Iterator<Item = &'static Row> {
+    let (manufacturer, model) = (token.manufacturer.to_lowercase(), token.model.to_lowercase());
+    ROWS.iter().filter(move |row| manufacturer.contains(row.manufacturer) && model.contains(row.model))
+}
+
+/// Whether a process that changes such a token may overlook what others change there, see [`super::overlooked`].
+pub fn overlooks(token: &TokenFacts) -> bool {
+    rows(token).any(|row| row.name == CHANGES)
+}
+
 /// What is known of such a token.
 pub fn known(token: &TokenFacts) -> Vec<Quirk> {
-    let (manufacturer, model) = (token.manufacturer.to_lowercase(), token.model.to_lowercase());
-    let fits = |row: &&Row| manufacturer.contains(row.manufacturer) && model.contains(row.model);
     let quirk = |row: &Row| {
         let quirk = Quirk::usual(row.name, row.value, row.means);
         Quirk { odd: row.odd, ..quirk }
     };
-    let mut all: Vec<_> = ROWS.iter().filter(fits).map(quirk).collect();
+    let mut all: Vec<_> = rows(token).map(quirk).collect();
     if all.iter().all(|quirk| quirk.name != HANDLES) {
         let unknown = Quirk::not_probed(HANDLES, "a log-out would disturb others", FORGOTTEN);
         all.push(Quirk { odd: false, ..unknown });
@@ -65,6 +79,19 @@ pub fn known(token: &TokenFacts) -> Vec<Quirk> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_maker_s_tokens_overlook_changes() {
+        let overlooks = |manufacturer: &str, model: &str| {
+            overlooks(&TokenFacts {
+                manufacturer: manufacturer.into(),
+                model: model.into(),
+                ..Default::default()
+            })
+        };
+        assert!(overlooks("SoftHSM project", "SoftHSM v2"));
+        assert!(!overlooks("Kryoptic Project", "v1") && !overlooks("Somebody", "SoftHSM v2"));
+    }
 
     #[test]
     fn a_token_of_another_maker_is_taken_for_a_forgetful_one() {

@@ -10,7 +10,7 @@ use std::{
     ptr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -91,6 +91,8 @@ pub struct Module {
     init_args: Option<CString>,
     /// How often it was initialised; sessions of an earlier time are gone.
     starts: AtomicU64,
+    /// Whether objects of a token were made, changed or destroyed since then, or may have been.
+    changed: AtomicBool,
 }
 
 // SAFETY: the list is constant once the module is loaded, and `C_Initialize` got `CKF_OS_LOCKING_OK`, which
@@ -146,8 +148,8 @@ impl Module {
         let attest_key =
             unsafe { library.get::<attest::AttestKey>(attest::ATTEST_KEY) }.ok().map(|symbol| *symbol);
         let tree = OnceLock::new();
-        let module =
-            Self { functions, derive_key_pair, attest_key, tree, init_args, starts: AtomicU64::new(0) };
+        let (starts, changed) = (AtomicU64::new(0), AtomicBool::new(false));
+        let module = Self { functions, derive_key_pair, attest_key, tree, init_args, starts, changed };
         module.initialise().map_err(LoadFailure::Module)?;
         Ok(module)
     }
@@ -160,7 +162,8 @@ impl Module {
             ..Default::default()
         };
         match call!(self, C_Initialize((&raw mut arguments).cast())) {
-            Ok(()) | Err(Failure { code: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => {}
+            Ok(()) => self.changed.store(false, Ordering::SeqCst),
+            Err(Failure { code: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => {}
             Err(failure) => return Err(failure),
         }
         self.starts.fetch_add(1, Ordering::SeqCst);
@@ -179,6 +182,11 @@ impl Module {
     /// How often it was initialised.
     pub fn starts(&self) -> u64 {
         self.starts.load(Ordering::SeqCst)
+    }
+
+    /// Whether objects of a token were made, changed or destroyed through it since it was initialised.
+    pub fn changed(&self) -> bool {
+        self.changed.load(Ordering::SeqCst)
     }
 
     fn functions(&self) -> &CK_FUNCTION_LIST {
@@ -549,8 +557,19 @@ impl Session {
         Ok((std::array::from_fn(length), code))
     }
 
+    /// Notes that objects of the token change, before they do; nobody starts the module over meanwhile. Objects that end
+    /// with their session are none of it.
+    fn changes(&self, templates: &[&[Attribute]]) {
+        let stays =
+            |attribute: &Attribute| attribute.kind == CKA_TOKEN && *attribute.value == [u8::from(true)];
+        if templates.iter().any(|template| template.iter().any(stays)) {
+            self.module.changed.store(true, Ordering::SeqCst);
+        }
+    }
+
     /// Makes a secret key.
     pub fn generate_key(&self, mechanism: &Mechanism, key: &[Attribute]) -> Result<Object, Failure> {
+        self.changes(&[key]);
         let mut key = template(key);
         let mut handle: CK_OBJECT_HANDLE = 0;
         let length = key.len() as CK_ULONG;
@@ -572,6 +591,7 @@ impl Session {
         public: &[Attribute],
         private: &[Attribute],
     ) -> Result<(Object, Object), Failure> {
+        self.changes(&[public, private]);
         let (mut public, mut private) = (template(public), template(private));
         let (mut public_handle, mut private_handle): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE) = (0, 0);
         let (publics, privates) = (public.len() as CK_ULONG, private.len() as CK_ULONG);
@@ -712,11 +732,18 @@ impl Session {
 
     /// Removes an object from the token.
     pub fn destroy(&self, object: Object) -> Result<(), Failure> {
+        self.module.changed.store(true, Ordering::SeqCst);
+        self.end(object)
+    }
+
+    /// Removes an object that would end with the session.
+    pub fn end(&self, object: Object) -> Result<(), Failure> {
         call!(self.module, C_DestroyObject(self.handle, object.0))
     }
 
     /// Puts an object on the token.
     pub fn create(&self, attributes: &[Attribute]) -> Result<Object, Failure> {
+        self.changes(&[attributes]);
         let mut template = template(attributes);
         let mut handle: CK_OBJECT_HANDLE = 0;
         let length = template.len() as CK_ULONG;
@@ -726,6 +753,7 @@ impl Session {
 
     /// Changes attributes of an object.
     pub fn set(&self, object: Object, attributes: &[Attribute]) -> Result<(), Failure> {
+        self.module.changed.store(true, Ordering::SeqCst);
         let mut template = template(attributes);
         let length = template.len() as CK_ULONG;
         call!(self.module, C_SetAttributeValue(self.handle, object.0, template.as_mut_ptr(), length))

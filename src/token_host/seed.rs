@@ -65,7 +65,7 @@ pub fn is_of(
     let facts = object::facts_of_pair(objects.session, made.private, public);
     for half in [made.private, public] {
         // What cannot be destroyed ends with the session.
-        let _ = objects.session.destroy(half);
+        let _ = objects.session.end(half);
     }
     Ok(Some(facts?.public_key.as_deref() == Some(public_key)))
 }

@@ -16,6 +16,8 @@ use super::{
     attest, capability, error,
     index::Index,
     mechanism::{self, KeyShape},
+    overlooked::Pace,
+    quirk,
     raw::{Failure, LoadFailure, Module, Object, Session, TokenInfo},
     tree,
 };
@@ -27,6 +29,10 @@ use crate::{
     },
     model::{KeyId, SignatureAlgorithm, secret::Pin, vendor::VendorNumbers},
 };
+
+/// How often a token is asked to show itself before it is believed that it does not, and how long after the last time: while
+/// another process logs in, SoftHSM shows none for a moment.
+const SHOWS: (u32, Duration) = (5, Duration::from_millis(10));
 
 /// A key that was looked up to sign with.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +69,12 @@ pub struct Token {
     /// Keys that signed, two of them.
     canaries: Mutex<Vec<(KeyId, SignatureAlgorithm)>>,
     started_over: Mutex<Option<Instant>>,
+    /// How long it took to open it.
+    pub opened_in: Duration,
+    /// Its module may overlook what others change, see [`super::overlooked`].
+    pub overlooks: bool,
+    /// Of starts that are to make up for that.
+    pub pace: Mutex<Pace>,
     took: Box<Took>,
 }
 
@@ -80,6 +92,7 @@ pub struct Canary {
 impl Token {
     /// Loads the module, finds the token and logs in. The PIN is tried once. `took` is told of every step of recovery.
     pub fn open(open: Open, took: impl Fn(Rung, &str) + Send + Sync + 'static) -> Result<Self, HsmError> {
+        let begun = Instant::now();
         let module =
             Module::load(&open.library, open.init_args.as_deref()).map_err(|failure| match failure {
                 LoadFailure::Link(why) => HsmError::new(
@@ -119,8 +132,9 @@ impl Token {
             serial: info.serial,
             firmware: info.firmware,
         };
+        let overlooks = quirk::overlooks(&facts);
         let keeper = module.open(slot)?;
-        let token = Self {
+        let mut token = Self {
             module,
             library: open.library,
             selector: open.token,
@@ -138,15 +152,18 @@ impl Token {
             gate: parking_lot::RwLock::default(),
             canaries: Mutex::default(),
             started_over: Mutex::default(),
+            opened_in: Duration::ZERO,
+            overlooks,
+            pace: Mutex::default(),
             took: Box::new(took),
         };
         token.ensure_login(None)?;
+        token.opened_in = begun.elapsed();
         Ok(token)
     }
 
     /// Starts the module over and logs in; the token has to be the one that it was. Only for who has the gate alone.
     pub fn reopen(&self) -> Result<(), HsmError> {
-        *self.started_over.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.module.start_over()?;
         let (slot, info) = select(&self.module, &self.selector, &self.library)?;
         if info.serial != self.facts.serial {
@@ -162,7 +179,17 @@ impl Token {
         self.module.starts()
     }
 
-    /// When the module was started over last.
+    /// Whether objects of the token were changed through the module since it was started.
+    pub fn changed(&self) -> bool {
+        self.module.changed()
+    }
+
+    /// The module is started over because something is wrong.
+    pub fn starts_over(&self) {
+        *self.started_over.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// When that was last.
     pub fn started_over(&self) -> Option<Instant> {
         *self.started_over.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -196,6 +223,18 @@ impl Token {
     /// Asks the token for what it is.
     pub fn shows_itself(&self) -> Result<(), HsmError> {
         Ok(self.module.token(self.slot()).map(drop)?)
+    }
+
+    /// The same, patiently.
+    fn shown(&self) -> Result<TokenInfo, Failure> {
+        let (times, pause) = SHOWS;
+        for _ in 1..times {
+            if let Ok(info) = self.module.token(self.slot()) {
+                return Ok(info);
+            }
+            std::thread::sleep(pause);
+        }
+        self.module.token(self.slot())
     }
 
     /// A session of its own for the calling thread.
@@ -243,7 +282,7 @@ impl Token {
 
     /// Tries the PIN, unless the token says that a wrong one would be the last.
     fn log_in(&self, session: &Session) -> Result<(), HsmError> {
-        let flags = self.module.token(self.slot())?.flags;
+        let flags = self.shown()?.flags;
         if flags & CKF_USER_PIN_LOCKED != 0 {
             let locked = Failure { code: CKR_PIN_LOCKED, function: "C_GetTokenInfo" };
             return Err(named(&self.facts.label, locked.into()));
@@ -280,7 +319,7 @@ impl Token {
             return Err(Failure { code: CKR_USER_NOT_LOGGED_IN, function: "C_FindObjects" }.into());
         }
         drop(keeper);
-        self.shows_itself()
+        Ok(self.shown().map(drop)?)
     }
 
     /// The error of a refused PIN, after which there is nothing to be done here any more.

@@ -74,7 +74,7 @@ impl Drop for Passing<'_> {
     fn drop(&mut self) {
         for object in [self.private, self.public] {
             // What cannot be destroyed ends with the session.
-            let _ = self.session.destroy(object);
+            let _ = self.session.end(object);
         }
     }
 }

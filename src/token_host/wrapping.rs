@@ -78,10 +78,10 @@ fn pads_by_rfc_5649(session: &Session) -> Result<bool, HsmError> {
         let wrapped = made(CKK_AES, KEY, &[Attribute::bool(CKA_EXTRACTABLE, true)]).and_then(|key| {
             let with = Cipher { kind: CKM_AES_KEY_WRAP_PAD, parameter: CipherParameter::None };
             let wrapped = session.wrap(&with, by, key);
-            let _ = session.destroy(key);
+            let _ = session.end(key);
             wrapped
         });
-        let _ = session.destroy(by);
+        let _ = session.end(by);
         wrapped
     })();
     let pads = match tried {

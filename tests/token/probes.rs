@@ -63,6 +63,7 @@ async fn what_is_odd_about_a_token_is_found_out(token: Token) {
             let odd = [
                 ("handles", "new after a login"),
                 ("threads", "wait for each other"),
+                ("changes", "of others are overlooked"),
                 ("hashedEcdsa", "none"),
                 ("publicKeyInfo", "empty"),
                 ("digestLength", "not checked"),

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    api::{HsmKey, HsmPartition, MISSED, key::Source},
+    api::{HsmKey, HsmPartition, IMPORTING, MISSED, key::Source},
     controller::{
         context::{Context, Guarded},
         error::Error,
@@ -271,6 +272,16 @@ pub fn recorded(key: &HsmKey) -> Option<KeyId> {
     key.status.as_ref()?.key_id.clone().and_then(|id| KeyId::try_from(id).ok())
 }
 
+/// For so long a gateway is believed to be bringing a key that it said it would: most take less than a second.
+const COMES: SignedDuration = SignedDuration::from_secs(10);
+
+/// Whether a gateway is bringing the key, which tells us when it has. A look that is to prove that there is none would be in
+/// its way: some tokens have to be started over for that.
+fn is_coming(key: &HsmKey, now: Timestamp) -> bool {
+    let since = key.annotations().get(IMPORTING).and_then(|since| since.parse::<Timestamp>().ok());
+    since.is_some_and(|since| (SignedDuration::ZERO..COMES).contains(&now.duration_since(since)))
+}
+
 async fn ask(
     key: &HsmKey,
     recorded: Option<KeyId>,
@@ -283,8 +294,12 @@ async fn ask(
         Ok(label) => find(hsm, what(label)).await,
         Err(_) => Ok(Vec::new()),
     };
+    let coming = recorded.is_none() && is_coming(key, Timestamp::now());
     if key.is_public_only() {
-        return ask_public(key, recorded, hsm, ctx).await;
+        return match coming {
+            true => Ok(Presence::Labelled(Vec::new())),
+            false => ask_public(key, recorded, hsm, ctx).await,
+        };
     }
     let Some(id) = recorded else {
         // One look is enough: what this object's interrupted making left has its label, and generation itself finds
@@ -292,7 +307,7 @@ async fn ask(
         // makes the key; where none is made, it is proven here.
         let made_here = key.spec.source == Source::Generated && !key.spec.adopt;
         let will_make = first && made_here && !super::plan::was_generated(key);
-        let found = by_label(if will_make { Find::Known } else { Find::Label }).await?;
+        let found = by_label(if will_make || coming { Find::Known } else { Find::Label }).await?;
         let ours = super::derived_id(key)?;
         let mine: Vec<_> = found.iter().filter(|facts| facts.id.as_ref() == Some(&ours)).cloned().collect();
         return Ok(if mine.is_empty() { Presence::Labelled(found) } else { Presence::Ours(mine) });
@@ -456,6 +471,21 @@ mod tests {
 
     /// The older one asks for the label's key while nobody else does; the key was made for the younger one, which comes
     /// a moment later.
+    #[test]
+    fn a_key_is_believed_to_be_coming_for_some_seconds() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let begun = |ago: SignedDuration| {
+            let mut key = HsmKey::new(
+                "k",
+                serde_json::from_value(json!({"partitionRef": {"name": "p"}, "algorithm": "ED"})).unwrap(),
+            );
+            key.annotations_mut().insert(IMPORTING.into(), (now - ago).to_string());
+            is_coming(&key, now)
+        };
+        assert!(begun(SignedDuration::from_millis(1)) && begun(SignedDuration::from_secs(9)));
+        assert!(!begun(COMES) && !begun(SignedDuration::from_secs(-3600)));
+    }
+
     #[tokio::test]
     async fn of_two_that_may_take_a_key_the_second_waits_for_the_first_and_knows_what_it_did() {
         let mut world = World::new("younger").await;

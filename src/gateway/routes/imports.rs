@@ -40,7 +40,7 @@ use crate::{
     hsm::{
         Hsm,
         import::{Import, Origin, SIGNED, Untold},
-        protocol::{HsmError, KeyTemplate, Kind, Reply, Request},
+        protocol::{Find, HsmError, KeyTemplate, Kind, Reply, Request},
     },
     model::{KeyId, RequestedAttributes, curve},
     public_key::PublicKey,
@@ -216,6 +216,17 @@ impl Arrival {
         let (object, fresh) = (&begun.object, begun.fresh);
         let template = template(object, new)?;
         let own = template.id.clone();
+        // Whoever began may have brought it. A token that overlooks what others do (SoftHSM) finds it for a question of which
+        // it is the answer, and not in its look before a key is made, which finds nothing as a rule.
+        if !fresh {
+            let what = match object.is_public_only() {
+                true => Find::Public(own.clone()),
+                false => Find::Id(own.clone()),
+            };
+            if let Err(error) = hsm.call(Request::Find(what)).await {
+                return Err(given_up(state, &api, &begun, error.into()).await);
+            }
+        }
         let mut job = Import { template, public_key: public.known, origin };
         let mut outcome = hsm.call(Request::Import(Box::new(job.clone()))).await;
         if let Ok(Reply::Untold(untold)) = &outcome {

@@ -80,6 +80,7 @@ impl Session {
         public: &[Attribute],
         private: &[Attribute],
     ) -> Result<(Object, Object), Failure> {
+        self.changes(&[public, private]);
         let (mut public, mut private) = (template(public), template(private));
         let (mut public_handle, mut private_handle): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE) = (0, 0);
         let (publics, privates) = (public.len() as CK_ULONG, private.len() as CK_ULONG);
@@ -113,6 +114,7 @@ impl Session {
         public: &[Attribute],
         private: &[Attribute],
     ) -> Result<(Object, Object), Failure> {
+        self.changes(&[public, private]);
         const FUNCTION: &str = "C_DeriveKeyPair";
         let failed = |code| Failure { code, function: FUNCTION };
         let unknown = || failed(CKR_FUNCTION_NOT_SUPPORTED);

@@ -38,6 +38,7 @@ impl Session {
         wrapped: &[u8],
         attributes: &[Attribute],
     ) -> Result<Object, Failure> {
+        self.changes(&[attributes]);
         let mut template = template(attributes);
         let (start, count) = (template.as_mut_ptr(), template.len() as CK_ULONG);
         let (data, length) = (wrapped.as_ptr().cast_mut(), wrapped.len() as CK_ULONG);
