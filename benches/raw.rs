@@ -134,14 +134,29 @@ impl Raw {
             halves.entry(id.clone()).or_default().push(object);
         }
         let keys: Vec<_> = halves.into_values().collect();
+        // What is told of a key.
         let wanted = [
             AttributeType::Class,
             AttributeType::Id,
             AttributeType::Label,
             AttributeType::KeyType,
+            AttributeType::Modulus,
+            AttributeType::PublicExponent,
             AttributeType::EcParams,
+            AttributeType::EcPoint,
+            AttributeType::ValueLen,
+            AttributeType::Local,
+            AttributeType::Decrypt,
             AttributeType::Sign,
+            AttributeType::Unwrap,
+            AttributeType::Derive,
+            AttributeType::Sensitive,
+            AttributeType::AlwaysSensitive,
             AttributeType::Extractable,
+            AttributeType::NeverExtractable,
+            AttributeType::Modifiable,
+            AttributeType::Copyable,
+            AttributeType::Destroyable,
         ];
         let (mut times, end) = (Vec::new(), Instant::now() + time);
         while Instant::now() < end {
