@@ -42,6 +42,11 @@ pub fn newer_accepts_in_context(
     newer(directory, &[files[0], files[1], files[2], ("newer.context", context)])
 }
 
+/// Has it read a key for which it has no signatures, as those of ML-KEM; panics if it cannot.
+pub fn newer_reads(directory: &Path, spki: &[u8]) {
+    assert!(newer(directory, &[("newer.der", spki)]));
+}
+
 fn newer(directory: &Path, files: &[(&str, &[u8])]) -> bool {
     let program = Module::Kryoptic.library().with_file_name("openssl-verify");
     let files = files.iter().map(|(name, content)| {

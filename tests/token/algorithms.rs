@@ -154,6 +154,7 @@ async fn post_quantum_keys_are_made_and_sign_where_the_token_has_them(token: Tok
         assert_eq!((facts.algorithm, facts.key_size, facts.twins), (Some(algorithm), None, 1));
         let public = PublicKey::from_spki(&facts.public_key.expect("a public key")).unwrap();
         assert_eq!(public.algorithm(), algorithm);
+        openssl::newer_reads(token.path(), public.spki());
         let offered = hsm.token().unwrap().capabilities.signature_algorithms.clone();
         for signs in SignatureAlgorithm::ALL.iter().filter(|one| one.fits(algorithm)) {
             let signed = sign(&hsm, algorithm.name(), *signs, b"a message").await;
