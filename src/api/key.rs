@@ -1,12 +1,13 @@
 //! `HsmKey`: a key in a partition.
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LocalRef,
+    IMPORTING, LocalRef,
     attestation::AttestationMode,
     certificate::{CertificateSpec, CertificateStatus},
     condition,
@@ -323,6 +324,12 @@ impl HsmKey {
     #[must_use]
     pub fn is_public_only(&self) -> bool {
         self.spec.source == Source::ImportedPublic
+    }
+
+    /// Since when a gateway brings the key, as it noted.
+    #[must_use]
+    pub fn importing_since(&self) -> Option<Timestamp> {
+        self.annotations().get(IMPORTING)?.parse().ok()
     }
 
     /// The key's name on the HSM.

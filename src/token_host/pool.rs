@@ -280,13 +280,12 @@ impl Worker {
     /// The answer to a request; another one where others may have made what the first one says is not there, see
     /// [`overlooked`].
     fn answer(&mut self, request: &Request, asked: Instant) -> Result<Reply, HsmError> {
-        let token = Arc::clone(&self.token);
-        let starts = token.starts();
+        let starts = self.token.starts();
         let answer = self.carry_out(request, asked);
-        if !overlooked::comes_short(request, &answer) || !token.may_have_overlooked(starts) {
+        if !overlooked::comes_short(request, &answer) || !self.token.may_have_overlooked(starts) {
             return answer;
         }
-        token.read_anew(starts)?;
+        self.token.read_anew(starts)?;
         self.carry_out(request, asked)
     }
 
@@ -296,12 +295,11 @@ impl Worker {
         asked: Instant,
         is_there: impl FnMut(&mut Objects<'_>) -> Result<bool, HsmError>,
     ) -> Result<(), HsmError> {
-        let token = Arc::clone(&self.token);
-        let starts = token.starts();
-        if !token.may_have_overlooked(starts) || self.alone(asked, is_there)? {
+        let starts = self.token.starts();
+        if !self.token.may_have_overlooked(starts) || self.alone(asked, is_there)? {
             return Ok(());
         }
-        token.read_anew(starts)
+        self.token.read_anew(starts)
     }
 
     fn carry_out(&mut self, request: &Request, asked: Instant) -> Result<Reply, HsmError> {

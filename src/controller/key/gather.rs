@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    api::{HsmKey, HsmPartition, IMPORTING, MISSED, key::Source},
+    api::{HsmKey, HsmPartition, MISSED, key::Source},
     controller::{
         context::{Context, Guarded},
         error::Error,
@@ -278,8 +278,8 @@ const COMES: SignedDuration = SignedDuration::from_secs(10);
 /// Whether a gateway is bringing the key, which tells us when it has. A look that is to prove that there is none would be in
 /// its way: some tokens have to be started over for that.
 fn is_coming(key: &HsmKey, now: Timestamp) -> bool {
-    let since = key.annotations().get(IMPORTING).and_then(|since| since.parse::<Timestamp>().ok());
-    since.is_some_and(|since| (SignedDuration::ZERO..COMES).contains(&now.duration_since(since)))
+    key.importing_since()
+        .is_some_and(|since| (SignedDuration::ZERO..COMES).contains(&now.duration_since(since)))
 }
 
 async fn ask(
@@ -294,7 +294,7 @@ async fn ask(
         Ok(label) => find(hsm, what(label)).await,
         Err(_) => Ok(Vec::new()),
     };
-    let coming = recorded.is_none() && is_coming(key, Timestamp::now());
+    let coming = recorded.is_none() && is_coming(key, ctx.now());
     if key.is_public_only() {
         return match coming {
             true => Ok(Presence::Labelled(Vec::new())),
@@ -398,6 +398,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        api::IMPORTING,
         hsm::{
             fake::Fake,
             protocol::{KeyTemplate, Request},
@@ -469,8 +470,6 @@ mod tests {
         Json::<Value>(serde_json::to_value(&written[&name]).unwrap())
     }
 
-    /// The older one asks for the label's key while nobody else does; the key was made for the younger one, which comes
-    /// a moment later.
     #[test]
     fn a_key_is_believed_to_be_coming_for_some_seconds() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
@@ -486,6 +485,8 @@ mod tests {
         assert!(!begun(COMES) && !begun(SignedDuration::from_secs(-3600)));
     }
 
+    /// The older one asks for the label's key while nobody else does; the key was made for the younger one, which comes
+    /// a moment later.
     #[tokio::test]
     async fn of_two_that_may_take_a_key_the_second_waits_for_the_first_and_knows_what_it_did() {
         let mut world = World::new("younger").await;

@@ -356,9 +356,8 @@ async fn resume(state: &Shared, api: &Api<HsmKey>, name: &str, wanted: &HsmKey) 
         if !is_unfinished(&object) || !is_the_same(&object, wanted) {
             return Err(taken());
         }
-        let since = object.annotations().get(IMPORTING).and_then(|since| since.parse::<Timestamp>().ok());
         let now = Timestamp::now();
-        if since.is_some_and(|since| now.duration_since(since) < BEGUN) {
+        if object.importing_since().is_some_and(|since| now.duration_since(since) < BEGUN) {
             break;
         }
         let mut claim = json!({ "metadata": {

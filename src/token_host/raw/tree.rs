@@ -114,8 +114,8 @@ impl Session {
         public: &[Attribute],
         private: &[Attribute],
     ) -> Result<(Object, Object), Failure> {
-        self.changes(&[public, private]);
         const FUNCTION: &str = "C_DeriveKeyPair";
+        self.changes(&[public, private]);
         let failed = |code| Failure { code, function: FUNCTION };
         let unknown = || failed(CKR_FUNCTION_NOT_SUPPORTED);
         let derive = self.module.derive_key_pair.ok_or_else(unknown)?;
