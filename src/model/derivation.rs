@@ -198,7 +198,8 @@ mod tests {
 
         #[test]
         fn what_is_read_is_written_as_it_was(
-            master in "[^/\\p{Cc}]{1,20}",
+            // And without the two that XML does not carry.
+            master in "[^/\\p{Cc}\u{fffe}\u{ffff}]{1,20}",
             steps in prop::collection::vec((0..INDEX_END, any::<bool>()), 1..18),
         ) {
             let steps: Vec<_> = steps.into_iter().map(|(index, hardened)| Step { index, hardened }).collect();
