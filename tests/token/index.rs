@@ -70,11 +70,11 @@ async fn a_key_that_was_seen_is_found_by_one_question(token: Token) {
 
 async fn what_others_do_to_a_key_that_was_seen_is_seen_at_once(token: Token) {
     let maker = token.supervisor().await;
-    for name in ["k", "gone"] {
+    for name in ["k", "gone", "new"] {
         generate(&maker, p256(name)).await.unwrap();
     }
     let hsm = token.supervisor().await;
-    for name in ["k", "gone"] {
+    for name in ["k", "gone", "new"] {
         assert_eq!(find(&hsm, label(name)).await.unwrap().len(), 1);
     }
     // The public half stays.
@@ -86,6 +86,10 @@ async fn what_others_do_to_a_key_that_was_seen_is_seen_at_once(token: Token) {
     for what in [label("k"), Find::Id(id("other"))] {
         assert_eq!(find(&hsm, what).await.unwrap()[0].id, Some(id("other")));
     }
+    // Another key in the place of the first, with all its names.
+    crate::destroy(&maker, "new").await;
+    let new = generate(&maker, p256("new")).await.unwrap();
+    assert_eq!(find(&hsm, label("new")).await, Ok(vec![new]));
 }
 
 /// Somebody else's program does something to the private half of a key.
