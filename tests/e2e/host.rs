@@ -71,10 +71,6 @@ impl World {
     /// Runs pkcs11-tool on a token, logged in. SoftHSM rewrites a token's file whenever somebody logs in: who starts in
     /// that moment sees no token, and looks again.
     pub async fn pkcs11(&self, token: Token, args: &[&str]) -> String {
-        said(&self.try_pkcs11(token, args).await, args)
-    }
-
-    async fn try_pkcs11(&self, token: Token, args: &[&str]) -> Output {
         let pin = self.pin().await;
         let mut tool = self.tool(token, args);
         tool.args(["--login", "--pin", "env:TEST_PIN"]).env("TEST_PIN", pin);
@@ -85,21 +81,18 @@ impl World {
             }
             output = tool.output().unwrap();
         }
-        output
+        said(&output, args)
     }
 
-    /// Deletes both halves of a key, until neither is listed: kryoptic says that it did also where it could not, because
-    /// another process was writing, and what was listed a moment ago may be gone.
+    /// Deletes both halves of a key. kryoptic says that it did also where it could not, because another process was
+    /// writing.
     pub async fn delete_pair(&self, token: Token, id: &str) {
         for (kind, class) in [("privkey", PRIVATE), ("pubkey", PUBLIC)] {
             let there = async || {
                 self.objects(token).await.iter().any(|object| object.id == id && object.class == class)
             };
-            let mut looks = 0;
             while there().await {
-                let output = self.try_pkcs11(token, &["--delete-object", "--type", kind, "--id", id]).await;
-                looks += 1;
-                assert!(looks < LOOKS, "{token:?}: {id} does not go: {output:?}");
+                self.pkcs11(token, &["--delete-object", "--type", kind, "--id", id]).await;
             }
         }
     }
@@ -108,20 +101,6 @@ impl World {
     pub async fn objects(&self, token: Token) -> Vec<Object> {
         parse(&self.pkcs11(token, &["--list-objects"]).await)
     }
-
-    /// Asserts that both halves of a key of a label are there, and nothing else. A process that starts while others change
-    /// SoftHSM's files may miss an object; it is not missed twice in a row for long.
-    pub async fn has_pair(&self, token: Token, label: &str) {
-        let mut seen = Vec::new();
-        for _ in 0..LOOKS {
-            seen = self.classes(token, label).await;
-            if seen == [PRIVATE, PUBLIC] {
-                return;
-            }
-        }
-        panic!("{token:?}: under {label} there is {seen:?}");
-    }
-
     /// Classes of the objects of a label, sorted.
     pub async fn classes(&self, token: Token, label: &str) -> Vec<String> {
         let named = self.objects(token).await.into_iter().filter(|object| object.label == label);

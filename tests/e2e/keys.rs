@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     caller::{GATEWAYS, caller},
+    host::{PRIVATE, PUBLIC},
     tools,
     world::{OPERATOR, Token, World, ready_reason},
 };
@@ -155,7 +156,7 @@ async fn a_key_made_elsewhere_is_taken_over_only_with_adopt() {
         let generated =
             condition::find(&adopted.status.as_ref().unwrap().conditions, condition::GENERATED).unwrap();
         assert_eq!(generated.reason, "Adopted", "{token:?}");
-        world.has_pair(token, &label).await;
+        assert_eq!(world.classes(token, &label).await, [PRIVATE, PUBLIC], "{token:?}");
 
         // What is on the token must be what the manifest says, and there must be something.
         world.make_key(&namespace, "nothing", token, json!({"adopt": true})).await;
@@ -203,8 +204,11 @@ async fn of_two_claims_on_a_label_the_older_wins_and_the_other_follows_when_it_g
                 };
                 world.until(&world.api::<HsmKey>(&second), "younger", "told to adopt", about).await;
                 world.delete(&world.api::<HsmKey>(&second), "younger").await;
-                // Not the loser's to destroy.
-                world.has_pair(token, &label).await;
+                assert_eq!(
+                    world.classes(token, &label).await,
+                    [PRIVATE, PUBLIC],
+                    "{token:?}: not the loser's to destroy"
+                );
             } else {
                 let younger = world.ready(&second, "younger").await;
                 assert_ne!(key_id(&older), key_id(&younger));
@@ -231,7 +235,7 @@ async fn of_many_claims_at_once_exactly_one_gets_a_key() {
             ready += usize::from(key.is_ready());
         }
         assert_eq!(ready, 1, "{token:?}");
-        world.has_pair(token, &label).await;
+        assert_eq!(world.classes(token, &label).await, [PRIVATE, PUBLIC], "{token:?}");
     }
 }
 
@@ -240,16 +244,13 @@ async fn a_retained_key_stays_and_a_destroyed_one_leaves_nothing() {
     let world = World::new().await;
     Token::with_both(async |token| {
         let namespace = world.namespace("delete").await;
-        for (name, policy) in [("kept", "Retain"), ("gone", "Destroy")] {
+        for (name, policy, left) in [("kept", "Retain", vec![PRIVATE, PUBLIC]), ("gone", "Destroy", vec![])] {
             world.make_key(&namespace, name, token, json!({"deletionPolicy": policy})).await;
             world.ready(&namespace, name).await;
             let label = format!("{namespace}.{name}");
-            world.has_pair(token, &label).await;
+            assert_eq!(world.classes(token, &label).await, [PRIVATE, PUBLIC], "{token:?} {name}");
             world.delete(&world.api::<HsmKey>(&namespace), name).await;
-            match policy {
-                "Retain" => world.has_pair(token, &label).await,
-                _ => assert_eq!(world.classes(token, &label).await, [""; 0], "{token:?}"),
-            }
+            assert_eq!(world.classes(token, &label).await, left, "{token:?} {name}");
         }
         // The retained one is listed where the partition's keeper looks.
         let label = format!("{namespace}.kept");
