@@ -1,4 +1,5 @@
-//! Where on the token is what: the handle of every object under its id and its label, from one look for many questions.
+//! Where on the token is what: the handle of every object under its id and its label, from one look for many questions. Public
+//! keys are read along with it, so that a key is found by one question to its other half.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, hash_map::RandomState},
@@ -11,6 +12,7 @@ use parking_lot::FairMutexGuard;
 
 use super::{
     object::number,
+    public,
     raw::{self, Attribute, Failure, Object, Session},
     token::Token,
 };
@@ -90,12 +92,40 @@ pub struct Index {
     read: Option<Instant>,
     /// For how long those are believed.
     names_last: Duration,
-    names: HashMap<Object, Names>,
+    seen: HashMap<Object, Seen>,
     /// What could not be read when it was last tried, and why.
     unreadable: HashMap<Object, HsmError>,
     /// Hashes of names, so that no name is kept twice.
     places: BTreeSet<(u64, Object)>,
     hasher: RandomState,
+}
+
+/// What is known of one object.
+struct Seen {
+    names: Names,
+    /// What it is, if it was asked.
+    class: Option<CK_OBJECT_CLASS>,
+    /// Of a public half: its type and SubjectPublicKeyInfo, which stay the same for as long as the object is there.
+    public_key: Option<(CK_KEY_TYPE, Box<[u8]>)>,
+}
+
+impl Seen {
+    /// What nobody read yet but its names.
+    fn named(names: Names) -> Self {
+        Self { names, class: None, public_key: None }
+    }
+
+    fn read(session: &Session, object: Object) -> Result<Self, Failure> {
+        let [key_type, modulus, exponent, params, point] = public::ATTRIBUTES;
+        let all = [CKA_ID, CKA_LABEL, CKA_CLASS, key_type, modulus, exponent, params, point];
+        let Ok([id, label, class, public_key @ ..]) = session.attributes(object, all) else {
+            return Ok(Self::named(Names::of(session.attributes(object, [CKA_ID, CKA_LABEL])?)));
+        };
+        let (class, key_type) = (number(&class), number(&public_key[0]));
+        let public_key = (class == Some(CKO_PUBLIC_KEY)).then(|| public::of(public_key)).flatten();
+        let public_key = key_type.zip(public_key.map(Into::into));
+        Ok(Self { names: Names::of([id, label]), class, public_key })
+    }
 }
 
 /// The names of one object; empty where it has none.
@@ -131,22 +161,22 @@ impl Index {
     /// Objects of a name.
     fn get(&self, name: Name<'_>) -> Vec<Object> {
         let hash = self.hasher.hash_one(name);
-        let is_so = |object: &Object| self.names.get(object).is_some_and(|names| names.include(name));
+        let is_so = |object: &Object| self.seen.get(object).is_some_and(|seen| seen.names.include(name));
         let near = self.places.range((hash, Object::MIN)..=(hash, Object::MAX));
         near.map(|(_, object)| *object).filter(is_so).collect()
     }
 
-    fn put(&mut self, object: Object, names: Names) {
+    fn put(&mut self, object: Object, seen: Seen) {
         self.remove(object);
-        for name in names.each() {
+        for name in seen.names.each() {
             self.places.insert((self.hasher.hash_one(name), object));
         }
-        self.names.insert(object, names);
+        self.seen.insert(object, seen);
     }
 
     fn remove(&mut self, object: Object) {
-        if let Some(names) = self.names.remove(&object) {
-            for name in names.each() {
+        if let Some(seen) = self.seen.remove(&object) {
+            for name in seen.names.each() {
                 self.places.remove(&(self.hasher.hash_one(name), object));
             }
         }
@@ -154,7 +184,7 @@ impl Index {
 
     fn clear(&mut self) {
         (self.looked, self.read) = (None, None);
-        self.names.clear();
+        self.seen.clear();
         self.unreadable.clear();
         self.places.clear();
     }
@@ -166,31 +196,30 @@ impl Index {
         let (began, epoch) = (Instant::now(), token.epoch());
         let mut before = HashMap::new();
         if self.epoch != epoch || self.read.is_none_or(|read| read.elapsed() > self.names_last) {
-            before = std::mem::take(&mut self.names);
+            before = std::mem::take(&mut self.seen);
             self.clear();
             self.epoch = epoch;
         }
         let found = of_token(session)?;
         let present: HashSet<Object> = found.iter().copied().collect();
         let gone: Vec<Object> =
-            self.names.keys().filter(|object| !present.contains(object)).copied().collect();
+            self.seen.keys().filter(|object| !present.contains(object)).copied().collect();
         for object in gone {
             self.remove(object);
         }
         let (mut unread, mut new, mut asked) = (HashMap::new(), Vec::new(), 0);
         for object in found {
-            if self.names.get(&object).is_some_and(Names::complete) {
+            if self.seen.get(&object).is_some_and(|seen| seen.names.complete()) {
                 continue;
             }
             asked += 1;
-            match session.attributes(object, [CKA_ID, CKA_LABEL]) {
-                Ok(names) => {
-                    let names = Names::of(names);
-                    let was = self.names.get(&object).or_else(|| before.get(&object));
-                    if was.is_none_or(|was| was.id != names.id) {
-                        new.extend(KeyId::from_bytes(&*names.id));
+            match Seen::read(session, object) {
+                Ok(seen) => {
+                    let was = self.seen.get(&object).or_else(|| before.get(&object));
+                    if was.is_none_or(|was| was.names.id != seen.names.id) {
+                        new.extend(KeyId::from_bytes(&*seen.names.id));
                     }
-                    self.put(object, names);
+                    self.put(object, seen);
                 }
                 Err(failure) => match unreadable(failure)? {
                     Some(error) => drop(unread.insert(object, error)),
@@ -236,6 +265,18 @@ pub struct There {
     pub class: Option<CK_OBJECT_CLASS>,
 }
 
+/// A key that was seen whole.
+pub struct Pair<'a> {
+    /// The private half, or a secret key.
+    pub object: Object,
+    /// Its `CKA_ID`, and that of the public half.
+    pub id: &'a [u8],
+    /// Its `CKA_LABEL`.
+    pub label: &'a [u8],
+    /// Type and SubjectPublicKeyInfo of the public half, if there is one.
+    pub public_key: Option<(CK_KEY_TYPE, &'a [u8])>,
+}
+
 /// All objects of a token, for one thread and one request.
 pub struct Objects<'a> {
     /// The token.
@@ -253,6 +294,33 @@ impl<'a> Objects<'a> {
         Self { token, session, index: token.objects(), asked }
     }
 
+    /// Whether what was found is believed to be all of its name.
+    fn is_fresh(&self) -> bool {
+        self.index.epoch == self.token.epoch()
+            && self.index.looked.is_some_and(|looked| looked.elapsed() < LASTS)
+    }
+
+    /// The one key of a name, if that is all that was seen of it, and of its id, but for what is no key.
+    pub fn pair(&self, name: Name<'_>) -> Option<Pair<'_>> {
+        let index = &*self.index;
+        let there = self.is_fresh().then(|| index.get(name))?;
+        let (mut key, mut half) = (None, None);
+        for object in &there {
+            let seen = index.seen.get(object)?;
+            match (seen.class?, &seen.public_key) {
+                (CKO_PRIVATE_KEY | CKO_SECRET_KEY, _) if key.is_none() => key = Some((*object, &seen.names)),
+                (CKO_PUBLIC_KEY, Some(public_key)) if half.is_none() => {
+                    half = Some((public_key.0, &*public_key.1));
+                }
+                (CKO_CERTIFICATE, _) => {}
+                _ => return None,
+            }
+        }
+        let (object, names) = key?;
+        let all = index.get(Name::Id(&names.id)) == there;
+        all.then_some(Pair { object, id: &names.id, label: &names.label, public_key: half })
+    }
+
     /// Reads the objects of a name with `read`. What is not `enough` is looked for once more, unless the last look was
     /// after the question; then it is all there is, proven.
     pub fn named<T>(
@@ -261,8 +329,7 @@ impl<'a> Objects<'a> {
         read: impl Fn(&Session, &[There]) -> Result<T, HsmError>,
         enough: impl Fn(&T) -> bool,
     ) -> Result<T, HsmError> {
-        let lasts = |index: &Index| index.looked.is_some_and(|looked| looked.elapsed() < LASTS);
-        if self.index.epoch != self.token.epoch() || !lasts(&self.index) {
+        if !self.is_fresh() {
             self.index.look(self.token, self.session)?;
         }
         loop {
@@ -319,7 +386,7 @@ impl<'a> Objects<'a> {
                 self.index.remove(object);
                 continue;
             };
-            let was = self.index.names.get(&object);
+            let was = self.index.seen.get(&object).map(|seen| &seen.names);
             if was != Some(&names) {
                 // Its other name is another one since.
                 if was.is_none_or(|was| was.id != names.id)
@@ -328,7 +395,7 @@ impl<'a> Objects<'a> {
                     // Whoever signs with a key of that id looks again, and refuses where it is one of two now.
                     self.token.forget_all(&[id]);
                 }
-                self.index.put(object, names);
+                self.index.put(object, Seen::named(names));
             }
             there.push(There { object, class });
         }
@@ -338,7 +405,7 @@ impl<'a> Objects<'a> {
     /// An object was made.
     pub fn made(&mut self, object: Object, id: &KeyId, label: &str) {
         let names = Names { id: id.as_bytes().into(), label: label.as_bytes().into() };
-        self.index.put(object, names);
+        self.index.put(object, Seen::named(names));
     }
 
     /// Destroys an object, by the token's word.

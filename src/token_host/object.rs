@@ -243,15 +243,10 @@ impl Key {
         }
         known.sort_unstable();
         known.dedup();
-        let own = || match (&self.public_key_info, &self.modulus, &self.exponent) {
-            (Some(info), ..) => Some(info.clone()),
-            (None, Some(modulus), Some(exponent)) => Some(public::rsa(modulus, exponent)),
-            _ => None,
-        };
         match known.len() {
-            0 => Ok(own()),
+            0 => Ok(self.own_public_key()),
             1 => Ok(known.pop()),
-            different => match own().filter(|own| known.contains(own)) {
+            different => match self.own_public_key().filter(|own| known.contains(own)) {
                 Some(own) => Ok(Some(own)),
                 None => Err(HsmError::new(
                     Kind::Ambiguous,
@@ -265,21 +260,34 @@ impl Key {
         }
     }
 
+    /// What the private half itself says of the public key.
+    fn own_public_key(&self) -> Option<Vec<u8>> {
+        match (&self.public_key_info, &self.modulus, &self.exponent) {
+            (Some(info), ..) => Some(info.clone()),
+            (None, Some(modulus), Some(exponent)) => Some(public::rsa(modulus, exponent)),
+            _ => None,
+        }
+    }
+
     /// What is reported of a key, given the public halves under its id and the number of keys there.
     pub fn facts(self, session: &Session, halves: &[Object], twins: usize) -> Result<KeyFacts, HsmError> {
-        let algorithm = self.algorithm();
         let public_key = match self.public_key(session, halves) {
             // Two keys are refused for that alone, whichever half belongs to which.
             Err(error) if twins > 1 && error.kind == Kind::Ambiguous => None,
             known => known?,
         };
+        Ok(self.told(public_key, twins))
+    }
+
+    fn told(self, public_key: Option<Vec<u8>>, twins: usize) -> KeyFacts {
+        let algorithm = self.algorithm();
         let key_size = match self.key_type {
             Some(CKK_RSA | CKK_DSA) => u32::try_from(modulus_len(self.modulus.as_deref()) * 8).ok(),
             Some(CKK_CHACHA20) => Some(256),
             Some(CKK_AES | CKK_CAMELLIA) => self.value_len.and_then(|bytes| u32::try_from(bytes * 8).ok()),
             _ => None,
         };
-        Ok(KeyFacts {
+        KeyFacts {
             algorithm,
             key_size,
             public_key: public_key.map(Into::into),
@@ -290,7 +298,7 @@ impl Key {
             local: self.local,
             chain_code: self.chain_code.map(Into::into),
             twins: u32::try_from(twins).unwrap_or(u32::MAX),
-        })
+        }
     }
 }
 
@@ -304,9 +312,8 @@ pub(super) fn public_half(
     object: Object,
     wanted: Option<CK_KEY_TYPE>,
 ) -> Result<Option<Vec<u8>>, HsmError> {
-    let [key_type, modulus, exponent, params, point] = session
-        .attributes(object, [CKA_KEY_TYPE, CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKA_EC_PARAMS, CKA_EC_POINT])?;
-    let key_type = number(&key_type);
+    let read = session.attributes(object, public::ATTRIBUTES)?;
+    let key_type = number(&read[0]);
     if key_type != wanted {
         return Ok(None);
     }
@@ -321,12 +328,7 @@ pub(super) fn public_half(
     if key_type == Some(CKK_DSA) {
         return Ok(dsa::public(session, object)?.map(|numbers| public::dsa(&numbers)));
     }
-    let filled = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
-    Ok(match (key_type, filled(modulus), filled(exponent), filled(params), filled(point)) {
-        (Some(CKK_RSA), Some(modulus), Some(exponent), ..) => Some(public::rsa(&modulus, &exponent)),
-        (Some(CKK_EC | CKK_EC_EDWARDS), _, _, Some(params), Some(point)) => public::ec(&params, &point),
-        _ => None,
-    })
+    Ok(public::of(read))
 }
 
 /// What is on the token under an id or a label.
@@ -388,8 +390,32 @@ impl Group {
     }
 }
 
+/// What is told of a key that was seen whole: only the half that can change is asked. `None` where it is not what was seen,
+/// for whatever reason; the longer way finds out.
+fn as_seen(objects: &Objects<'_>, name: Name<'_>) -> Option<KeyFacts> {
+    let pair = objects.pair(name)?;
+    let key = Key::read(objects.session, pair.object).ok()?;
+    let same = key.id.as_ref()?.as_bytes() == pair.id && key.label.as_bytes() == pair.label;
+    let whole = match pair.public_key {
+        Some((key_type, public_key)) => {
+            key.key_type == Some(key_type) && key.own_public_key().is_none_or(|own| own == public_key)
+        }
+        None => key.class == CKO_SECRET_KEY,
+    };
+    let public_key = pair.public_key.map(|(_, public_key)| public_key.to_vec());
+    (same && whole && key.complete()).then(|| key.told(public_key, 1))
+}
+
 /// See [`crate::hsm::protocol::Request::Find`].
 pub fn find_keys(objects: &mut Objects<'_>, what: &Find) -> Result<Vec<KeyFacts>, HsmError> {
+    let name = match what {
+        Find::Public(_) => None,
+        Find::Id(id) => Some(id.into()),
+        Find::Label(label) | Find::Known(label) => Some(label.into()),
+    };
+    if let Some(key) = name.and_then(|name| as_seen(objects, name)) {
+        return Ok(vec![key]);
+    }
     match what {
         Find::Public(id) => lone::find(objects, id),
         Find::Id(id) => {

@@ -3,8 +3,10 @@
 use std::str::FromStr;
 
 use const_oid::ObjectIdentifier;
+use cryptoki_sys::*;
 use x509_cert::der::{Decode, Encode, asn1::OctetStringRef};
 
+use super::object::number;
 use crate::model::{KeyAlgorithm, curve};
 
 const RSA_ENCRYPTION: &str = "1.2.840.113549.1.1.1";
@@ -28,6 +30,20 @@ pub fn curve_oid(params: &[u8]) -> Option<String> {
             let text = <ObjectIdentifier>::from_der(params).ok()?.to_string();
             Some(curve::by_oid(&text).map_or(text, |row| row.oid.to_owned()))
         }
+    }
+}
+
+/// What a public half is asked for, if it is of a type that is told by these alone.
+pub const ATTRIBUTES: [CK_ATTRIBUTE_TYPE; 5] =
+    [CKA_KEY_TYPE, CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKA_EC_PARAMS, CKA_EC_POINT];
+
+/// SubjectPublicKeyInfo of a key with these [`ATTRIBUTES`]; `None` where they do not tell it.
+pub fn of([key_type, rest @ ..]: [Option<Vec<u8>>; ATTRIBUTES.len()]) -> Option<Vec<u8>> {
+    let [modulus, exponent, params, point] = rest.map(|value| value.filter(|value| !value.is_empty()));
+    match number(&key_type)? {
+        CKK_RSA => Some(rsa(&modulus?, &exponent?)),
+        CKK_EC | CKK_EC_EDWARDS => ec(&params?, &point?),
+        _ => None,
     }
 }
 

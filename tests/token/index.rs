@@ -5,17 +5,22 @@ use hsm_operator::{
         Hsm, Supervisor,
         protocol::{Find, KeyFacts, KeyTemplate, Kind, Reply, Request},
     },
-    model::{KeyLabel, SignatureAlgorithm},
+    model::{KeyAlgorithm, KeyLabel, SignatureAlgorithm},
 };
 
 use crate::{
-    common::{faults::Faults, token::Token},
-    find, generate, id, inventory, on_both_tokens, p256, sign,
+    common::{
+        faults::Faults,
+        token::{Token, run},
+    },
+    find, generate, id, inventory, on_both_tokens, p256, sign, template,
 };
 
 on_both_tokens! {
     one_search_finds_many_keys,
     one_search_proves_many_absent,
+    a_key_that_was_seen_is_found_by_one_question,
+    what_others_do_to_a_key_that_was_seen_is_seen_at_once,
     what_others_make_is_found_at_once_and_what_they_destroy_is_not,
     one_search_is_enough_to_claim_many_labels,
     a_label_that_others_have_is_not_claimed,
@@ -43,6 +48,56 @@ async fn one_search_finds_many_keys(token: Token) {
         sign(&hsm, name, SignatureAlgorithm::Sha256WithEcdsa, b"x").await.unwrap();
     }
     assert_eq!(faults.fired(counter), 1);
+}
+
+/// What was read along with everybody's names is not asked for again; the rest is.
+async fn a_key_that_was_seen_is_found_by_one_question(token: Token) {
+    let maker = token.supervisor().await;
+    let made = generate(&maker, p256("pair")).await.unwrap();
+    let secret = generate(&maker, template("secret", KeyAlgorithm::Aes, Some(256), None)).await.unwrap();
+    let faults = Faults::new(&token);
+    let hsm = Supervisor::start(faults.config());
+    assert_eq!(find(&hsm, label("pair")).await, Ok(vec![made.clone()]), "by what it says itself");
+    let counter = faults.set(&["C_GetAttributeValue delay=0"])[0];
+    for (number, key) in [&made, &secret].into_iter().enumerate() {
+        let id = key.id.clone().unwrap();
+        for (again, what) in [label(&key.label), Find::Id(id)].into_iter().enumerate() {
+            assert_eq!(find(&hsm, what).await, Ok(vec![key.clone()]));
+            assert_eq!(faults.fired(counter), 2 * number as u64 + again as u64 + 1);
+        }
+    }
+}
+
+async fn what_others_do_to_a_key_that_was_seen_is_seen_at_once(token: Token) {
+    let maker = token.supervisor().await;
+    for name in ["k", "gone", "new"] {
+        generate(&maker, p256(name)).await.unwrap();
+    }
+    let hsm = token.supervisor().await;
+    for name in ["k", "gone", "new"] {
+        assert_eq!(find(&hsm, label(name)).await.unwrap().len(), 1);
+    }
+    // The public half stays.
+    change(&token, "gone", &["--delete-object"]);
+    change(&token, "k", &["--set-id", &id("other").to_string()]);
+    for what in [label("gone"), Find::Id(id("gone")), Find::Id(id("k"))] {
+        assert_eq!(find(&hsm, what.clone()).await, Ok(vec![]), "{what:?}");
+    }
+    for what in [label("k"), Find::Id(id("other"))] {
+        assert_eq!(find(&hsm, what).await.unwrap()[0].id, Some(id("other")));
+    }
+    // Another key in the place of the first, with all its names.
+    crate::destroy(&maker, "new").await;
+    let new = generate(&maker, p256("new")).await.unwrap();
+    assert_eq!(find(&hsm, label("new")).await, Ok(vec![new]));
+}
+
+/// Somebody else's program does something to the private half of a key.
+fn change(token: &Token, name: &str, what: &[&str]) {
+    let mut tool = token.tool();
+    tool.envs(token.environment.clone()).args(["--token-label", &token.label]);
+    tool.args(["--login", "--pin", "env:TOKEN_PIN", "--type", "privkey", "--id", &id(name).to_string()]);
+    run(tool.args(what));
 }
 
 /// What waits for its turn is answered by the search of whoever comes first.
