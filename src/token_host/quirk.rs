@@ -19,6 +19,8 @@ const HANDLES: &str = "handles";
 const THREADS: &str = "threads";
 /// Whether what others change is seen.
 const CHANGES: &str = "changes";
+/// What a tool does that lists everything.
+const LISTINGS: &str = "listings";
 /// Whether `C_Initialize` needs a text.
 const INIT_ARGS: &str = "initArgs";
 
@@ -37,6 +39,11 @@ static ROWS: &[Row] = &[
     Row {
         manufacturer: "softhsm", model: "softhsm v2", name: CHANGES, value: "of others are overlooked", odd: true,
         means: "what is not found after a change of one's own is looked for once more, with the library started over",
+    },
+    Row {
+        // See `super::index::of_token`.
+        manufacturer: "softhsm", model: "softhsm v2", name: LISTINGS, value: "spoil keys in the making", odd: true,
+        means: "tools that read every object, as pkcs11-tool --list-objects does, are for a copy of its folder, or for when nobody makes keys",
     },
     Row {
         manufacturer: "kryoptic", model: "", name: HANDLES, value: "outlive a login", odd: false,

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     caller,
     common::faults::{self, Rules, rule::Rule},
-    host::{self, Object, Place},
+    host::{Object, PRIVATE, PUBLIC, Place},
     http::Gateways,
     load::{Load, Manner, Sum, Target},
     objects::{Batch, Ended, LOAD_KEY, Objects, label},
@@ -219,9 +219,10 @@ impl Stage {
     async fn keys_on_token(&self) -> Vec<Object> {
         let (place, name) = (self.place.clone(), self.name.clone());
         // Somebody else may be playing meanwhile.
-        let list = move |kind: &str| place.pkcs11(&name, PIN, &["--list-objects", "--type", kind]);
-        let listing = tokio::task::spawn_blocking(move || list("privkey") + &list("pubkey"));
-        host::parse(&listing.await.expect("the token can be listed"))
+        let list = tokio::task::spawn_blocking(move || place.objects(&name, PIN));
+        let mut all = list.await.expect("the token can be listed");
+        all.retain(|object| [PRIVATE, PUBLIC].contains(&&*object.class));
+        all
     }
 
     /// Has a fault come, and go; whether it did.

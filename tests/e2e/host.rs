@@ -1,8 +1,9 @@
 //! The tokens from outside: OpenSC's pkcs11-tool on the host, as the user whose files they are.
 
 use std::{
-    os::unix::process::CommandExt,
-    path::PathBuf,
+    io::ErrorKind,
+    os::unix::{fs::chown, process::CommandExt},
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
@@ -42,12 +43,6 @@ impl World {
         String::from_utf8(secret.data.unwrap()["pin"].0.clone()).unwrap()
     }
 
-    fn tool(&self, token: Token, args: &[&str]) -> Command {
-        let mut tool = self.shared(token).tool(args);
-        tool.args(["--token-label", token.partition()]);
-        tool
-    }
-
     /// The token that all tests share.
     fn shared(&self, token: Token) -> Place {
         let folder = match token {
@@ -62,26 +57,15 @@ impl World {
         let place = Place { token, volume: self.volume.clone(), folder: name.into() };
         for folder in [place.path(""), place.path("tokens")] {
             std::fs::create_dir(&folder).unwrap();
-            std::os::unix::fs::chown(&folder, Some(USER), Some(USER)).unwrap();
+            chown(&folder, Some(USER), Some(USER)).unwrap();
         }
         place.write_conf("pod.conf", "/hsm");
         place
     }
 
-    /// Runs pkcs11-tool on a token, logged in. SoftHSM rewrites a token's file whenever somebody logs in: who starts in
-    /// that moment sees no token, and looks again.
+    /// Runs pkcs11-tool on a token, logged in. See [`Self::objects`] for what is on it.
     pub async fn pkcs11(&self, token: Token, args: &[&str]) -> String {
-        let pin = self.pin().await;
-        let mut tool = self.tool(token, args);
-        tool.args(["--login", "--pin", "env:TEST_PIN"]).env("TEST_PIN", pin);
-        let mut output = tool.output().unwrap();
-        for _ in 1..LOOKS {
-            if !String::from_utf8_lossy(&output.stderr).contains("No slot with token named") {
-                break;
-            }
-            output = tool.output().unwrap();
-        }
-        said(&output, args)
+        self.shared(token).pkcs11(token.partition(), &self.pin().await, args)
     }
 
     /// Deletes both halves of a key. kryoptic says that it did also where it could not, because another process was
@@ -99,8 +83,9 @@ impl World {
 
     /// Everything on a token.
     pub async fn objects(&self, token: Token) -> Vec<Object> {
-        parse(&self.pkcs11(token, &["--list-objects"]).await)
+        self.shared(token).objects(token.partition(), &self.pin().await)
     }
+
     /// Classes of the objects of a label, sorted.
     pub async fn classes(&self, token: Token, label: &str) -> Vec<String> {
         let named = self.objects(token).await.into_iter().filter(|object| object.label == label);
@@ -110,6 +95,19 @@ impl World {
     }
 }
 
+/// What pkcs11-tool says. SoftHSM rewrites a token's file whenever somebody logs in: who starts in that moment sees no token,
+/// and looks again.
+fn patiently(args: &[&str], run: impl Fn() -> Output) -> String {
+    let mut output = run();
+    for _ in 1..LOOKS {
+        if !String::from_utf8_lossy(&output.stderr).contains("No slot with token named") {
+            break;
+        }
+        output = run();
+    }
+    said(&output, args)
+}
+
 fn said(output: &Output, args: &[&str]) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "pkcs11-tool {args:?} failed: {out}{err}");
@@ -117,7 +115,7 @@ fn said(output: &Output, args: &[&str]) -> String {
 }
 
 /// The objects of a listing.
-pub fn parse(listing: &str) -> Vec<Object> {
+fn parse(listing: &str) -> Vec<Object> {
     let mut all: Vec<Object> = Vec::new();
     for line in listing.lines() {
         let value = |name: &str| line.trim().strip_prefix(name).map(|rest| rest.trim().to_owned());
@@ -239,7 +237,7 @@ impl Place {
         std::fs::rename(self.path(self.files()), self.path("away")).unwrap();
         if self.token == Token::SoftHsm {
             std::fs::create_dir(self.path("tokens")).unwrap();
-            std::os::unix::fs::chown(self.path("tokens"), Some(USER), Some(USER)).unwrap();
+            chown(self.path("tokens"), Some(USER), Some(USER)).unwrap();
         }
     }
 
@@ -257,10 +255,52 @@ impl Place {
         serde_json::json!([{"name": self.variable(), "value": format!("/hsm/{}/pod.conf", self.folder)}])
     }
 
-    /// Runs pkcs11-tool on the token of a label here, logged in.
+    /// Runs pkcs11-tool on the token of a label here, logged in. See [`Self::objects`] for what is on it.
     pub fn pkcs11(&self, label: &str, pin: &str, args: &[&str]) -> String {
+        patiently(args, || self.logged_in(label, pin, args))
+    }
+
+    /// Everything on the token of a label here.
+    ///
+    /// Of SoftHSM a copy is listed. pkcs11-tool asks every object for its attributes, one that an operator's process has only
+    /// begun to make, too, and SoftHSM 2.6 writes what such an object lacks into the file that is being written: the key
+    /// would be spoilt by who looks at another one.
+    pub fn objects(&self, label: &str, pin: &str) -> Vec<Object> {
+        const LIST: [&str; 1] = ["--list-objects"];
+        parse(&match self.token {
+            Token::SoftHsm => patiently(&LIST, || {
+                let folder = tempfile::tempdir_in(&self.volume).unwrap();
+                chown(folder.path(), Some(USER), Some(USER)).unwrap();
+                let name = folder.path().file_name().unwrap().to_str().unwrap();
+                let still = Self { folder: name.into(), ..self.clone() };
+                copy(&self.path(self.files()), &still.path(self.files()));
+                still.logged_in(label, pin, &LIST)
+            }),
+            Token::Kryoptic => self.pkcs11(label, pin, &LIST),
+        })
+    }
+
+    fn logged_in(&self, label: &str, pin: &str, args: &[&str]) -> Output {
         let mut tool = self.tool(args);
         tool.args(["--token-label", label, "--login", "--pin", "env:TEST_PIN"]).env("TEST_PIN", pin);
-        said(&tool.output().unwrap(), args)
+        tool.output().unwrap()
+    }
+}
+
+/// Makes a copy of a folder that pkcs11-tool can open. What vanishes meanwhile is not in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    chown(to, Some(USER), Some(USER)).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().unwrap().is_dir() {
+            copy(&from, &to);
+            continue;
+        }
+        match std::fs::copy(from, &to) {
+            Ok(_) => chown(&to, Some(USER), Some(USER)).unwrap(),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+        }
     }
 }

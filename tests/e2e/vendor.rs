@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     caller::{ALL_VERBS, GATEWAYS, caller, default_partition, everywhere},
     common::{attestation, hss, openssl, vendor},
-    host::{PRIVATE, PUBLIC, Place, parse},
+    host::{PRIVATE, PUBLIC, Place},
     http::Gateways,
     partitions::{make_partition, partitions, put_pin, reason},
     requests,
@@ -107,7 +107,7 @@ async fn the_hsm_itself_attests_keys_and_goes_on_when_the_leader_was_killed() {
     openssl_accepts(&world, &app, &stage, "after", &by).await;
     assert_eq!(attests(&world, &stage.name).await, by, "it attests with the key that it had");
     assert_eq!(openssl_accepts(&world, &app, &stage, "before", &by).await, before, "what was said stays");
-    let all = parse(&stage.place.pkcs11(&stage.name, PIN, &["--list-objects"]));
+    let all = stage.place.objects(&stage.name, PIN);
     let mut own: Vec<_> = all.iter().filter(|one| one.label == by.key_name).map(|one| &*one.class).collect();
     own.sort_unstable();
     assert_eq!(own, [PRIVATE, PUBLIC], "no second one was made");
