@@ -64,6 +64,7 @@ async fn what_is_odd_about_a_token_is_found_out(token: Token) {
                 ("handles", "new after a login"),
                 ("threads", "wait for each other"),
                 ("changes", "of others are overlooked"),
+                ("listings", "spoil keys in the making"),
                 ("hashedEcdsa", "none"),
                 ("publicKeyInfo", "empty"),
                 ("digestLength", "not checked"),
