@@ -53,6 +53,8 @@ impl Probe {
 
 /// Name of the finding of [`Probe::Agreement`]; odd where the secret is not to be had.
 pub const SHARED_SECRETS: &str = "sharedSecrets";
+/// Name of what is known of tokens that other programs had better not list.
+pub const LISTINGS: &str = "listings";
 
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,9 @@
 //! What is known of tokens by their maker and model: only what cannot be found out without harm.
 
-use crate::hsm::{probe::Quirk, protocol::TokenFacts};
+use crate::hsm::{
+    probe::{LISTINGS, Quirk},
+    protocol::TokenFacts,
+};
 
 struct Row {
     /// Part of `CK_TOKEN_INFO.manufacturerID`, in lower case.
@@ -19,8 +22,6 @@ const HANDLES: &str = "handles";
 const THREADS: &str = "threads";
 /// Whether what others change is seen.
 const CHANGES: &str = "changes";
-/// What a tool does that lists everything.
-const LISTINGS: &str = "listings";
 /// Whether `C_Initialize` needs a text.
 const INIT_ARGS: &str = "initArgs";
 

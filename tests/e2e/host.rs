@@ -17,7 +17,7 @@ use crate::{
 /// User and group of the operator's containers.
 const USER: u32 = 65532;
 
-/// How often pkcs11-tool looks for a token.
+/// How often pkcs11-tool tries what somebody else may be in the way of.
 const LOOKS: usize = 20;
 
 /// pkcs11-tool's words for the halves of a pair.
@@ -75,7 +75,10 @@ impl World {
             let there = async || {
                 self.objects(token).await.iter().any(|object| object.id == id && object.class == class)
             };
+            let mut tries = 0;
             while there().await {
+                tries += 1;
+                assert!(tries < LOOKS, "{token:?}: {id} does not go");
                 self.pkcs11(token, &["--delete-object", "--type", kind, "--id", id]).await;
             }
         }
@@ -255,19 +258,24 @@ impl Place {
         serde_json::json!([{"name": self.variable(), "value": format!("/hsm/{}/pod.conf", self.folder)}])
     }
 
-    /// Runs pkcs11-tool on the token of a label here, logged in. See [`Self::objects`] for what is on it.
+    /// Runs pkcs11-tool on the token of a label here, logged in. See [`Self::listing`] for what is on it.
     pub fn pkcs11(&self, label: &str, pin: &str, args: &[&str]) -> String {
         patiently(args, || self.logged_in(label, pin, args))
     }
 
     /// Everything on the token of a label here.
+    pub fn objects(&self, label: &str, pin: &str) -> Vec<Object> {
+        parse(&self.listing(label, pin))
+    }
+
+    /// The same in pkcs11-tool's words.
     ///
     /// Of SoftHSM a copy is listed. pkcs11-tool asks every object for its attributes, one that an operator's process has only
     /// begun to make, too, and SoftHSM 2.6 writes what such an object lacks into the file that is being written: the key
     /// would be spoilt by who looks at another one.
-    pub fn objects(&self, label: &str, pin: &str) -> Vec<Object> {
+    pub fn listing(&self, label: &str, pin: &str) -> String {
         const LIST: [&str; 1] = ["--list-objects"];
-        parse(&match self.token {
+        match self.token {
             Token::SoftHsm => patiently(&LIST, || {
                 let folder = tempfile::tempdir_in(&self.volume).unwrap();
                 chown(folder.path(), Some(USER), Some(USER)).unwrap();
@@ -277,7 +285,7 @@ impl Place {
                 still.logged_in(label, pin, &LIST)
             }),
             Token::Kryoptic => self.pkcs11(label, pin, &LIST),
-        })
+        }
     }
 
     fn logged_in(&self, label: &str, pin: &str, args: &[&str]) -> Output {

@@ -17,6 +17,7 @@ use crate::{
         HsmPartition, TAKE_INVENTORY, condition,
         partition::{Ghost, UnclaimedKey},
     },
+    hsm::probe::LISTINGS,
     model::{KeyLabel, curve},
 };
 
@@ -305,9 +306,14 @@ pub fn more(count: i32, listed: usize) -> usize {
     usize::try_from(count).unwrap_or(0).saturating_sub(listed)
 }
 
-/// The command that lists everything on the token.
+/// The command that lists everything on the token, and when not to run it.
 pub fn list_all(partition: &HsmPartition) -> String {
-    format!("{} --list-objects", tool(partition))
+    let token = partition.status.as_ref().and_then(|status| status.token.as_ref());
+    let probed = token.and_then(|token| token.probed.as_ref());
+    let quirk = probed.and_then(|probed| probed.quirks.iter().find(|quirk| quirk.name == LISTINGS));
+    let care =
+        quirk.map(|quirk| format!("\n  Listings {}: {}", quirk.value, quirk.means)).unwrap_or_default();
+    format!("{} --list-objects{care}", tool(partition))
 }
 
 fn some(text: &str) -> String {
@@ -390,6 +396,20 @@ mod tests {
         ] {
             assert!(text.contains(wanted), "{wanted} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn who_is_told_to_list_a_token_is_told_when_not_to() {
+        let mut partition =
+            partition(status(json!({"count": 0, "keys": []}), json!({"count": 0, "objects": []})));
+        let bare = list_all(&partition);
+        let probed = json!({
+            "curves": [], "mechanisms": [], "mechanismCount": 0, "limits": {},
+            "quirks": [{"name": LISTINGS, "value": "spoil keys", "odd": true, "means": "not now"}]
+        });
+        let token = partition.status.as_mut().unwrap().token.as_mut().unwrap();
+        token.probed = Some(serde_json::from_value(probed).unwrap());
+        assert_eq!(list_all(&partition), format!("{bare}\n  Listings spoil keys: not now"));
     }
 
     #[test]
